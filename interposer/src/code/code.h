@@ -1,0 +1,30 @@
+// Images, functions and parameter layouts. Source: design.md section 4 "Code".
+#ifndef HEDDLE_CODE_H
+#define HEDDLE_CODE_H
+
+#include "../session.h"
+
+#define HEDDLE_CODE_MAX_PARAMS 512
+
+// Everything the launch path needs of one CUfunction or CUkernel handle. Immutable once published except the marked fields.
+struct heddle_function {
+  void *handle;                  // CUfunction or CUkernel
+  bool is_kernel;                // CUkernel
+  uint32_t param_count, param_bytes;
+  const uint32_t *param_offset, *param_size;
+  uint32_t max_threads;          // cuFuncGetAttribute(MAX_THREADS_PER_BLOCK)
+  uint32_t static_shared;
+  _Atomic uint32_t max_dynamic_shared; // follows cuFuncSetAttribute
+  _Atomic uint32_t generation;   // bumped when its module is unloaded: a stale entry is never used
+  // kernel id per device session (executor side); 0 = not yet asked, UINT32_MAX = native for good, reason beside it
+  _Atomic uint32_t kernel_id[HEDDLE_MAX_DEVICES];
+  _Atomic uint8_t native_reason[HEDDLE_MAX_DEVICES];
+};
+
+// Lock-free lookup; NULL when the handle is unknown even after asking the driver (cuFuncGetModule, cuKernelGetLibrary).
+const struct heddle_function *heddle_code_function(CUfunction f);
+// The executor's kernel id for f on s, asking the daemon at first use (sends image and name; may take ms). 0: run natively, *why says why.
+uint32_t heddle_code_kernel_id(struct heddle_session *s, const struct heddle_function *f, enum heddle_native_reason *why);
+// Replay after death: the native handle behind a kernel id; NULL if unloaded.
+CUfunction heddle_code_native(struct heddle_session *s, uint32_t kernel_id);
+#endif

@@ -1,0 +1,79 @@
+// One session per (process, GPU): the connection to the daemon and the shared file.
+// Source: docs/protocol.md.
+#ifndef HEDDLE_SESSION_H
+#define HEDDLE_SESSION_H
+
+#include <cuda.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "heddle_channel.h"
+#include "heddle_ring.h"
+#include "heddle_wire.h"
+
+#define HEDDLE_MAX_DEVICES 16
+
+// Why an op, a kernel or a whole client runs natively. One list for logs, `heddle explain` and docs.
+enum heddle_native_reason {
+  HEDDLE_NATIVE_NONE = 0,
+  HEDDLE_NATIVE_NO_DAEMON,      // nobody listens, or version mismatch
+  HEDDLE_NATIVE_DISABLED,       // HEDDLE_DISABLE=1
+  HEDDLE_NATIVE_TOOL,           // injection library, CUPTI or debugger
+  HEDDLE_NATIVE_CAPTURE,        // the stream is capturing
+  HEDDLE_NATIVE_GRAPH,          // cuGraphLaunch
+  HEDDLE_NATIVE_UNKNOWN_CODE,   // function handle whose image we never saw
+  HEDDLE_NATIVE_REFUSED_CODE,   // the executor refused the kernel (printf, textures, device malloc, …)
+  HEDDLE_NATIVE_GLOBALS,        // writable device globals that could not be mirrored
+  HEDDLE_NATIVE_HOST_REGISTERED,// a parameter points into memory of cuMemHostRegister
+  HEDDLE_NATIVE_FOREIGN_MEMORY, // managed memory, arrays, imported pools: not in a window
+  HEDDLE_NATIVE_ATTRIBUTE,      // a launch attribute that is not forwarded
+  HEDDLE_NATIVE_ARGUMENT,       // arguments that the driver itself must judge
+  HEDDLE_NATIVE_LANES,          // no lane left
+  HEDDLE_NATIVE_CLOSED,         // session closed: finishing alone
+  HEDDLE_NATIVE_REASONS
+};
+
+struct heddle_session {
+  int device;                    // CUdevice ordinal in this process
+  int socket;                    // -1 when closed
+  void *map;                     // session file, map_bytes long
+  size_t map_bytes;
+  struct heddle_wire_session_status *status;
+  struct heddle_wire_lane *lanes;   // HEDDLE_WIRE_LANES of them
+  struct heddle_wire_reply *replies;
+  struct heddle_ring ring;       // guarded by ring_lock
+  void *doorbell;                // struct heddle_wire_doorbell
+  uint64_t client_id;
+  uint64_t window_base, window_bytes;
+  uint64_t host_base, host_bytes;
+  CUdeviceptr lanes_device;      // device address of lanes[0] in this process (memops); 0 until registered
+  _Atomic int live;              // 1: forward; 0: native (never attached, or closed)
+  _Atomic int sticky;            // CUresult to return from every call; 0 none
+};
+
+// The session of a device, attached on first use; NULL when this process or device runs natively.
+// Cheap after the first call. Never blocks longer than HEDDLE_CONNECT_MS (2 s).
+struct heddle_session *heddle_session_of_device(CUdevice device);
+// The session of the calling thread's current context; NULL: native (or no context).
+struct heddle_session *heddle_session_current(void);
+// The session if it is already attached, without attaching.
+struct heddle_session *heddle_session_peek(CUdevice device);
+// Registers the lane words with the driver in the current context (first use of a memop or wait on the GPU). 0 on success.
+CUresult heddle_session_register_words(struct heddle_session *s);
+
+// One request and its reply, under the session's request lock. fds_in are sent (and stay the caller's);
+// fds_out (capacity HEDDLE_WIRE_MESSAGE_FDS, *nfds_out set) are the caller's to close. Returns a HEDDLE_WIRE_STATUS_*,
+// or -1 when the daemon is gone (the session is then closed).
+int heddle_session_request(struct heddle_session *s, uint16_t type, const void *body, size_t body_bytes,
+                           const void *tail, size_t tail_bytes, const int *fds_in, int nfds_in,
+                           void *reply_body, size_t reply_bytes, int *fds_out, int *nfds_out);
+// True while the daemon's end of the socket is open (poll, no read).
+bool heddle_session_daemon_alive(struct heddle_session *s);
+// Gives the session up: finish alone (alone.c) and stay native. Safe from any thread, idempotent.
+void heddle_session_close(struct heddle_session *s, enum heddle_native_reason why);
+// Counters by reason (process wide); printed at exit with HEDDLE_LOG=stats.
+void heddle_count_native(enum heddle_native_reason why);
+
+#endif
