@@ -34,19 +34,19 @@ type Func struct {
 type Var struct {
 	Pos     Pos
 	Linkage []string
-	Space   string   // ".reg", ".global", ".const", ".shared", ".local", ".param", ".tex", ".sreg"
-	Attr    string   // text inside .attribute( … ), "" without
-	Align   int      // .align, 0 when absent
-	Vec     string   // ".v2", ".v4", ".v8" or ""
-	Type    string   // ".b32", ".pred", ".texref", …
-	Ptr     bool     // parameter with .ptr
-	PtrSpc  string   // space after .ptr, "" for generic
-	PtrAln  int      // .align after .ptr
-	Name    string   // with a range "%r<10>": the prefix "%r"
-	Range   int      // number of registers of a range, 0 without
-	Dims    []int64  // array dimensions; -1 for "[]"
-	Init    *Init    // initialiser, nil without
-	Cont    bool     // a later declarator of the same statement
+	Space   string  // ".reg", ".global", ".const", ".shared", ".local", ".param", ".tex", ".sreg"
+	Attr    string  // text inside .attribute( … ), "" without
+	Align   int     // .align, 0 when absent
+	Vec     string  // ".v2", ".v4", ".v8" or ""
+	Type    string  // ".b32", ".pred", ".texref", …
+	Ptr     bool    // parameter with .ptr
+	PtrSpc  string  // space after .ptr, "" for generic
+	PtrAln  int     // .align after .ptr
+	Name    string  // with a range "%r<10>": the prefix "%r"
+	Range   int     // number of registers of a range, 0 without
+	Dims    []int64 // array dimensions; -1 for "[]"
+	Init    *Init   // initialiser, nil without
+	Cont    bool    // a later declarator of the same statement
 }
 
 // Init is an initialiser: a list in braces or one value.
@@ -117,7 +117,7 @@ const (
 type Operand struct {
 	Pos      Pos
 	Kind     OperandKind
-	Neg      bool   // !p, or -reg
+	Neg      bool // !p, or -reg
 	Name     string
 	Comp     string // ".x", ".b0", ".h1", … with the dot
 	Off      int64  // constant added to a symbol

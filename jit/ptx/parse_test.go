@@ -1,9 +1,18 @@
 package ptx
-import ("testing";"os")
+
+import (
+	"os"
+	"testing"
+)
+
 func TestSmoke(t *testing.T) {
 	b, err := os.ReadFile(os.Getenv("PTX"))
-	if err != nil { return }
+	if err != nil {
+		return
+	}
 	m, err := Parse(b)
 	t.Log(err)
-	if m != nil { t.Log(len(m.Funcs), len(m.Vars)) }
+	if m != nil {
+		t.Log(len(m.Funcs), len(m.Vars))
+	}
 }
