@@ -13,8 +13,8 @@ int main(int argc, char **argv) {
   auto after = [&](long n) { long k = iters; while (iters < k + n) {} };
   auto probe = [&](const char *name, int n, std::function<void()> pre, std::function<void()> op, std::function<void()> post) {
     Stat own_t[2], w[2]; for (int busy = 0; busy < 2; busy++) for (int i = 0; i < n; i++) { if (pre) pre(); after(20); if (busy) { CK(spin_on(ks, third, 10000000, 0, 0)); usleep(500); after(5); } worst = 0; double t = now(); op(); own_t[busy].add(now() - t); after(2); w[busy].add(worst); CK(cuStreamSynchronize(third)); if (post) post(); }
-    printf("%-30s own %8.0f  other %7.0f (max %7.0f) | busy: own %8.0f  other %7.0f (max %7.0f)\n", name, own_t[0].p50(), w[0].p50(), w[0].q(1), own_t[1].p50(), w[1].p50(), w[1].q(1)); };
-  printf("image %.2f MB, CUDA_MODULE_LOADING=%s; us; own = the call, other = worst launch+completion of another thread meanwhile\n", img.size() / 1e6, getenv("CUDA_MODULE_LOADING") ? getenv("CUDA_MODULE_LOADING") : "(default)");
+    printf("%-31s %7.0f %6.0f %6.0f | %7.0f %6.0f %6.0f\n", name, own_t[0].p50(), w[0].p50(), w[0].q(1), own_t[1].p50(), w[1].p50(), w[1].q(1)); };
+  printf("image %.2f MB, CUDA_MODULE_LOADING=%s; us; columns: own time, worst launch+completion of another thread meanwhile (median, max of 5) | the same beside a 10 ms kernel\n", img.size() / 1e6, getenv("CUDA_MODULE_LOADING") ? getenv("CUDA_MODULE_LOADING") : "(default)");
   probe("(nothing, 1 ms)", 5, 0, [&] { usleep(1000); }, 0);
   CUmodule m; CUfunction f; CUdeviceptr p = buf; float fa = 1; void *ka[] = {&p, &fa}; auto unload = [&] { CK(cuModuleUnload(m)); };
   probe("cuModuleLoadData", 5, 0, [&] { CK(cuModuleLoadData(&m, img.data())); }, unload);
