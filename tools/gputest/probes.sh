@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Builds and runs the GPU probes of issue 2 (needs one NVIDIA GPU, nvcc, gcc, PyTorch). usage: probes.sh [PROBE…], for instance: probes.sh p01 p07
-# Whole output of each probe: $OUT/probes/NAME.txt (or a temporary folder); what is printed here is cut to fit. Takes under 6 minutes.
+# The whole output goes to $OUT/probes.txt where OUT is set; what is printed here is cut to fit. Takes under 6 minutes.
 set -u
 here=$(cd "$(dirname "$0")" && pwd); src=$here/probes
-work=$(mktemp -d /tmp/heddle-probes.XXXXXX); out=${OUT:-$work}/probes; mkdir -p "$out" "$work/bin"
+work=$(mktemp -d /tmp/heddle-probes.XXXXXX); out=$work/out; mkdir -p "$out" "$work/bin"
 want=${*:-p01 p02 p03 p04 p05 p06 p07 p08 p09 p10}
 nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc); arch=${PROBE_ARCH:-sm_90}
 has() { [[ " $want " == *" $1"* ]]; }
-cleanup() { [ -n "${mps:-}" ] && mps_stop; [ -z "${KEEP:-}" ] && rm -rf "$work"; }
+cleanup() { [ -n "${mps:-}" ] && mps_stop; [ -n "${OUT:-}" ] && (cd "$out" && tail -n +1 -- *.txt) >>"$OUT/probes.txt"; [ -z "${KEEP:-}" ] && rm -rf "$work"; }
 mps_stop() { echo quit | timeout 20 nvidia-cuda-mps-control >/dev/null 2>&1; mps=; unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY; }
 mps_start() { export CUDA_MPS_PIPE_DIRECTORY=$work/mps CUDA_MPS_LOG_DIRECTORY=$work/mpslog; mkdir -p "$work/mps" "$work/mpslog"; timeout 20 nvidia-cuda-mps-control -d && mps=1; }
 trap cleanup EXIT
@@ -40,7 +40,7 @@ if has p08; then
   mkdir -p "$work/img"; : >"$work/img/kernels.txt"
   GP_DUMP=$work/img LD_PRELOAD=$work/count.so one p08 100 1800 env HF_HUB_OFFLINE=1 python3 "$src/p08_models.py" resnet50 bert gpt2
   one p08-images 70 1500 python3 "$src/p08_images.py" "$work/img" 45
-  cp "$work/img/kernels.txt" "$work/img/images.txt" "$out/" 2>/dev/null
+  cat "$work/img/images.txt" >"$out/p08-image-list.txt" 2>/dev/null; cut -c1-120 "$work/img/kernels.txt" >"$out/p08-kernels.txt" 2>/dev/null
 fi
 echo "== table: probe, rc (124: timed out), seconds; $(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1)"
 for i in "${!names[@]}"; do printf '%s %s %ss; ' "${names[$i]}" "${rcs[$i]}" "${secs[$i]}"; done; echo
