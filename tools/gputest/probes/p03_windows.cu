@@ -13,7 +13,7 @@ static void attrs(const char *n, CUdeviceptr p) {
 int main() {
   setvbuf(stdout, 0, _IOLBF, 0); Sh *sh = shm_make(); int sv[2]; if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, sv)) return 1;
   pid_t pid = fork();
-  if (!pid) { // the daemon: reserves the same window once, maps the pieces that come
+  if (!pid) { close(sv[0]); // the daemon: reserves the same window once, maps the pieces that come
     ctx_open(); CUresult r = cuMemHostRegister(sh, SHM_SIZE, CU_MEMHOSTREGISTER_DEVICEMAP | CU_MEMHOSTREGISTER_PORTABLE); CUdeviceptr dp = 0; cuMemHostGetDevicePointer(&dp, sh, 0); sh->code[0] = r; sh->code[1] = dp == (CUdeviceptr)sh;
     CUdeviceptr va = 0; double t = now(); r = cuMemAddressReserve(&va, W, 0, WIN, 0); sh->t[0] = now() - t; sh->code[2] = r; sh->code[3] = va == WIN; Stat s; int n = 0;
     for (;;) { int fd = fd_recv(sv[1]); if (fd < 0) break; CUmemGenericAllocationHandle h; CUresult a = cuMemImportFromShareableHandle(&h, (void *)(uintptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR); close(fd); CUdeviceptr at = WIN + (uint64_t)n * 3 * PIECE; t = now(); CUresult b = cuMemMap(at, PIECE, 0, h, 0), c = seg_access(at, PIECE); s.add(now() - t); if (a || b || c) { sh->code[4] = a; sh->code[5] = b; sh->code[6] = c; } cuMemRelease(h); n++; }

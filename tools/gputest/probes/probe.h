@@ -77,7 +77,8 @@ static inline CUcontext ctx_open() { CUdevice d; CUcontext c; CK(cuInit(0)); CK(
 static inline CUmemAllocationProp seg_prop() { CUmemAllocationProp p = {}; p.type = CU_MEM_ALLOCATION_TYPE_PINNED; p.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR; p.location.type = CU_MEM_LOCATION_TYPE_DEVICE; p.location.id = 0; return p; }
 static inline CUresult seg_access(CUdeviceptr va, size_t n) { CUmemAccessDesc ad = {}; ad.location.type = CU_MEM_LOCATION_TYPE_DEVICE; ad.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE; return cuMemSetAccess(va, n, &ad, 1); }
 static inline CUdeviceptr seg_map(CUmemGenericAllocationHandle h, size_t n, CUdeviceptr at) {
-  CUdeviceptr va; CK(cuMemAddressReserve(&va, n, 0, at, 0)); if (va != at) printf("! reserve %llx came back %llx\n", (long long)at, (long long)va);
+  // A hint is honoured for a large range and not for a small one (seen on the H200): reserve the window, map inside it.
+  CUdeviceptr va; CK(cuMemAddressReserve(&va, 512ull << 30, 0, at, 0)); if (va != at) printf("! reserve %llx came back %llx\n", (long long)at, (long long)va);
   CK(cuMemMap(va, n, 0, h, 0)); CK(seg_access(va, n)); return va;
 }
 static inline int seg_create(CUdeviceptr at, size_t n, CUmemGenericAllocationHandle *h) { // the exported fd
