@@ -73,6 +73,9 @@ int heddle_session_request(struct heddle_session *s, uint16_t type, const void *
 bool heddle_session_daemon_alive(struct heddle_session *s);
 // Gives the session up: finish alone (alone.c) and stay native. Safe from any thread, idempotent.
 void heddle_session_close(struct heddle_session *s, enum heddle_native_reason why);
+// In the child of a fork whose parent had initialised CUDA: forget every session, close its fds, unmap its files. Called from
+// pthread_atfork (hooks/), hooks are off by then; async-signal-safe calls only, takes no lock (another thread may have held it).
+void heddle_session_forked(void);
 // Counters by reason (process wide); printed at exit with HEDDLE_LOG=stats.
 void heddle_count_native(enum heddle_native_reason why);
 
