@@ -136,7 +136,7 @@ type SessionHeader struct {
 	RingOffset     uint64
 	RingBytes      uint64
 	Replies        uint32
-	_              uint32
+	pad0           uint32
 }
 
 // SessionStatus is heddle_wire_session_status, 64 bytes.
@@ -147,9 +147,9 @@ type SessionStatus struct {
 	Error       uint32
 	ErrorReason uint32
 	ExecutorPID uint32
-	_           uint32
+	pad0        uint32
 	OpsDone     uint64
-	_           [32]uint8
+	pad1        [32]uint8
 }
 
 // ProducerWords is heddle_wire_producer, 64 bytes.
@@ -157,8 +157,8 @@ type ProducerWords struct {
 	_            structs.HostLayout
 	Tail         uint64
 	SpaceWaiting uint32
-	_            uint32
-	_            [48]uint8
+	pad0         uint32
+	pad1         [48]uint8
 }
 
 // ConsumerWords is heddle_wire_consumer, 64 bytes.
@@ -167,8 +167,8 @@ type ConsumerWords struct {
 	Read      uint64
 	Head      uint64
 	SpaceBell uint32
-	_         uint32
-	_         [40]uint8
+	pad0      uint32
+	pad1      [40]uint8
 }
 
 // ReplySlot is heddle_wire_reply, 64 bytes.
@@ -177,7 +177,7 @@ type ReplySlot struct {
 	State  uint32
 	Status uint32
 	Value  uint64
-	_      [48]uint8
+	pad0   [48]uint8
 }
 
 // Lane is heddle_wire_lane, 128 bytes.
@@ -186,11 +186,11 @@ type Lane struct {
 	Done    uint32
 	Ready   uint32
 	Waiting uint32
-	_       uint32
-	_       [48]uint8
+	pad0    uint32
+	pad1    [48]uint8
 	Issued  uint32
-	_       uint32
-	_       [56]uint8
+	pad2    uint32
+	pad3    [56]uint8
 }
 
 // DoorbellWords is heddle_wire_doorbell, 128 bytes.
@@ -198,10 +198,10 @@ type DoorbellWords struct {
 	_          structs.HostLayout
 	Magic      uint64
 	LayoutHash uint64
-	_          [48]uint8
+	pad0       [48]uint8
 	Sleeping   uint32
 	Bell       uint32
-	_          [56]uint8
+	pad1       [56]uint8
 }
 
 // Record is heddle_wire_record, 32 bytes.
@@ -214,7 +214,7 @@ type Record struct {
 	Seq   uint32
 	Ready uint32
 	Ndeps uint32
-	_     uint64
+	pad0  uint64
 }
 
 // Dep is heddle_wire_dep, 8 bytes.
@@ -228,8 +228,8 @@ type Dep struct {
 type LaneOpen struct {
 	_        structs.HostLayout
 	Priority int32
-	_        uint32
-	_        uint64
+	pad0     uint32
+	pad1     uint64
 }
 
 // Launch is heddle_wire_launch, 64 bytes.
@@ -249,7 +249,7 @@ type Launch struct {
 	ClusterZ      uint32
 	ParamBytes    uint32
 	ClusterPolicy uint32
-	_             uint64
+	pad0          uint64
 }
 
 // Memset is heddle_wire_memset, 48 bytes.
@@ -261,7 +261,7 @@ type Memset struct {
 	Height  uint64
 	Element uint32
 	Value   uint32
-	_       uint64
+	pad0    uint64
 }
 
 // Copy is heddle_wire_copy, 32 bytes.
@@ -270,7 +270,7 @@ type Copy struct {
 	Dst   uint64
 	Src   uint64
 	Bytes uint64
-	_     uint64
+	pad0  uint64
 }
 
 // Copy3D is heddle_wire_copy3d, 128 bytes.
@@ -291,7 +291,7 @@ type Copy3D struct {
 	Width     uint64
 	Height    uint64
 	Depth     uint64
-	_         uint64
+	pad0      uint64
 }
 
 // InlineCopy is heddle_wire_inline_copy, 16 bytes.
@@ -305,8 +305,8 @@ type InlineCopy struct {
 type EventMark struct {
 	_    structs.HostLayout
 	Slot uint32
-	_    uint32
-	_    uint64
+	pad0 uint32
+	pad1 uint64
 }
 
 // Elapsed is heddle_wire_elapsed, 16 bytes.
@@ -315,7 +315,7 @@ type Elapsed struct {
 	Start uint32
 	End   uint32
 	Reply uint32
-	_     uint32
+	pad0  uint32
 }
 
 // MessageHeader is heddle_wire_message, 24 bytes.
@@ -338,7 +338,7 @@ type Hello struct {
 	DeviceUUID  [16]uint8
 	DeviceBytes uint64
 	Flags       uint32
-	_           uint32
+	pad0        uint32
 	Label       [64]uint8
 }
 
@@ -396,7 +396,7 @@ type Attach struct {
 	HostBase  uint64
 	HostBytes uint64
 	Windows   uint32
-	_         uint32
+	pad0      uint32
 }
 
 // Fault is heddle_wire_fault, 16 bytes.

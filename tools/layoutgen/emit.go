@@ -111,7 +111,7 @@ func (l *layout) goSource() ([]byte, error) {
 		for _, f := range s.fields {
 			name, typ := l.goName2(f.name), goTypes[f.base]
 			if f.pad() {
-				name = "_"
+				name = f.name // unexported: zeroed and copied like any member, but nobody's to use
 			}
 			if f.array {
 				typ = fmt.Sprintf("[%d]%s", f.count, typ)
