@@ -1,0 +1,110 @@
+// dlsym, exported. Every name that is not exactly a wrapped driver function goes to the real dlsym by a jump: it then sees its
+// caller's return address, on which RTLD_NEXT and RTLD_DEFAULT depend, and the result is what it would be without us.
+//
+// For a wrapped name the real dlsym is asked first, and only what it found is substituted:
+// - RTLD_NEXT and RTLD_DEFAULT: our own exported symbol lies in the search order before libcuda's, so the jump alone finds the
+//   right one. But ours is there even when the driver is not loaded; the answer must then be NULL.
+// - a handle: the driver's pointer is replaced by ours; anything else (another library's symbol of that name) is left alone.
+// Lookups from inside libcuda, and during our own loading of it, are left alone.
+//
+// The symbol has no version: it satisfies references to dlsym@GLIBC_2.2.5 and @GLIBC_2.34 alike, while other interposers that
+// look for libc's own (dlvsym) do not find ours.
+#include "dlsym.h"
+
+#include <dlfcn.h>
+#include <string.h>
+
+heddle_dlsym_function heddle_dlsym_real(void) {
+  static _Atomic(heddle_dlsym_function) cached;
+  heddle_dlsym_function f = atomic_load_explicit(&cached, memory_order_relaxed);
+  if (heddle_likely(f != NULL)) return f;
+  void *p = dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.34"); // glibc 2.34 moved it into libc
+  if (!p) p = dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.2.5");
+  memcpy(&f, &p, sizeof f);
+  atomic_store_explicit(&cached, f, memory_order_relaxed);
+  return f;
+}
+
+// What the assembly below does next: jump to `target` with `handle` as first argument.
+struct heddle_dlsym_jump { void *target, *handle; };
+struct heddle_dlsym_jump heddle_dlsym_decide(void *handle, const char *name, const void *caller);
+void *heddle_dlsym_value(void *value, const char *name);
+void *heddle_dlsym_value(void *value, const char *name) {
+  (void)name;
+  return value;
+}
+
+static struct heddle_dlsym_jump value(void *p) { return (struct heddle_dlsym_jump){(void *)heddle_dlsym_value, p}; }
+
+// A lookup that fails as the real one would, with a dlerror text that names the symbol.
+static struct heddle_dlsym_jump nothing(heddle_dlsym_function real) {
+  void *libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+  return libc ? (struct heddle_dlsym_jump){(void *)real, libc} : value(NULL);
+}
+
+static bool driver_loaded(void) {
+  static _Atomic bool known;
+  if (atomic_load_explicit(&known, memory_order_relaxed)) return true;
+  // The reference that this takes is never given back: the driver must not be unloaded anyway.
+  if (!dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD)) return false;
+  atomic_store_explicit(&known, true, memory_order_relaxed);
+  return true;
+}
+
+__attribute__((used)) struct heddle_dlsym_jump heddle_dlsym_decide(void *handle, const char *name, const void *caller) {
+  heddle_dlsym_function real = heddle_dlsym_real();
+  if (heddle_unlikely(!real)) return value(NULL);
+  struct heddle_dlsym_jump as_is = {(void *)real, handle};
+  // Exact names only, and cheap for everybody else: cuInit, not cublasCreate.
+  if (heddle_likely(!name || name[0] != 'c' || name[1] != 'u' || name[2] < 'A' || name[2] > 'Z')) return as_is;
+  const struct heddle_entry *e = heddle_hooks_by_name(name);
+  if (!e || !e->wrapper || heddle_hooks_starting()) return as_is;
+  void *ours = (void *)e->wrapper;
+  if (handle == RTLD_NEXT) {
+    if (driver_loaded()) return heddle_hooks_start() && !heddle_hooks_real(e) ? nothing(real) : as_is;
+    return real(RTLD_NEXT, name) ? as_is : nothing(real); // asked from here: is there one behind us?
+  }
+  void *found = real(handle, name);
+  if (!found) return as_is; // once more, for dlerror
+  if (found != ours && handle == RTLD_DEFAULT) return as_is;
+  if (!driver_loaded()) {
+    if (found != ours) return value(found);
+    void *behind = real(RTLD_NEXT, name);
+    return behind ? value(behind) : nothing(real);
+  }
+  if (!heddle_hooks_start() || heddle_hooks_in_driver(caller)) return as_is;
+  void *drivers = heddle_hooks_real(e);
+  if (!drivers) return found == ours ? nothing(real) : value(found);
+  if (found != ours && found != drivers) return value(found);
+  return value(heddle_hooks_on() ? ours : drivers);
+}
+
+#if !defined(__x86_64__)
+#error "dlsym's trampoline is written for x86-64 only: port the assembly below"
+#endif
+// In: handle in rdi, name in rsi, the caller's return address on the stack, where it stays.
+__asm__(".text\n"
+        ".globl dlsym\n"
+        ".type dlsym, @function\n"
+        ".p2align 4\n"
+        "dlsym:\n"
+        "  .cfi_startproc\n"
+        "  endbr64\n"
+        "  pushq %rdi\n"
+        "  .cfi_adjust_cfa_offset 8\n"
+        "  pushq %rsi\n"
+        "  .cfi_adjust_cfa_offset 8\n"
+        "  subq $8, %rsp\n" // calls want 16-byte alignment
+        "  .cfi_adjust_cfa_offset 8\n"
+        "  movq 24(%rsp), %rdx\n"
+        "  call heddle_dlsym_decide\n"
+        "  addq $8, %rsp\n"
+        "  .cfi_adjust_cfa_offset -8\n"
+        "  popq %rsi\n"
+        "  .cfi_adjust_cfa_offset -8\n"
+        "  popq %rdi\n"
+        "  .cfi_adjust_cfa_offset -8\n"
+        "  movq %rdx, %rdi\n"
+        "  jmp *%rax\n"
+        "  .cfi_endproc\n"
+        ".size dlsym, .-dlsym\n");
