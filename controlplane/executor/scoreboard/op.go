@@ -1,0 +1,82 @@
+// Package scoreboard is the executor's record of every op of a session: waiting → ready → issued → done. It decides nothing:
+// policy chooses among the ready ops, word binds them, issue hands them to the driver.
+//
+// A Session belongs to the poller's thread. Issue threads read an Op between the hand-off through their queue and the
+// completion of its command, and write nothing but Op.Launch.Stream. Nothing here allocates after New.
+//
+// Source: docs/protocol.md sections 2 and 3.
+package scoreboard
+
+import (
+	"sync/atomic"
+
+	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// Bounds of a session. A ring may hold more records than OpsPerSession; the rest stays in the ring until there is room.
+const (
+	OpsPerSession  = 2048
+	depsPerSession = 8192
+	// ScratchEvent is the event slot whose time nobody asks for.
+	ScratchEvent = shm.EventSlots - 1
+)
+
+// Kernel is a loaded kernel as the hot path sees it. The loader fills it before it is added to a session.
+type Kernel struct {
+	ID       uint32
+	Function gpu.Function
+	// ParamBytes is the size of the parameter block, valid when ParamsKnown.
+	ParamBytes  uint32
+	ParamsKnown bool
+	// Limit holds the dynamic shared memory that the function currently allows. It is shared by all sessions of one module
+	// instance, and only ever raised.
+	Limit *atomic.Uint32
+	// StaticShared is the kernel's own shared memory in bytes.
+	StaticShared uint32
+}
+
+// Op is one op of one lane.
+type Op struct {
+	Session *Session
+	Kernel  *Kernel
+	Kind    uint16
+	// Signal asks for lane.done right behind the op.
+	Signal bool
+	// Dropped ops are never issued; they count as done for the ring.
+	Dropped bool
+	Lane    uint32
+	Seq     uint32
+	Ready   uint32
+	// Arrival orders ops of all sessions by when they were scanned.
+	Arrival uint64
+	// Launch is filled for LAUNCH, Args for the other kinds: the body's words in the wire's order (Copy3D) or as decode.go says.
+	Launch gpu.Launch
+	Args   gpu.Copy3D
+
+	deps   []shm.Dep // satisfied up to depsAt
+	depsAt int
+	depEnd uint64
+	end    uint64 // ring position behind the record and the op-less records that follow it
+	next   *Op    // lane FIFO of waiting ops
+}
+
+// Deps are the dependencies on numbers of lanes that the op was accepted with (READY ones included); read-only.
+func (o *Op) Deps() []shm.Dep { return o.deps }
+
+// after is the number that follows n: 0 is never a number.
+func after(n uint32) uint32 {
+	if n++; n == 0 {
+		return 1
+	}
+	return n
+}
+
+// Count is how many numbers lie in (from, to].
+func Count(from, to uint32) uint32 {
+	n := to - from
+	if to < from {
+		n-- // the 0 that does not exist
+	}
+	return n
+}

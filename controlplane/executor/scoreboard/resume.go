@@ -1,0 +1,162 @@
+package scoreboard
+
+import (
+	"sync/atomic"
+
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// maxDoubt bounds how many ops are looked at pairwise: more than any window lets an executor have in flight.
+const maxDoubt = 1024
+
+// Doubt is what Survey found among the ops that the dead executor may have handed to the driver.
+type Doubt struct {
+	// InDoubt counts ops that may have been executed, in part or in whole.
+	InDoubt int
+	// Why is "" when repeating them all is harmless, and else names the first reason why it is not.
+	Why string
+}
+
+// prior is one op that a dead executor left in the ring.
+type prior struct {
+	lane, seq   uint32
+	kind        uint16
+	deps        []shm.Dep
+	read, write span // empty when from == to
+}
+
+// Survey reads what a dead executor left in the ring, from its head on, and prepares the lanes: ops that are known to be done
+// will be skipped by Accept. The consumer must have been resumed at the head, and must be resumed there again afterwards. It
+// works for a new session too, which has left nothing. The error is the consumer's: the ring cannot be parsed.
+//
+// An op is done when its lane's done word says so, or when a done op depends on it: the word may lag behind, and repeating a
+// predecessor of a done op could destroy what that op wrote.
+func (s *Session) Survey(c *shm.Consumer) (Doubt, error) {
+	var left []prior
+	var cells []shm.Dep
+	for {
+		v, ok, err := c.Next()
+		if err != nil {
+			return Doubt{}, err
+		}
+		if !ok {
+			break
+		}
+		if !shm.HasSeq(v.Kind) {
+			continue
+		}
+		p := prior{lane: v.Lane, seq: v.Seq, kind: v.Kind}
+		at := len(cells)
+		cells = append(cells, v.Deps()...)
+		p.deps = cells[at:len(cells):len(cells)]
+		p.read, p.write = touched(&v)
+		left = append(left, p)
+	}
+	done := make([]uint32, len(s.lanes))
+	issued := make([]uint32, len(s.lanes))
+	first := make([]uint32, len(s.lanes))
+	for i := range s.lanes {
+		done[i] = atomic.LoadUint32(&s.lanes[i].word.Done)
+		issued[i] = atomic.LoadUint32(&s.lanes[i].word.Issued)
+	}
+	for i := len(left) - 1; i >= 0; i-- {
+		p := &left[i]
+		first[p.lane] = p.seq
+		if !shm.Reached(done[p.lane], p.seq) {
+			continue
+		}
+		for _, d := range p.deps {
+			if d.Lane&shm.DepReady == 0 && !shm.Reached(done[d.Lane], d.Value) {
+				done[d.Lane] = d.Value
+			}
+		}
+	}
+	var unsure []prior
+	for _, p := range left {
+		if !shm.Reached(done[p.lane], p.seq) && shm.Reached(issued[p.lane], p.seq) {
+			unsure = append(unsure, p)
+		}
+	}
+	for i := range s.lanes {
+		l := &s.lanes[i]
+		l.Done, l.Signalled, l.Issued, l.Scanned = done[i], done[i], done[i], done[i]
+		if first[i] != 0 {
+			l.Scanned = before(first[i])
+		}
+		l.storedWord = issued[i]
+		if atomic.LoadUint32(&l.word.Done) != done[i] {
+			atomic.StoreUint32(&l.word.Done, done[i])
+		}
+	}
+	return Doubt{InDoubt: len(unsure), Why: whyNot(unsure)}, nil
+}
+
+// touched gives the ranges that an op reads and writes; both are empty for a kernel, which may touch anything.
+func touched(v *shm.RecordView) (read, write span) {
+	at := func(address, bytes uint64) span {
+		if address+bytes < address {
+			return span{0, ^uint64(0)} // Accept will refuse it; until then it touches everything
+		}
+		return span{address, address + bytes}
+	}
+	switch v.Kind {
+	case shm.KindMemset:
+		m := v.Memset()
+		w, over := mulOverflows(m.Width, uint64(m.Element))
+		first, n, ok := extent(m.Pitch, m.Height, 0, 0, 0, w, m.Height, 1)
+		if over || !ok {
+			return read, span{0, ^uint64(0)}
+		}
+		write = at(m.Dst+first, n)
+	case shm.KindCopy:
+		c := v.Copy()
+		read, write = at(c.Src, c.Bytes), at(c.Dst, c.Bytes)
+	case shm.KindCopy3D:
+		c := v.Copy3D()
+		df, dn, dok := extent(c.DstPitch, c.DstHeight, c.DstX, c.DstY, c.DstZ, c.Width, c.Height, c.Depth)
+		sf, sn, sok := extent(c.SrcPitch, c.SrcHeight, c.SrcX, c.SrcY, c.SrcZ, c.Width, c.Height, c.Depth)
+		if !dok || !sok {
+			return span{0, ^uint64(0)}, span{0, ^uint64(0)}
+		}
+		read, write = at(c.Src+sf, sn), at(c.Dst+df, dn)
+	case shm.KindPut:
+		c, _ := v.Put()
+		write = at(c.Address, c.Bytes)
+	case shm.KindGet:
+		c, _ := v.Get()
+		read = at(c.Address, c.Bytes)
+	}
+	return read, write
+}
+
+func (a span) overlaps(b span) bool {
+	return a.from < a.to && b.from < b.to && a.from < b.to && b.from < a.to
+}
+
+// whyNot says why the ops, in ring order, cannot be executed again; "" when they can. Executed again in the same order they give
+// the same result if none of them is a kernel and none reads what itself or a later one writes.
+func whyNot(unsure []prior) string {
+	if len(unsure) > maxDoubt {
+		return "too many ops were in flight"
+	}
+	for i := range unsure {
+		p := &unsure[i]
+		if p.kind == shm.KindLaunch {
+			return "a kernel was in flight and may have been cut in the middle"
+		}
+		for j := i; j < len(unsure); j++ {
+			if p.read.overlaps(unsure[j].write) {
+				return "a copy was in flight whose source was about to be overwritten"
+			}
+		}
+	}
+	return ""
+}
+
+// before is the number that precedes n.
+func before(n uint32) uint32 {
+	if n == 1 {
+		return 0 // also the number of a lane that has had none
+	}
+	return n - 1
+}

@@ -1,0 +1,390 @@
+package scoreboard
+
+import (
+	"sync/atomic"
+
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// NoStream is Lane.Stream of a lane that has nothing in flight.
+const NoStream = -1
+
+// Lane is one client stream in one session. All fields belong to the poller.
+type Lane struct {
+	Index uint32
+	// Scanned, Issued, Signalled and Done are the lane's last number accepted, handed to an issue queue, covered by a GPU
+	// write of lane.done that was queued, and known complete. Done ≤ Signalled ≤ Issued ≤ Scanned, cyclically.
+	Scanned, Issued, Signalled, Done uint32
+	// Stream is the executor stream that holds the lane's ops in flight.
+	Stream int
+	// Priority is what the client's stream was created with.
+	Priority int32
+	// Queued: the lane's first waiting op is with the policy.
+	Queued bool
+	// Extra counts driver commands beside the ops themselves that the lane's stream still holds for it.
+	Extra int
+
+	word       *shm.Lane
+	storedWord uint32 // lane.issued as last stored
+	first      *Op
+	last       *Op
+	busyAt     int // index+1 in Session.busy
+}
+
+// InFlight is how many ops of the lane are issued and not known done.
+func (l *Lane) InFlight() int { return int(Count(l.Done, l.Issued)) }
+
+// Unsignalled is how many issued ops no queued GPU write covers.
+func (l *Lane) Unsignalled() int { return int(Count(l.Signalled, l.Issued)) }
+
+// First is the lane's oldest waiting op, nil when none.
+func (l *Lane) First() *Op { return l.first }
+
+// Session is the board of one session.
+type Session struct {
+	ID   uint64
+	Slot int // index in the executor's table: the policy's key
+
+	// Memory is what ops may address.
+	Memory Ranges
+
+	lanes    []Lane
+	kernels  map[uint32]*Kernel
+	ops      []Op
+	opHead   uint64 // oldest op that holds ring space
+	opTail   uint64
+	deps     []shm.Dep
+	depHead  uint64
+	depTail  uint64
+	busy     []uint32
+	head     uint64 // ring position below which everything is done
+	dropping bool
+	waiting  int
+	inFlight int
+	// OpsDone counts ops known complete, Dropped those that were given up.
+	OpsDone, OpsDropped uint64
+	// LastElapsed is the body of the record for which Accept returned Elapsed.
+	LastElapsed shm.Elapsed
+}
+
+// Words gives the shared words of a lane; *shm.SessionFile has it.
+type Words interface {
+	Lane(i uint32) *shm.Lane
+}
+
+// New makes the board of a session whose lane words are words, with everything below the ring position head done.
+func New(id uint64, words Words, head uint64) *Session {
+	s := &Session{
+		ID: id, lanes: make([]Lane, shm.Lanes), kernels: map[uint32]*Kernel{},
+		ops: make([]Op, OpsPerSession), deps: make([]shm.Dep, depsPerSession), busy: make([]uint32, 0, shm.Lanes), head: head,
+	}
+	for i := range s.lanes {
+		s.lanes[i] = Lane{Index: uint32(i), Stream: NoStream, word: words.Lane(uint32(i))}
+	}
+	return s
+}
+
+// AddKernel makes a kernel id valid for later records.
+func (s *Session) AddKernel(k *Kernel) { s.kernels[k.ID] = k }
+
+// KernelByID is nil for an unknown id.
+func (s *Session) KernelByID(id uint32) *Kernel { return s.kernels[id] }
+
+// Lane is lane i; i is below the number of lanes.
+func (s *Session) Lane(i uint32) *Lane { return &s.lanes[i] }
+
+// Lanes is how many lanes there are.
+func (s *Session) Lanes() int { return len(s.lanes) }
+
+// Busy lists the lanes with waiting ops or ops in flight. The slice changes with every call that changes a lane's state: walk
+// it from the end.
+func (s *Session) Busy() []uint32 { return s.busy }
+
+// Waiting and InFlight count ops.
+func (s *Session) Waiting() int { return s.waiting }
+
+// InFlight counts ops issued and not known done.
+func (s *Session) InFlight() int { return s.inFlight }
+
+// Head is the ring position below which everything is done.
+func (s *Session) Head() uint64 { return s.head }
+
+// Dropping reports whether Drop was called.
+func (s *Session) Dropping() bool { return s.dropping }
+
+// Action is what Accept asks the poller to do next.
+type Action int
+
+// Actions of Accept.
+const (
+	// Consumed: the record was taken; nothing else to do.
+	Consumed Action = iota
+	// SignalNow: the lane in the record has issued, unsignalled ops that somebody waits for.
+	SignalNow
+	// Elapsed: LastElapsed asks for a time.
+	Elapsed
+)
+
+// Room reports whether Accept can take any record now. Without room the record stays in the ring.
+func (s *Session) Room() bool {
+	return s.opTail-s.opHead < uint64(len(s.ops)) && s.depTail-s.depHead+2*shm.MaxDeps <= uint64(len(s.deps))
+}
+
+// Accept takes a record that the ring's consumer has checked; Room must hold. arrival numbers records of all sessions. steps
+// measures the work done beyond a plain record, for the caller's budget. An error is a *shm.BadRecord: the session is to be
+// dropped.
+func (s *Session) Accept(v *shm.RecordView, arrival uint64) (a Action, steps int, err error) {
+	lane := &s.lanes[v.Lane]
+	switch v.Kind {
+	case shm.KindElapsed:
+		s.LastElapsed = v.Elapsed()
+		s.extend(v.End)
+		return Elapsed, 0, nil
+	case shm.KindLaneOpen:
+		lane.Priority = v.LaneOpen().Priority
+		s.extend(v.End)
+		return Consumed, 0, nil
+	case shm.KindLaneRetire:
+		s.extend(v.End)
+		return Consumed, 0, nil
+	case shm.KindSignal:
+		if !shm.Reached(lane.Scanned, v.Seq) {
+			return Consumed, 0, &shm.BadRecord{Position: v.Pos, Reason: "signal for a number that was never submitted"}
+		}
+		s.extend(v.End)
+		a, steps = s.signal(lane, v.Seq)
+		return a, steps, nil
+	}
+	if v.Seq != after(lane.Scanned) {
+		return Consumed, 0, &shm.BadRecord{Position: v.Pos, Reason: "number does not follow its lane's last"}
+	}
+	if s.dropping || shm.Reached(lane.Done, v.Seq) {
+		// Given up, or done by a predecessor of this executor.
+		lane.Scanned = v.Seq
+		if s.dropping {
+			s.OpsDropped++
+			s.settle(lane)
+		}
+		s.extend(v.End)
+		return Consumed, 0, nil
+	}
+	for _, d := range v.Deps() {
+		if d.Lane&shm.DepReady == 0 && !shm.Reached(s.lanes[d.Lane].Scanned, d.Value) {
+			return Consumed, 0, &shm.BadRecord{Position: v.Pos, Reason: "dependency on a number that was never submitted"}
+		}
+	}
+	op := &s.ops[s.opTail%uint64(len(s.ops))]
+	op.Kernel, op.Dropped, op.next = nil, false, nil
+	if why := s.body(op, v); why != "" {
+		return Consumed, 0, &shm.BadRecord{Position: v.Pos, Reason: why}
+	}
+	deps := s.takeDeps(len(v.Deps()))
+	copy(deps, v.Deps())
+	op.Session, op.Kind, op.Lane, op.Seq, op.Ready, op.Arrival = s, v.Kind, v.Lane, v.Seq, v.Ready, arrival
+	op.Signal = v.WantSignal()
+	op.deps, op.depsAt, op.depEnd, op.end = deps, 0, s.depTail, v.End
+	s.opTail++
+	lane.Scanned = v.Seq
+	if lane.last == nil {
+		lane.first = op
+	} else {
+		lane.last.next = op
+	}
+	lane.last = op
+	s.waiting++
+	s.setBusy(lane)
+	return Consumed, 0, nil
+}
+
+// takeDeps reserves n contiguous dependency cells; Room has said that they exist.
+func (s *Session) takeDeps(n int) []shm.Dep {
+	if n == 0 {
+		return nil
+	}
+	size := uint64(len(s.deps))
+	if over := s.depTail % size; over+uint64(n) > size {
+		s.depTail += size - over
+	}
+	i := s.depTail % size
+	s.depTail += uint64(n)
+	return s.deps[i : i+uint64(n)]
+}
+
+// extend gives the space up to end to the newest op, or frees it when there is none.
+func (s *Session) extend(end uint64) {
+	if s.opHead == s.opTail {
+		s.head = end
+		return
+	}
+	s.ops[(s.opTail-1)%uint64(len(s.ops))].end = end
+}
+
+func (s *Session) setBusy(l *Lane) {
+	if l.busyAt == 0 {
+		s.busy = append(s.busy, l.Index)
+		l.busyAt = len(s.busy)
+	}
+}
+
+func (s *Session) clearBusy(l *Lane) {
+	if l.busyAt == 0 || l.first != nil || l.Issued != l.Done {
+		return
+	}
+	i := l.busyAt - 1
+	moved := s.busy[len(s.busy)-1]
+	s.busy[i] = moved
+	s.lanes[moved].busyAt = i + 1
+	s.busy = s.busy[:len(s.busy)-1]
+	l.busyAt = 0
+}
+
+// signal makes sure that lane.done reaches seq as soon as it is true.
+func (s *Session) signal(l *Lane, seq uint32) (Action, int) {
+	switch {
+	case shm.Reached(l.Done, seq), shm.Reached(l.Signalled, seq):
+		return Consumed, 0
+	case shm.Reached(l.Issued, seq):
+		return SignalNow, 0
+	case l.last != nil && l.last.Seq == seq:
+		l.last.Signal = true
+		return Consumed, 0
+	}
+	steps := 0
+	for op := l.first; op != nil; op = op.next {
+		steps++
+		if shm.Reached(op.Seq, seq) {
+			op.Signal = true
+			break
+		}
+	}
+	return Consumed, steps
+}
+
+// Ready returns the lane's first waiting op when it may be issued now, and nil otherwise. It is cheap to ask again.
+func (s *Session) Ready(l *Lane) *Op {
+	op := l.first
+	if op == nil || (op.Ready != 0 && !shm.Reached(atomic.LoadUint32(&l.word.Ready), op.Ready)) {
+		return nil
+	}
+	for op.depsAt < len(op.deps) {
+		d := op.deps[op.depsAt]
+		on := &s.lanes[d.Lane&^shm.DepReady]
+		if d.Lane&shm.DepReady != 0 {
+			if !shm.Reached(atomic.LoadUint32(&on.word.Ready), d.Value) {
+				return nil
+			}
+		} else if !shm.Reached(on.Issued, d.Value) {
+			return nil
+		}
+		op.depsAt++
+	}
+	return op
+}
+
+// Outstanding reports the lane on which d is issued but not known done, nil when d needs no ordering on the GPU any more.
+func (s *Session) Outstanding(d shm.Dep) *Lane {
+	if d.Lane&shm.DepReady != 0 {
+		return nil
+	}
+	l := &s.lanes[d.Lane]
+	if shm.Reached(l.Done, d.Value) {
+		return nil
+	}
+	return l
+}
+
+// Issue moves a ready op from waiting to issued on stream, and stores lane.issued. It must be called before the driver can see
+// the op. The op's Signal field is then final.
+func (s *Session) Issue(op *Op, stream int) {
+	l := &s.lanes[op.Lane]
+	l.first = op.next
+	if l.first == nil {
+		l.last = nil
+	}
+	op.next = nil
+	l.Issued = op.Seq
+	l.Stream = stream
+	l.Queued = false
+	s.waiting--
+	s.inFlight++
+	if op.Signal {
+		l.Signalled = op.Seq
+	}
+	if shm.Reached(op.Seq, l.storedWord) {
+		l.storedWord = op.Seq
+		atomic.StoreUint32(&l.word.Issued, op.Seq)
+	}
+}
+
+// Poll looks at lane.done and returns how many more ops are complete. ok is false when the word holds a number that no GPU
+// write can have put there: somebody else wrote it.
+func (s *Session) Poll(l *Lane) (completed int, ok bool) {
+	if l.Signalled == l.Done {
+		return 0, true
+	}
+	v := atomic.LoadUint32(&l.word.Done)
+	if v == l.Done || !shm.Reached(v, l.Done) {
+		return 0, true // nothing new; a word that went back is the client's own doing and the next GPU write mends it
+	}
+	if v == 0 || !shm.Reached(l.Signalled, v) {
+		return 0, false
+	}
+	n := int(Count(l.Done, v))
+	l.Done = v
+	s.inFlight -= n
+	s.OpsDone += uint64(n)
+	if l.Issued == l.Done {
+		l.Stream = NoStream
+		if s.dropping {
+			s.settle(l)
+		}
+	}
+	s.clearBusy(l)
+	return n, true
+}
+
+// Release advances the head over ops that are done, in ring order, and reports whether it moved.
+func (s *Session) Release() bool {
+	moved := false
+	for s.opHead != s.opTail {
+		op := &s.ops[s.opHead%uint64(len(s.ops))]
+		if !op.Dropped && !shm.Reached(s.lanes[op.Lane].Done, op.Seq) {
+			break
+		}
+		s.head, s.depHead = op.end, op.depEnd
+		op.Kernel, op.Session = nil, nil
+		s.opHead++
+		moved = true
+	}
+	if s.opHead == s.opTail {
+		s.depHead = s.depTail
+	}
+	return moved
+}
+
+// Drop gives up every op that is not issued, now and in later records; lane.done advances to the last number of each lane as
+// soon as the lane has nothing in flight. The caller sees to it that what is in flight gets signalled.
+func (s *Session) Drop() {
+	s.dropping = true
+	for i := range s.lanes {
+		l := &s.lanes[i]
+		for op := l.first; op != nil; op = op.next {
+			op.Dropped = true
+			s.waiting--
+			s.OpsDropped++
+		}
+		l.first, l.last, l.Queued = nil, nil, false
+		s.settle(l)
+		s.clearBusy(l)
+	}
+}
+
+// settle advances done over dropped ops when the GPU will not write the word any more.
+func (s *Session) settle(l *Lane) {
+	if l.Issued != l.Done || shm.Reached(l.Done, l.Scanned) {
+		return
+	}
+	l.Issued, l.Signalled, l.Done = l.Scanned, l.Scanned, l.Scanned
+	atomic.StoreUint32(&l.word.Done, l.Done)
+	s.clearBusy(l)
+}
