@@ -72,7 +72,8 @@ def cupy_raw():
     a = cp.asarray(np.random.RandomState(0).rand(100000).astype(np.float32)); s = cp.cuda.Stream(non_blocking=True)
     def f():
         b = cp.zeros_like(a); c = cp.empty_like(a)
-        with s: k((391,), (256,), (a, b, a.size)); c[:] = b
+        cp.cuda.Stream.null.synchronize()
+        with s: k((391,), (256,), (a, b, np.int32(a.size))); c[:] = b
         s.synchronize(); return [b, c, (b * 3 + 1).sum(), cp.sort(a)[:100], a.reshape(100, 1000) @ a.reshape(1000, 100)]
     return f
 
