@@ -1,0 +1,63 @@
+# Heddle's commands. `make demo` and `make test` need nothing but Go, gcc, Python and, for what is missing, Debian's packages.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+CUDA := $(CURDIR)/.deps/cuda/nvidia/cu13
+BUILD := $(CURDIR)/build
+# go-nvml wraps functions that NVIDIA's header marks deprecated.
+export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
+export GOFLAGS := -trimpath
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X github.com/heddle-gpu/heddle/tools/heddle/cli.Version=$(VERSION)
+
+.PHONY: build deps tools-deps interposer heddle simgpu generate demo test test-go test-race test-c lint nightly bench gpu-test dist clean
+
+build: heddle interposer simgpu ## everything, into build/
+
+deps: ## CUDA headers and ptxas (PyPI wheels, pinned) into .deps/
+	@tools/deps/fetch.sh cuda
+
+tools-deps: deps ## Debian packages that the tests use
+	@tools/deps/packages.sh
+
+heddle:
+	@mkdir -p $(BUILD)/bin
+	go build -ldflags '$(LDFLAGS)' -o $(BUILD)/bin/heddle ./tools/heddle
+
+interposer: deps
+	@mkdir -p $(BUILD)/interposer $(BUILD)/lib/heddle
+	@tools/deps/packages.sh cmake
+	cmake -S . -B $(BUILD)/interposer -DCMAKE_BUILD_TYPE=Release -DHEDDLE_CUDA_INCLUDE=$(CUDA)/include >$(BUILD)/interposer/configure.log || { cat $(BUILD)/interposer/configure.log; exit 1; }
+	cmake --build $(BUILD)/interposer
+	cp $(BUILD)/interposer/libheddle.so $(BUILD)/lib/heddle/libheddle.so
+
+simgpu: deps
+	tools/simgpu/build.sh $(BUILD)/simgpu
+
+generate: deps ## rewrite every generated file
+	go generate ./...
+
+demo: build ## several unmodified clients through Heddle, checked against native runs
+	$(BUILD)/bin/heddle demo
+
+test: tools-deps build ## everything CI runs
+	tools/test/run.sh
+
+lint: deps ## formatting, vet, import boundaries, file rules
+	tools/test/lint.sh
+
+nightly: tools-deps build ## the long versions: fuzzing, thousands of kills
+	HEDDLE_NIGHTLY=1 tools/test/run.sh
+
+bench: build ## benchmarks; figures, never a pass or fail
+	go test -run '^$$' -bench . -benchtime 1s ./...
+
+gpu-test: dist ## on a machine with an NVIDIA GPU: docs/results.md's tables
+	HEDDLE_DIST=$(CURDIR)/dist tools/gputest/gpu-test.sh $(PARTS)
+
+dist: deps ## a folder that runs on any x86-64 Linux with glibc 2.31+ and an NVIDIA driver
+	@tools/deps/fetch.sh zig
+	tools/dist/build.sh $(CURDIR)/dist '$(VERSION)'
+
+clean:
+	rm -rf $(BUILD) dist

@@ -1,0 +1,125 @@
+// Package admin is what the daemon tells and takes on its control socket: HTTP
+// with JSON bodies over a unix socket, for the CLI; /metrics for Prometheus.
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/heddle-gpu/heddle/controlplane/runtimedir"
+)
+
+// Status is everything `heddle ps` shows. Field names are stable.
+type Status struct {
+	Version   string     `json:"version"`
+	Pid       int        `json:"pid"`
+	Since     time.Time  `json:"since"`
+	Draining  bool       `json:"draining"`
+	Clients   []Client   `json:"clients"`
+	Executors []Executor `json:"executors"`
+}
+
+// Client is one session: a process on one GPU.
+type Client struct {
+	ID            uint64    `json:"id"`
+	Pid           int       `json:"pid"`
+	UID           int       `json:"uid"`
+	Exe           string    `json:"exe"`
+	Label         string    `json:"label,omitempty"`
+	GPU           string    `json:"gpu"` // UUID
+	State         string    `json:"state"`
+	Since         time.Time `json:"since"`
+	DeviceBytes   uint64    `json:"device_bytes"` // memory mapped in the executor
+	HostBytes     uint64    `json:"host_bytes"`
+	Segments      int       `json:"segments"`
+	Kernels       int       `json:"kernels"`
+	Ops           uint64    `json:"ops"`       // forwarded and done
+	InFlight      uint64    `json:"in_flight"` // submitted and not yet done
+	Error         uint32    `json:"error,omitempty"`
+	ErrorReason   string    `json:"error_reason,omitempty"`
+	RefusedReason string    `json:"refused_reason,omitempty"` // last kernel that runs natively, and why
+}
+
+// Executor is one GPU's issuing process for one user.
+type Executor struct {
+	GPU      string          `json:"gpu"`
+	UID      int             `json:"uid"`
+	Pid      int             `json:"pid"` // 0 while none runs
+	State    string          `json:"state"`
+	Epoch    uint32          `json:"epoch"` // executors so far, this one included
+	Clients  int             `json:"clients"`
+	Images   int             `json:"images"`
+	ImageMiB uint64          `json:"image_mib"`
+	Fault    string          `json:"last_fault,omitempty"`
+	Counters json.RawMessage `json:"counters,omitempty"` // the executor's own (executor.Counters)
+}
+
+// ErrUnreachable wraps every failure to reach a daemon.
+var ErrUnreachable = errors.New("no daemon answers")
+
+// Conn is a way to a daemon's control socket.
+type Conn struct {
+	path string
+	http http.Client
+}
+
+// Dial returns a way to the daemon that this user's commands talk to; nothing is connected yet.
+func Dial() *Conn { return DialDir(runtimedir.Find()) }
+
+// DialDir is Dial for the daemon of a certain runtime folder.
+func DialDir(dir string) *Conn {
+	c := &Conn{path: filepath.Join(dir, runtimedir.AdminSocket)}
+	c.http.Timeout = 30 * time.Second
+	c.http.Transport = &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", c.path)
+	}}
+	return c
+}
+
+// Status asks what runs.
+func (c *Conn) Status(ctx context.Context) (Status, error) {
+	var s Status
+	err := c.do(ctx, http.MethodGet, "/v1/status", &s)
+	return s, err
+}
+
+// Drain asks the daemon to take no new client, and to leave when the last is gone.
+func (c *Conn) Drain(ctx context.Context) error { return c.do(ctx, http.MethodPost, "/v1/drain", nil) }
+
+// Stop asks the daemon to leave now: executors finish what was submitted, clients go on natively.
+func (c *Conn) Stop(ctx context.Context) error { return c.do(ctx, http.MethodPost, "/v1/stop", nil) }
+
+func (c *Conn) do(ctx context.Context, method, path string, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://heddle"+path, bytes.NewReader(nil))
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("%w on %s; start one with: heddle daemon (%v)", ErrUnreachable, c.path, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("%s: %s: %s", path, resp.Status, bytes.TrimSpace(body))
+	}
+	if into == nil {
+		return nil
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		return fmt.Errorf("%s: the daemon's answer: %w; is it of another version? heddle version", path, err)
+	}
+	return nil
+}

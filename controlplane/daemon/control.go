@@ -1,0 +1,29 @@
+package daemon
+
+import (
+	"encoding/json"
+	"net/http"
+)
+
+// handler serves the control socket; only the daemon's own user (and root) can
+// open it.
+func (d *Daemon) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(d.status()); err != nil {
+			d.log.Debug("status", "error", err)
+		}
+	})
+	mux.HandleFunc("POST /v1/drain", func(w http.ResponseWriter, _ *http.Request) {
+		d.draining.Store(true)
+		w.WriteHeader(http.StatusNoContent)
+		d.touch()
+	})
+	mux.HandleFunc("POST /v1/stop", func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusNoContent)
+		d.cancel()
+	})
+	mux.Handle("GET /metrics", d.metrics())
+	return mux
+}

@@ -1,0 +1,99 @@
+// Package cli is Heddle's command line: one file a command.
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// Version is set by the linker.
+var Version = "unknown"
+
+// Exit codes, the same for every command (docs/cli.md). `heddle run` exits with
+// its command's own code once that has started.
+const (
+	ExitOK          = 0
+	ExitFailed      = 1
+	ExitUsage       = 2
+	ExitUnreachable = 3 // no daemon answers
+	ExitDegraded    = 4 // works, but something is wrong: doctor's warnings, clients that run natively
+)
+
+// exitError carries an exit code up to Main. A nil err prints nothing.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+func (e exitError) Unwrap() error { return e.err }
+
+func fail(code int, format string, args ...any) error {
+	return exitError{code, fmt.Errorf(format, args...)}
+}
+
+// options are what every command shares.
+type options struct {
+	json   bool
+	stdout io.Writer
+	stderr io.Writer
+}
+
+func (o *options) printJSON(v any) error {
+	enc := json.NewEncoder(o.stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// Main runs one command line and returns its exit code.
+func Main(args []string) int {
+	root := New(os.Stdout, os.Stderr)
+	root.SetArgs(args)
+	err := root.Execute()
+	if err == nil {
+		return ExitOK
+	}
+	var e exitError
+	if errors.As(err, &e) {
+		if e.err != nil {
+			fmt.Fprintln(os.Stderr, "heddle:", e.err)
+		}
+		return e.code
+	}
+	// Cobra's own errors: unknown commands and flags, wrong arguments.
+	fmt.Fprintln(os.Stderr, "heddle:", err)
+	fmt.Fprintln(os.Stderr, "next: heddle --help")
+	return ExitUsage
+}
+
+// New builds the command tree.
+func New(stdout, stderr io.Writer) *cobra.Command {
+	o := &options{stdout: stdout, stderr: stderr}
+	root := &cobra.Command{
+		Use:   "heddle",
+		Short: "Share one GPU between unmodified CUDA processes, by latency target",
+		Long: `Heddle takes the kernel launches of many unmodified CUDA processes, decides
+late which run, in which order and together with which others, and issues them
+from one context. Begin with: heddle run -- python3 serve.py`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON instead of text")
+	root.AddCommand(
+		newRun(o), newPs(o), newDoctor(o), newVersion(o),
+		newDaemon(o), newDrain(o), newStop(o), newExecutor(o),
+	)
+	return root
+}
