@@ -36,10 +36,11 @@ func (c *Consumer) Resume(read, head uint64) error {
 	c.head, c.read, c.tail = head, head, head
 	atomic.StoreUint64(&c.words.Head, head)
 	atomic.StoreUint64(&c.words.Read, head)
+	c.wakeProducer() // the dead executor may have moved head and died before it woke a producer that waits for space
 	return nil
 }
 
-// Read is the position up to which records were scanned, Head the one below which all are released.
+// Read is the position up to which records were scanned.
 func (c *Consumer) Read() uint64 { return c.read }
 
 // Head is the position below which everything is released.
@@ -122,6 +123,9 @@ func (c *Consumer) record(p unsafe.Pointer, size uint32, kind, flags uint16) (Re
 	ndeps := uint32(w2 >> 32)
 	if v.Lane >= Lanes {
 		return c.bad("lane is out of bounds")
+	}
+	if facts.numbered && v.Seq == 0 {
+		return c.bad("an op has number 0")
 	}
 	if ndeps > MaxDeps {
 		return c.bad("too many dependencies")
