@@ -23,8 +23,8 @@ int main() {
   // Batch form and flags.
   CUstreamBatchMemOpParams bp[3] = {}; for (int i = 0; i < 3; i++) { bp[i].writeValue.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32; bp[i].writeValue.address = at(8 + i); bp[i].writeValue.value = 5; }
   CUresult r = cuStreamBatchMemOp(0, 3, bp, 0); printf("cuStreamBatchMemOp x3 on 0: %s, seen: %d\n", ename(r), spin_until(sh->word[10], 5, 1));
-  Stat b3 = timed(2000, 50, [&] { CK(cuStreamBatchMemOp(nb, 3, bp, 0)); }), w1 = timed(2000, 50, [&] { CK(cuStreamWriteValue32(nb, at(8), 5, 0)); }), w0 = timed(2000, 50, [&] { CK(cuStreamWriteValue32(0, at(8), 5, 0)); }), wn = timed(2000, 50, [&] { CK(cuStreamWriteValue32(nb, at(8), 5, CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER)); });
-  printf("CPU us a call: batch of 3 %.2f, write %.2f, write on 0 %.2f, write without barrier %.2f\n", b3.p50(), w1.p50(), w0.p50(), wn.p50());
+  Stat b3 = timed(2000, 50, [&] { CK(cuStreamBatchMemOp(nb, 3, bp, 0)); }), w1 = timed(2000, 50, [&] { CK(cuStreamWriteValue32(nb, at(8), 5, 0)); }), w0 = timed(2000, 50, [&] { CK(cuStreamWriteValue32(0, at(8), 5, 0)); }), wn = timed(2000, 50, [&] { cuStreamWriteValue32(nb, at(8), 5, CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER); });
+  printf("CPU us a call: batch of 3 %.2f, write %.2f, write on 0 %.2f, write without barrier %.2f (%s)\n", b3.p50(), w1.p50(), w0.p50(), wn.p50(), ename(cuStreamWriteValue32(nb, at(8), 5, CU_STREAM_WRITE_VALUE_NO_MEMORY_BARRIER)));
   // Does capture take them? Does cuStreamQuery/Synchronize on 0 while blocked behave?
   CUgraph g; CK(cuCtxSynchronize()); CK(cuStreamBeginCapture(nb, CU_STREAM_CAPTURE_MODE_RELAXED)); r = cuStreamWriteValue32(nb, at(11), 1, 0); CUresult r2 = cuStreamEndCapture(nb, &g); printf("write during capture: %s, end %s\n", ename(r), ename(r2));
   sh->word[12] = 0; CK(cuStreamWaitValue32(bl, at(12), 1, CU_STREAM_WAIT_VALUE_EQ)); printf("cuStreamQuery while blocked: on it %s, on 0 %s\n", ename(cuStreamQuery(bl)), ename(cuStreamQuery(0))); sh->word[12] = 1; CK(cuCtxSynchronize());

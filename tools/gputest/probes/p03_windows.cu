@@ -20,6 +20,7 @@ int main() {
     CUresult c = cuMemsetD8(WIN + 3 * PIECE, 0x5a, PIECE); sh->code[7] = c; c = cuCtxSynchronize(); sh->code[8] = c; sh->t[1] = s.p50(); sh->t[2] = n; _exit(0);
   }
   close(sv[1]); ctx_open(); CUresult r = cuMemHostRegister(sh, SHM_SIZE, CU_MEMHOSTREGISTER_DEVICEMAP | CU_MEMHOSTREGISTER_PORTABLE); CUdeviceptr dp = 0; cuMemHostGetDevicePointer(&dp, sh, 0); printf("client: register memfd at 16 TiB %s, devptr==hostptr %d\n", ename(r), dp == (CUdeviceptr)sh);
+  printf("reserve with a hint of 32 TiB, exact?"); for (uint64_t n : {2ull << 20, 64ull << 20, 1ull << 30, 8ull << 30, 32ull << 30, 64ull << 30, 128ull << 30, 256ull << 30}) { CUdeviceptr v = 0; r = cuMemAddressReserve(&v, n, 0, WIN, 0); printf(" %lluM:%s", (long long)(n >> 20), r ? ename(r) : v == WIN ? "yes" : "NO"); if (!r) cuMemAddressFree(v, n); } printf("\n");
   CUdeviceptr va = 0; double t = now(); r = cuMemAddressReserve(&va, W, 0, WIN, 0); printf("client: reserve 512 GiB at 32 TiB %s exact %d %.0f us\n", ename(r), va == WIN, now() - t);
   Stat m, u; int N = 16; std::vector<CUmemGenericAllocationHandle> H(N);
   for (int i = 0; i < N; i++) { CUmemAllocationProp p = seg_prop(); CK(cuMemCreate(&H[i], PIECE, &p, 0)); int fd; CK(cuMemExportToShareableHandle(&fd, H[i], CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0)); CUdeviceptr at = WIN + (uint64_t)i * 3 * PIECE; t = now(); r = cuMemMap(at, PIECE, 0, H[i], 0); CUresult b = seg_access(at, PIECE); m.add(now() - t); if (r || b) printf("map piece %d: %s %s\n", i, ename(r), ename(b)); fd_send(sv[0], fd); close(fd); }

@@ -47,6 +47,7 @@ static inline CUresult spin_on(CUfunction f, CUstream s, unsigned long long ns, 
 
 // ---- one segment and one shared page between two processes ----
 constexpr uint64_t TIB = 1ull << 40, WIN = 32 * TIB, SHM_AT = 16 * TIB;
+constexpr uint64_t WIN_SIZE = 512ull << 30;
 constexpr size_t SHM_SIZE = 4 << 20, SEG_SIZE = 4 << 20;
 struct Sh {                       // at SHM_AT in both processes, registered in both contexts
   volatile uint32_t cmd, op, n, up; char p0[48];
@@ -76,10 +77,10 @@ static inline int fd_recv(int s) {
 static inline CUcontext ctx_open() { CUdevice d; CUcontext c; CK(cuInit(0)); CK(cuDeviceGet(&d, 0)); CK(cuDevicePrimaryCtxRetain(&c, d)); CK(cuCtxSetCurrent(c)); return c; }
 static inline CUmemAllocationProp seg_prop() { CUmemAllocationProp p = {}; p.type = CU_MEM_ALLOCATION_TYPE_PINNED; p.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR; p.location.type = CU_MEM_LOCATION_TYPE_DEVICE; p.location.id = 0; return p; }
 static inline CUresult seg_access(CUdeviceptr va, size_t n) { CUmemAccessDesc ad = {}; ad.location.type = CU_MEM_LOCATION_TYPE_DEVICE; ad.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE; return cuMemSetAccess(va, n, &ad, 1); }
+// Small reservations do not get the address they ask for, so the whole window is reserved once and pieces are mapped into it.
 static inline CUdeviceptr seg_map(CUmemGenericAllocationHandle h, size_t n, CUdeviceptr at) {
-  // A hint is honoured for a large range and not for a small one (seen on the H200): reserve the window, map inside it.
-  CUdeviceptr va; CK(cuMemAddressReserve(&va, 512ull << 30, 0, at, 0)); if (va != at) printf("! reserve %llx came back %llx\n", (long long)at, (long long)va);
-  CK(cuMemMap(va, n, 0, h, 0)); CK(seg_access(va, n)); return va;
+  static bool reserved; if (!reserved) { CUdeviceptr va; CK(cuMemAddressReserve(&va, WIN_SIZE, 0, WIN, 0)); if (va != WIN) { printf("! window came back at %llx\n", (long long)va); _exit(1); } reserved = true; }
+  CK(cuMemMap(at, n, 0, h, 0)); CK(seg_access(at, n)); return at;
 }
 static inline int seg_create(CUdeviceptr at, size_t n, CUmemGenericAllocationHandle *h) { // the exported fd
   CUmemAllocationProp p = seg_prop(); CK(cuMemCreate(h, n, &p, 0)); int fd; CK(cuMemExportToShareableHandle(&fd, *h, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0)); seg_map(*h, n, at); return fd;
