@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/heddle-gpu/heddle/tools/hookgen/table"
 )
 
 func main() {
@@ -58,17 +60,9 @@ type file struct {
 
 // generate reads header and table and returns every output, in a fixed order and with fixed bytes for the same input.
 func generate(include, tablePath string) ([]file, error) {
-	header, err := readHeader(include)
+	entries, err := table.Read(include, tablePath)
 	if err != nil {
 		return nil, err
-	}
-	rows, err := readTable(tablePath)
-	if err != nil {
-		return nil, err
-	}
-	entries, err := join(header, rows)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", tablePath, err)
 	}
 	return []file{
 		{"real_gen.h", emitReal(entries)},

@@ -1,4 +1,5 @@
-package main
+// Package table joins the CUDA driver's header with the hand-written hook table: every entry point with its class.
+package table
 
 import (
 	"errors"
@@ -12,13 +13,13 @@ import (
 	"strings"
 )
 
-// A param is one parameter of a prototype: its C type and its name.
-type param struct{ ctype, name string }
+// A Param is one parameter of a prototype: its C type and its name.
+type Param struct{ Type, Name string }
 
 // A proto is one entry point of the header.
 type proto struct {
-	name   string // the exported symbol: cuMemcpyHtoDAsync_v2_ptsz
-	params []param
+	name   string
+	params []Param
 }
 
 // A header is what cuda.h and cudaTypedefs.h declare.
@@ -98,12 +99,12 @@ func parseHeader(text, types string) (*header, error) {
 	return h, nil
 }
 
-func parseParams(list string) ([]param, error) {
+func parseParams(list string) ([]Param, error) {
 	list = strings.Join(strings.Fields(list), " ")
 	if list == "" || list == "void" {
 		return nil, nil
 	}
-	var out []param
+	var out []Param
 	for _, one := range strings.Split(list, ",") {
 		one = strings.TrimSpace(one)
 		i := len(one)
@@ -113,7 +114,7 @@ func parseParams(list string) ([]param, error) {
 		if i == 0 || i == len(one) {
 			return nil, fmt.Errorf("parameter %q has no name", one)
 		}
-		out = append(out, param{ctype: strings.TrimSpace(one[:i]), name: one[i:]})
+		out = append(out, Param{Type: strings.TrimSpace(one[:i]), Name: one[i:]})
 	}
 	return out, nil
 }
