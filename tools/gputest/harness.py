@@ -43,7 +43,7 @@ def start(mode, cmd, env=None, out=subprocess.PIPE, err=None, mps=None):
     """Starts cmd in a process group of its own. mode: native, mps or heddle."""
     e = base_env(); e.update(env or {}); e["GT_START"] = repr(time.time())
     if mode == "mps": e.update(mps.env)
-    if mode == "heddle": cmd = [HEDDLE, "run", "--"] + cmd
+    if mode == "heddle": cmd = [HEDDLE, "run", "--require", "--"] + cmd  # never a native run by mistake
     p = subprocess.Popen(cmd, env=e, stdout=out, stderr=err or subprocess.STDOUT, text=True, start_new_session=True, stdin=subprocess.DEVNULL); p.t0 = time.time(); live.append(p); return p
 
 

@@ -72,7 +72,13 @@ for i in sorted(ks):
             try: t = subprocess.run([cod, "-sass", "-fun", n, p], capture_output=True, text=True, timeout=12).stdout
             except subprocess.TimeoutExpired: tot["disassembly timed out"] += 1; continue
             sass += 1
-            used = {c4.get(int(x, 16), "?") for x in re.findall(r"c\[0x4\]\[(0x[0-9a-f]+)\]", t)}; nm = {q[0] for q in real}
+            used = {c4.get(int(x, 16), "?") for x in re.findall(r"c\[0x4\]\[(0x[0-9a-f]+)\]", t)}; last = {}
+            for l in t.splitlines():                       # the index may be a register that was just set
+                for r in re.findall(r"c\[0x4\]\[(U?R\d+)\]", l): used.add(c4.get(last.get(r), "?"))
+                mv = re.search(r"MOV(?:\.U32)? (U?R\d+),(?: U?RZ, U?RZ,)? (0x[0-9a-f]+)", l)
+                if mv: last[mv.group(1)] = int(mv.group(2), 16)
+            if "?" in used: tot["kernels with a bank-4 address not resolved"] += 1
+            nm = {q[0] for q in real}
             if used & nm: tot["kernels that use a named global"] += 1; names["global"].append((n[:40], sorted(used & nm)[0][:40]))
             if "c[0x3]" in t: tot["kernels that use constant bank 3"] += 1
             if re.search(r"\b(TEX|TLD|TLD4|TXQ|SULD|SUST)\b", t): tot["kernels with texture or surface instructions"] += 1
