@@ -76,6 +76,8 @@ void heddle_session_close(struct heddle_session *s, enum heddle_native_reason wh
 // In the child of a fork whose parent had initialised CUDA: forget every session, close its fds, unmap its files. Called from
 // pthread_atfork (hooks/), hooks are off by then; async-signal-safe calls only, takes no lock (another thread may have held it).
 void heddle_session_forked(void);
+// A context was destroyed or reset: what was registered in it is registered anew at the next use. Called by memory/.
+void heddle_session_context_gone(CUcontext context);
 // Counters by reason (process wide); printed at exit with HEDDLE_LOG=stats.
 void heddle_count_native(enum heddle_native_reason why);
 

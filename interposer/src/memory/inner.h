@@ -1,0 +1,144 @@
+// What the files of memory/ share. Nobody else includes this; the rest of the library sees memory.h.
+//
+// Lock order: one struct heddle_memory's lock is a leaf. No driver call, request, or wait happens under it, because draining may
+// call heddle_memory_collect, which takes it. Of order/ only the two questions about points are asked under it.
+#ifndef HEDDLE_MEMORY_INNER_H
+#define HEDDLE_MEMORY_INNER_H
+
+#include <cuda.h>
+#include <pthread.h>
+
+#include "../order.h"
+#include "heap.h"
+#include "memory.h"
+#include "ranges.h"
+
+#define HEDDLE_GRANULE (UINT64_C(2) << 20) // cuMemGetAllocationGranularity of every GPU so far; checked at attach
+#define HEDDLE_UNIT UINT64_C(512)          // alignment of every allocation we serve (the driver's own: 256 or 512)
+#define HEDDLE_REGIONS 64
+
+enum heddle_segment_kind {
+  HEDDLE_SEGMENT_DEVICE, // cuMemAlloc and friends
+  HEDDLE_SEGMENT_STREAM, // stream-ordered allocations
+  HEDDLE_SEGMENT_CLIENT, // mapped by the client itself with cuMemMap
+  HEDDLE_SEGMENT_HOST,   // shared host memory
+};
+
+// One piece of physical memory at its place in a region. Structs are recycled, never freed: lock-free readers may hold one.
+struct heddle_segment {
+  _Atomic uint64_t base, bytes;
+  _Atomic uint32_t kind;
+  CUmemGenericAllocationHandle handle; // ours; of CLIENT segments the client's, not owned
+  struct heddle_span *span;            // in the heap of its kind; NULL for CLIENT and for cached segments
+  struct heddle_block *place;          // its addresses in memory->space (device kinds only)
+  struct heddle_segment *next;         // cache or recycling list
+};
+
+// A window of addresses with one slot per granule, which says what segment lies there.
+struct heddle_region {
+  uint64_t base, bytes;
+  bool host;
+  struct heddle_memory *memory;
+  _Atomic(struct heddle_segment *) *slots;
+};
+
+// A stream-ordered block that was freed but may still be in use by earlier work of its lane.
+struct heddle_pending {
+  struct heddle_block *block;
+  struct heddle_point point;
+};
+struct heddle_pending_list {
+  struct heddle_pending *entries; // oldest first
+  size_t count, capacity;
+};
+
+// The memory of one device of this process.
+struct heddle_memory {
+  pthread_mutex_t lock;
+  struct heddle_session *session;
+  CUdevice device;
+  struct heddle_heap space;   // addresses of the windows, in granules
+  struct heddle_heap blocks;  // HEDDLE_SEGMENT_DEVICE
+  struct heddle_heap stream;  // HEDDLE_SEGMENT_STREAM
+  struct heddle_heap host;    // HEDDLE_SEGMENT_HOST
+  struct heddle_segment *cached; // mapped, shared with the executor, unused: served again before a new one is made
+  struct heddle_segment *recycled;
+  uint64_t cached_bytes;
+  uint64_t cache_limit;       // bytes of cached segments kept
+  uint64_t device_bytes;
+  bool rdma;                  // the device supports GPUDirect RDMA with mapped memory
+  struct heddle_pending_list pending;
+  uint64_t stream_keep;       // release threshold: bytes that the stream heap may keep beyond what is in use
+  uint64_t stream_high;       // most bytes the stream heap ever held
+};
+
+// ---- where.c ----
+extern struct heddle_region heddle_regions[HEDDLE_REGIONS];
+extern _Atomic uint32_t heddle_region_count;
+// Registered host memory, managed and foreign device memory, globals: value = enum heddle_where | device << 8.
+extern struct heddle_ranges heddle_side_ranges;
+// The region and segment of an address, NULL when it is in no region / no segment. Lock-free.
+struct heddle_region *heddle_region_find(uint64_t address);
+struct heddle_segment *heddle_segment_find(struct heddle_region *region, uint64_t address);
+// Publishes or clears the segment's granules.
+void heddle_segment_publish(struct heddle_region *region, struct heddle_segment *s);
+void heddle_segment_unpublish(struct heddle_region *region, struct heddle_segment *s);
+// Adds a region; false when the table is full or host memory ran out.
+bool heddle_region_add(struct heddle_memory *m, uint64_t base, uint64_t bytes, bool host);
+// Device memory that the driver serves behind us: kernels that touch it must run natively.
+void heddle_foreign_add(CUdevice device, CUdeviceptr address, size_t bytes);
+void heddle_foreign_drop(CUdeviceptr address);
+
+// ---- window.c ----
+// The memory of an attached session, or of a device that once had one; NULL when there never was.
+struct heddle_memory *heddle_memory_of(struct heddle_session *s);
+struct heddle_memory *heddle_memory_of_device(CUdevice device);
+// Addresses for `bytes` (multiple of the granule); asks for another window when the present ones are full. NULL: none.
+struct heddle_block *heddle_window_take(struct heddle_memory *m, uint64_t bytes, uint64_t align);
+// The same at a place of the caller's choosing.
+struct heddle_block *heddle_window_take_at(struct heddle_memory *m, uint64_t address, uint64_t bytes);
+void heddle_window_give(struct heddle_memory *m, struct heddle_block *place);
+
+// ---- segment.c ----
+// Physical memory at a window address, mapped here and in the executor. Driver calls: the lock must not be held.
+// CUDA_ERROR_OUT_OF_MEMORY after everything cached was given up; other codes: the caller turns to the real driver.
+CUresult heddle_segment_make(struct heddle_memory *m, enum heddle_segment_kind kind, uint64_t bytes, struct heddle_segment **made);
+// Unmaps here and in the executor and gives the memory back. The caller has drained.
+void heddle_segment_drop(struct heddle_memory *m, struct heddle_segment *s);
+// Sends a segment's handle to the daemon. False: the executor does not have it.
+bool heddle_segment_share(struct heddle_memory *m, uint64_t address, uint64_t bytes, CUmemGenericAllocationHandle handle);
+struct heddle_segment *heddle_segment_new(struct heddle_memory *m); // lock held; NULL: no host memory
+void heddle_segment_recycle(struct heddle_memory *m, struct heddle_segment *s); // lock held
+// Gives back every unused segment; waits for the client's forwarded work first. Returns the bytes freed.
+uint64_t heddle_memory_trim(struct heddle_memory *m);
+// After a span became wholly free (lock held): the segment goes to the cache; *drop receives a list of segments that are too
+// many and must be dropped once the lock is released (heddle_segment_drop_list).
+void heddle_segment_retire(struct heddle_memory *m, struct heddle_heap *h, struct heddle_span *span, struct heddle_segment **drop);
+void heddle_segment_drop_list(struct heddle_memory *m, struct heddle_segment *list);
+
+// ---- alloc.c ----
+// A block of device memory. flags and pool are recorded with it.
+CUresult heddle_device_alloc(struct heddle_memory *m, size_t bytes, CUdeviceptr *address);
+// Next number for CU_POINTER_ATTRIBUTE_BUFFER_ID.
+uint64_t heddle_buffer_id(void);
+// Finds the allocated block of an address under the lock, which stays held when a block is returned (unlock m->lock).
+struct heddle_block *heddle_block_locked(uint64_t address, struct heddle_memory **m, struct heddle_segment **s);
+enum { HEDDLE_BLOCK_FREEING = 0x80000000u }; // in block->flags: somebody frees it; and of host blocks the CU_MEMHOSTALLOC_ bits
+
+// ---- async.c ----
+// Makes freed blocks available whose lane has passed (lock held).
+void heddle_stream_collect_locked(struct heddle_memory *m);
+// Takes all pending blocks, so that the caller can drain without the lock and then free them (lock held at both calls).
+struct heddle_pending_list heddle_stream_detach_locked(struct heddle_memory *m);
+void heddle_stream_release_locked(struct heddle_memory *m, struct heddle_pending_list list);
+
+// ---- pool.c ----
+// Whether allocations of a pool come from our segments (device memory that nobody exports), and its accounts.
+bool heddle_pool_served(CUmemoryPool pool, CUdevice device);
+void heddle_pool_account(CUmemoryPool pool, int64_t bytes);
+
+// ---- host.c ----
+// Unmaps and unregisters a shared host segment here and in the executor. The caller has drained; the lock is not held.
+void heddle_host_drop(struct heddle_memory *m, struct heddle_segment *s);
+
+#endif
