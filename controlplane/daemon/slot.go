@@ -177,6 +177,9 @@ func (sl *slot) restore(p *executorProcess, s *session, restart bool) error {
 	if s.closed {
 		return nil
 	}
+	st := s.file.Status()
+	atomic.StoreUint32(&st.ExecutorPID, uint32(p.pid()))
+	atomic.StoreUint32(&st.Epoch, sl.epoch)
 	if err := p.attach(s); err != nil {
 		return err
 	}
@@ -220,9 +223,6 @@ func (sl *slot) restore(p *executorProcess, s *session, restart bool) error {
 	if _, err := p.call(s.id, shm.TypeResume, nil, nil); err != nil {
 		return fmt.Errorf("resume: %w", err)
 	}
-	st := s.file.Status()
-	atomic.StoreUint32(&st.ExecutorPID, uint32(p.pid()))
-	atomic.StoreUint32(&st.Epoch, sl.epoch)
 	s.file.SetState(shm.StateLive)
 	s.file.WakeAll()
 	return nil

@@ -1,0 +1,667 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/heddle-gpu/heddle/controlplane/admin"
+	"github.com/heddle-gpu/heddle/controlplane/runtimedir"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// This binary stands in for `heddle executor` (and, in TestClientDeath, for a
+// client process): what is under test is the supervisor's side of the wire.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "executor" {
+		os.Exit(fakeExecutor())
+	}
+	if len(os.Args) > 2 && os.Args[1] == "client" {
+		os.Exit(clientProcess(os.Args[2]))
+	}
+	before := countFds()
+	code := m.Run()
+	if after := countFds(); code == 0 && after > before {
+		fmt.Fprintf(os.Stderr, "fds leaked: %d before, %d after\n", before, after)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func countFds() int {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, e := range entries {
+		// The runtime's own epoll and eventfd come with the first socket.
+		if to, err := os.Readlink("/proc/self/fd/" + e.Name()); err == nil && !strings.HasPrefix(to, "anon_inode:[event") {
+			n++
+		}
+	}
+	return n
+}
+
+// fakeExecutor answers every request with OK and keeps what it was told, which
+// STATS gives away. A kernel named "die" ends it; "refuse" is refused.
+func fakeExecutor() int {
+	conn, err := shm.NewConn(3)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if f := os.Getenv("FAKE_EXECUTOR_FAILS"); f != "" {
+		fmt.Fprintln(os.Stderr, f)
+		return 2
+	}
+	var told bytes.Buffer
+	files := map[uint64]*shm.SessionFile{}
+	for {
+		m, err := conn.Recv(time.Time{})
+		if err != nil {
+			return 0
+		}
+		status, body, tail := uint16(shm.StatusOK), []byte(nil), []byte(nil)
+		line := fmt.Sprintf("%s client=%d fds=%d", shm.TypeName(m.Type), m.ClientID, len(m.Fds))
+		switch m.Type {
+		case shm.TypeAttach:
+			f, err := shm.OpenSessionFile(m.Fds[0])
+			if err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+			files[m.ClientID] = f
+			m.Fds = m.Fds[1:]
+		case shm.TypeSegment, shm.TypeHostSegment, shm.TypeSegmentDrop, shm.TypeHostSegmentDrop:
+			r, _ := shm.Decode[shm.Range](m.Body)
+			line += fmt.Sprintf(" %#x+%#x", r.Address, r.Bytes)
+			body = m.Body
+		case shm.TypeImage:
+			r, _ := shm.Decode[shm.Image](m.Body)
+			b := make([]byte, r.Bytes)
+			unix.Pread(m.Fds[0], b, 0)
+			line += fmt.Sprintf(" id=%d content=%q", r.ImageID, b)
+			body = m.Body
+		case shm.TypeKernel:
+			r, _ := shm.Decode[shm.Kernel](m.Body)
+			line += fmt.Sprintf(" image=%d kernel=%d name=%s", r.ImageID, r.KernelID, m.Tail)
+			body = m.Body
+			switch string(m.Tail) {
+			case "die":
+				if files[m.ClientID].Status().Epoch < 2 { // the successor survives it
+					return 3
+				}
+			case "refuse":
+				status, tail = shm.StatusRefused, []byte("it prints")
+			}
+		case shm.TypeGlobal:
+			body = shm.Encode(shm.Range{Address: 0x7000, Bytes: 8})
+		case shm.TypeFuncAttr, shm.TypeLimit:
+			r, _ := shm.Decode[shm.Setting](m.Body)
+			line += fmt.Sprintf(" kernel=%d what=%d value=%d", r.KernelID, r.What, r.Value)
+			body = m.Body
+		case shm.TypeStats:
+			tail = []byte(`{"told":` + quote(told.String()) + `}`)
+		}
+		m.CloseFds()
+		fmt.Fprintln(&told, line)
+		reply := m.Reply(status, body)
+		reply.Tail = tail
+		if err := conn.Send(reply); err != nil {
+			return 0
+		}
+	}
+}
+
+func quote(s string) string { return fmt.Sprintf("%q", s) }
+
+// clientProcess says hello, tells its parent, and waits to be killed.
+func clientProcess(dir string) int {
+	c, err := dial(dir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println(c.welcome.ClientID)
+	select {}
+}
+
+type harness struct {
+	t    *testing.T
+	dir  string
+	conn *admin.Conn
+	end  func()
+}
+
+func start(t *testing.T, change ...func(*Config)) *harness {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "hd") // short: socket paths are bounded
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ready := make(chan struct{})
+	config := Config{Dir: dir, Executable: os.Args[0], Version: "test", Ready: func() { close(ready) }, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	if testing.Verbose() {
+		config.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	for _, f := range change {
+		f(&config)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- Run(ctx, config) }()
+	select {
+	case <-ready:
+	case err := <-ended:
+		t.Fatalf("the daemon ended: %v", err)
+	}
+	var once sync.Once
+	h := &harness{t: t, dir: dir, conn: admin.DialDir(dir)}
+	h.end = func() {
+		once.Do(func() {
+			cancel()
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Error("the daemon does not leave")
+			}
+			os.RemoveAll(dir)
+		})
+	}
+	t.Cleanup(h.end)
+	return h
+}
+
+// client is a Go stand-in for libheddle.so's side of the socket.
+type client struct {
+	conn    *shm.Conn
+	file    *shm.SessionFile
+	bell    *shm.Doorbell
+	welcome shm.Welcome
+	request uint32
+}
+
+func dial(dir string) (*client, error) {
+	conn, err := shm.Dial(filepath.Join(dir, runtimedir.ClientSocket), time.Second)
+	if err != nil {
+		return nil, err
+	}
+	c := &client{conn: conn}
+	hello := shm.Hello{Version: shm.Version, PID: uint32(os.Getpid()), LayoutHash: shm.LayoutHash, DeviceUUID: [16]byte{1, 2, 3}, DeviceBytes: 80 << 30}
+	copy(hello.Label[:], "a\x1blabel")
+	m, err := c.ask(shm.TypeHello, shm.Encode(hello), nil)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	if m.Status != shm.StatusOK {
+		conn.Close()
+		return nil, fmt.Errorf("status %d: %s", m.Status, m.Tail)
+	}
+	if c.welcome, err = shm.Decode[shm.Welcome](m.Body); err != nil {
+		return nil, err
+	}
+	fds, err := m.TakeFds(2)
+	if err != nil {
+		return nil, err
+	}
+	if c.file, err = shm.OpenSessionFile(fds[0]); err != nil {
+		return nil, err
+	}
+	if c.bell, err = shm.OpenDoorbell(fds[1]); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (h *harness) dial() *client {
+	h.t.Helper()
+	c, err := dial(h.dir)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(c.close)
+	return c
+}
+
+func (c *client) close() {
+	c.conn.Close()
+	if c.file != nil {
+		c.file.Close()
+		c.bell.Close()
+		c.file = nil
+	}
+}
+
+func (c *client) ask(typ uint16, body, tail []byte, fds ...int) (shm.Message, error) {
+	c.request++
+	if err := c.conn.Send(shm.Message{Type: typ, Request: c.request, Body: body, Tail: tail, Fds: fds}); err != nil {
+		return shm.Message{}, err
+	}
+	m, err := c.conn.Recv(time.Now().Add(20 * time.Second))
+	if err == nil && (m.Request != c.request || m.Type != typ|shm.ReplyBit) {
+		err = fmt.Errorf("answer %s %d to request %s %d", shm.TypeName(m.Type), m.Request, shm.TypeName(typ), c.request)
+	}
+	return m, err
+}
+
+func (c *client) must(t *testing.T, typ uint16, body, tail []byte, fds ...int) shm.Message {
+	t.Helper()
+	m, err := c.ask(typ, body, tail, fds...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Status != shm.StatusOK {
+		t.Fatalf("%s: %s: %s", shm.TypeName(typ), statusName(m.Status), m.Tail)
+	}
+	return m
+}
+
+// send gives the daemon an image as libheddle.so does and returns its id.
+func (c *client) image(t *testing.T, content string) uint64 {
+	t.Helper()
+	b := []byte(content)
+	img := shm.Image{Hash0: shm.Hash64(b, 0), Hash1: shm.Hash64(b, 1), Bytes: uint64(len(b))}
+	m, err := c.ask(shm.TypeImageQuery, shm.Encode(img), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Status == shm.StatusNeed {
+		fds, err := m.TakeFds(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unix.Pwrite(fds[0], b, 0)
+		unix.Close(fds[0])
+		m = c.must(t, shm.TypeImageFilled, shm.Encode(img), nil)
+	}
+	got, err := shm.Decode[shm.Image](m.Body)
+	if err != nil || got.ImageID == 0 {
+		t.Fatalf("image %+v: %v", got, err)
+	}
+	return got.ImageID
+}
+
+// told is everything that the present executor heard.
+func (h *harness) told() string {
+	h.t.Helper()
+	s, err := h.conn.Status(context.Background())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, e := range s.Executors {
+		b.Write(bytes.ReplaceAll(bytes.ReplaceAll(e.Counters, []byte(`\n`), []byte("\n")), []byte(`\"`), []byte(`"`)))
+	}
+	return b.String()
+}
+
+// eventually waits for a state that another process brings about.
+func eventually(t *testing.T, what string, reached func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !reached() {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not happen: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func (c *client) state() uint32 { return atomic.LoadUint32(&c.file.Status().State) }
+
+func TestASuccessorIsToldEverything(t *testing.T) {
+	h := start(t)
+	c := h.dial()
+	eventually(t, "live", func() bool { return c.state() == shm.StateLive })
+
+	fd, err := shm.CreateSealedMemfd("segment", segmentAlign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	at := c.welcome.WindowBase + 4*segmentAlign
+	gone := at + 8*segmentAlign
+	c.must(t, shm.TypeSegment, shm.Encode(shm.Range{Address: at, Bytes: segmentAlign}), nil, fd)
+	c.must(t, shm.TypeSegment, shm.Encode(shm.Range{Address: gone, Bytes: segmentAlign}), nil, fd)
+	c.must(t, shm.TypeSegmentDrop, shm.Encode(shm.Range{Address: gone, Bytes: segmentAlign}), nil)
+	m := c.must(t, shm.TypeHostSegment, shm.Encode(shm.Range{Bytes: 5000}), nil)
+	hostRange, _ := shm.Decode[shm.Range](m.Body)
+	if len(m.Fds) != 1 || hostRange.Bytes != 8192 || hostRange.Address < c.welcome.HostBase {
+		t.Fatalf("host segment %+v with %d fds", hostRange, len(m.Fds))
+	}
+	m.CloseFds()
+	img := c.image(t, "code")
+	for i, name := range []string{"first", "second"} {
+		m := c.must(t, shm.TypeKernel, shm.Encode(shm.Kernel{ImageID: img}), []byte(name))
+		if k, _ := shm.Decode[shm.Kernel](m.Body); k.KernelID != uint32(i+1) {
+			t.Fatalf("kernel id %d", k.KernelID)
+		}
+	}
+	m, err = c.ask(shm.TypeKernel, shm.Encode(shm.Kernel{ImageID: img}), []byte("refuse"))
+	if err != nil || m.Status != shm.StatusRefused || string(m.Tail) != "it prints" {
+		t.Fatalf("%v %v %s", err, m.Status, m.Tail)
+	}
+	c.must(t, shm.TypeFuncAttr, shm.Encode(shm.Setting{KernelID: 2, What: 8, Value: 99}), nil)
+	c.must(t, shm.TypeLimit, shm.Encode(shm.Setting{What: 0, Value: 4096}), nil)
+
+	// The fourth kernel kills the first executor in the middle of the request.
+	m = c.must(t, shm.TypeKernel, shm.Encode(shm.Kernel{ImageID: img}), []byte("die"))
+	if k, _ := shm.Decode[shm.Kernel](m.Body); k.KernelID != 4 {
+		t.Fatalf("kernel id %d", k.KernelID)
+	}
+	if c.state() != shm.StateLive || atomic.LoadUint32(&c.file.Status().Epoch) != 2 {
+		t.Fatalf("state %d epoch %d", c.state(), c.file.Status().Epoch)
+	}
+	told := h.told()
+	for _, want := range []string{
+		"ATTACH client=1 fds=2", fmt.Sprintf("SEGMENT client=1 fds=1 %#x+0x200000", at), fmt.Sprintf("HOST_SEGMENT client=1 fds=1 %#x+0x2000", hostRange.Address),
+		`IMAGE client=0 fds=1 id=1 content=`, "image=1 kernel=1 name=first", "image=1 kernel=2 name=second", "image=1 kernel=4 name=die",
+		"FUNC_ATTR client=1 fds=0 kernel=2 what=8 value=99", "LIMIT client=1 fds=0 kernel=0 what=0 value=4096", "RESUME client=1",
+	} {
+		if !strings.Contains(told, want) {
+			t.Errorf("the successor was not told %q; it heard:\n%s", want, told)
+		}
+	}
+	for _, not := range []string{fmt.Sprintf("%#x", gone), "name=refuse"} {
+		if strings.Contains(told, not) {
+			t.Errorf("the successor heard %q", not)
+		}
+	}
+}
+
+func TestLostGlobalsAreAnErrorAndNotASurprise(t *testing.T) {
+	h := start(t)
+	c := h.dial()
+	img := c.image(t, "code")
+	c.must(t, shm.TypeGlobal, shm.Encode(shm.Kernel{ImageID: img}), []byte("counter"))
+	c.must(t, shm.TypeKernel, shm.Encode(shm.Kernel{ImageID: img}), []byte("die"))
+	st := c.file.Status()
+	if atomic.LoadUint32(&st.Error) != cudaErrorLaunchFailed || atomic.LoadUint32(&st.ErrorReason) != shm.ReasonLostGlobals {
+		t.Fatalf("error %d reason %d", st.Error, st.ErrorReason)
+	}
+}
+
+func TestImagesAreSharedByContentAndCheckedByTheDaemon(t *testing.T) {
+	h := start(t)
+	a, b := h.dial(), h.dial()
+	id := a.image(t, "the same")
+	if got := b.image(t, "the same"); got != id {
+		t.Fatalf("image ids %d and %d", id, got)
+	}
+	// A client that announces one content and sends another.
+	lie := shm.Image{Hash0: 1, Hash1: 2, Bytes: 4}
+	m, err := a.ask(shm.TypeImageQuery, shm.Encode(lie), nil)
+	if err != nil || m.Status != shm.StatusNeed {
+		t.Fatal(err, m.Status)
+	}
+	unix.Pwrite(m.Fds[0], []byte("evil"), 0)
+	m.CloseFds()
+	if m, err = a.ask(shm.TypeImageFilled, shm.Encode(lie), nil); err != nil || m.Status == shm.StatusOK {
+		t.Fatal("a false hash was accepted", err)
+	}
+	// A client that keeps a writable mapping could change the bytes afterwards.
+	bytes4 := []byte("good")
+	img := shm.Image{Hash0: shm.Hash64(bytes4, 0), Hash1: shm.Hash64(bytes4, 1), Bytes: 4}
+	if m, err = a.ask(shm.TypeImageQuery, shm.Encode(img), nil); err != nil {
+		t.Fatal(err)
+	}
+	mem, err := unix.Mmap(m.Fds[0], 0, 4, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(mem, bytes4)
+	m.CloseFds()
+	if m, err = a.ask(shm.TypeImageFilled, shm.Encode(img), nil); err != nil || m.Status == shm.StatusOK {
+		t.Fatal("an image with a writable mapping was accepted", err)
+	}
+	unix.Munmap(mem)
+}
+
+func TestBadRequestsAreRefusedAndCostNothing(t *testing.T) {
+	h := start(t)
+	c := h.dial()
+	fd, err := shm.CreateSealedMemfd("segment", segmentAlign)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	w := c.welcome.WindowBase
+	c.must(t, shm.TypeSegment, shm.Encode(shm.Range{Address: w, Bytes: segmentAlign}), nil, fd)
+	for name, r := range map[string]shm.Range{
+		"outside": {Address: w - segmentAlign, Bytes: segmentAlign}, "odd": {Address: w + 4096, Bytes: segmentAlign}, "empty": {Address: w + segmentAlign},
+		"overlap": {Address: w, Bytes: 2 * segmentAlign}, "overflow": {Address: ^uint64(0) &^ (segmentAlign - 1), Bytes: segmentAlign}, "huge": {Address: w, Bytes: 1 << 63},
+	} {
+		m, err := c.ask(shm.TypeSegment, shm.Encode(r), nil, fd)
+		if err != nil || m.Status != shm.StatusInvalid || len(m.Tail) == 0 {
+			t.Errorf("%s: %v %s %q", name, err, statusName(m.Status), m.Tail)
+		}
+	}
+	for _, typ := range []uint16{shm.TypeSegmentDrop, shm.TypeHostSegmentDrop} {
+		if m, err := c.ask(typ, shm.Encode(shm.Range{Address: w + segmentAlign, Bytes: segmentAlign}), nil); err != nil || m.Status != shm.StatusInvalid {
+			t.Errorf("%s: %v %d", shm.TypeName(typ), err, m.Status)
+		}
+	}
+	for _, tail := range [][]byte{nil, bytes.Repeat([]byte("x"), maxNameBytes+1)} {
+		if m, err := c.ask(shm.TypeKernel, shm.Encode(shm.Kernel{ImageID: 1}), tail); err != nil || m.Status == shm.StatusOK {
+			t.Errorf("kernel name of %d bytes: %v %d", len(tail), err, m.Status)
+		}
+	}
+	if m, err := c.ask(shm.TypeKernel, shm.Encode(shm.Kernel{ImageID: 77}), []byte("k")); err != nil || m.Status == shm.StatusOK {
+		t.Error("a kernel of an unknown image", err)
+	}
+	if m, err := c.ask(shm.TypeFuncAttr, shm.Encode(shm.Setting{KernelID: 9}), nil); err != nil || m.Status == shm.StatusOK {
+		t.Error("an attribute of an unknown kernel", err)
+	}
+	if m, err := c.ask(shm.TypeHostSegment, shm.Encode(shm.Range{Bytes: 1 << 50}), nil); err != nil || m.Status != shm.StatusNoMemory {
+		t.Error("an endless host segment", err)
+	}
+	// What only the daemon says to an executor.
+	if m, err := c.ask(shm.TypeResume, nil, nil); err != nil || m.Status != shm.StatusInvalid {
+		t.Error("RESUME from a client", err)
+	}
+	// The session still works.
+	c.must(t, shm.TypeSegment, shm.Encode(shm.Range{Address: w + segmentAlign, Bytes: segmentAlign}), nil, fd)
+}
+
+func TestHelloOfAnotherBuildIsRefusedWithTheRemedy(t *testing.T) {
+	h := start(t)
+	conn, err := shm.Dial(filepath.Join(h.dir, runtimedir.ClientSocket), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c := &client{conn: conn}
+	m, err := c.ask(shm.TypeHello, shm.Encode(shm.Hello{Version: shm.Version, LayoutHash: 1}), nil)
+	if err != nil || m.Status != shm.StatusVersion || !strings.Contains(string(m.Tail), "heddle drain") {
+		t.Fatalf("%v %d %s", err, m.Status, m.Tail)
+	}
+}
+
+func TestClientDeathIsSeenWhileAForkedChildHoldsTheSocket(t *testing.T) {
+	h := start(t)
+	// The shell is the socket's holder's parent: we kill the client itself.
+	cmd := exec.Command(os.Args[0], "client", h.dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var id uint64
+	if _, err := fmt.Fscan(out, &id); err != nil {
+		t.Fatal(err)
+	}
+	held := pidfdGetfd(t, cmd.Process.Pid) // as a forked child would
+	defer closeFds(held)
+	cmd.Process.Kill()
+	cmd.Wait()
+	eventually(t, "the session is gone", func() bool {
+		s, err := h.conn.Status(context.Background())
+		return err == nil && len(s.Clients) == 0
+	})
+	if told := h.told(); !strings.Contains(told, fmt.Sprintf("DETACH client=%d", id)) {
+		t.Errorf("the executor was not told; it heard:\n%s", told)
+	}
+}
+
+// pidfdGetfd duplicates every socket of a process into this one.
+func pidfdGetfd(t *testing.T, pid int) []int {
+	t.Helper()
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var held []int
+	for _, e := range entries {
+		var n int
+		fmt.Sscan(e.Name(), &n)
+		if to, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", pid, n)); strings.HasPrefix(to, "socket:") {
+			if fd, err := unix.PidfdGetfd(pidfd, n, 0); err == nil {
+				held = append(held, fd)
+			}
+		}
+	}
+	if len(held) == 0 {
+		t.Fatal("the client has no socket to hold")
+	}
+	return held
+}
+
+func TestAddressesAreGivenBack(t *testing.T) {
+	h := start(t)
+	a := h.dial()
+	first := a.welcome.WindowBase
+	b := h.dial()
+	if b.welcome.WindowBase == first || b.welcome.HostBase == a.welcome.HostBase {
+		t.Fatal("two clients share a window")
+	}
+	a.close()
+	eventually(t, "one client left", func() bool {
+		s, err := h.conn.Status(context.Background())
+		return err == nil && len(s.Clients) == 1
+	})
+	eventually(t, "the window is used again", func() bool {
+		c, err := dial(h.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.close()
+		return c.welcome.WindowBase == first
+	})
+}
+
+func TestASecondDaemonIsRefused(t *testing.T) {
+	h := start(t)
+	err := Run(context.Background(), Config{Dir: h.dir, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	if !errors.Is(err, ErrAnotherDaemon) {
+		t.Fatal(err)
+	}
+	h.dial() // the first one still serves
+}
+
+func TestStopTellsClientsToFinishAlone(t *testing.T) {
+	h := start(t)
+	c := h.dial()
+	eventually(t, "live", func() bool { return c.state() == shm.StateLive })
+	h.end()
+	if c.state() != shm.StateClosed {
+		t.Fatalf("state %d after the daemon left", c.state())
+	}
+}
+
+func TestExecutorsThatCannotLiveAreGivenUp(t *testing.T) {
+	t.Setenv("FAKE_EXECUTOR_FAILS", "no device here")
+	h := start(t)
+	c, err := dial(h.dir)
+	if err != nil {
+		// The executors were given up before the hello came: then the hello says why.
+		if !strings.Contains(err.Error(), "no device here") {
+			t.Fatal(err)
+		}
+		return
+	}
+	defer c.close()
+	eventually(t, "closed", func() bool { return c.state() == shm.StateClosed })
+	if m, err := c.ask(shm.TypeHostSegment, shm.Encode(shm.Range{Bytes: 4096}), nil); err != nil || m.Status != shm.StatusClosing {
+		t.Fatalf("%v %d", err, m.Status)
+	}
+}
+
+func TestIdleExit(t *testing.T) {
+	left := make(chan struct{})
+	h := start(t, func(c *Config) { c.IdleExit = 50 * time.Millisecond })
+	go func() {
+		for listensAt(h.dir) {
+			time.Sleep(10 * time.Millisecond)
+		}
+		close(left)
+	}()
+	select {
+	case <-left:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the daemon stays without clients")
+	}
+}
+
+func listensAt(dir string) bool {
+	c, err := shm.Dial(filepath.Join(dir, runtimedir.ClientSocket), time.Second)
+	if err != nil {
+		return false
+	}
+	c.Close()
+	return true
+}
+
+func TestDrainWaitsForTheLastClient(t *testing.T) {
+	h := start(t)
+	c := h.dial()
+	if err := h.conn.Drain(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dial(h.dir); err == nil || !strings.Contains(err.Error(), "draining") {
+		t.Fatalf("a new client: %v", err)
+	}
+	c.image(t, "still served")
+	c.close()
+	eventually(t, "the daemon left", func() bool { return !listensAt(h.dir) })
+}
+
+func TestSilentAndBabblingConnections(t *testing.T) {
+	h := start(t)
+	for range 64 {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Connect(fd, &unix.SockaddrUnix{Name: filepath.Join(h.dir, runtimedir.ClientSocket)}); err != nil {
+			t.Fatal(err)
+		}
+		unix.Write(fd, bytes.Repeat([]byte{0xff}, 100))
+		unix.Close(fd)
+	}
+	h.dial().image(t, "fine")
+}
