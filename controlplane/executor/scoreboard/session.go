@@ -48,6 +48,11 @@ type Session struct {
 	// Memory is what ops may address.
 	Memory Ranges
 
+	// LanesDevice is the device address of the lane words.
+	LanesDevice uint64
+
+	failed   atomic.Uint64
+	events   events
 	lanes    []Lane
 	kernels  map[uint32]*Kernel
 	ops      []Op

@@ -1,0 +1,593 @@
+// Package issue hands words to the driver: streams, the order between them, and the threads that make the calls.
+//
+// The poller places a word on a stream and pushes commands; each stream belongs to one thread, so the commands of a stream stay
+// in order. Order between streams is an event recorded at the tail of one and waited for by the other; the waiting thread first
+// waits until the recording command was executed. Commands wait only for commands that were pushed earlier, and every queue is
+// served in order, so the threads cannot wait for one another in a circle. No stream ever waits for a word that a client writes.
+package issue
+
+import (
+	"fmt"
+	"math/bits"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/executor/word"
+	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// Driver is what issuing needs of a GPU; *gpu.Device is one.
+type Driver interface {
+	Bind() error
+	Launch(*gpu.Launch) gpu.Result
+	Memset(s gpu.Stream, dst, pitch, width, height uint64, element, value uint32) gpu.Result
+	Copy(s gpu.Stream, dst, src, bytes uint64) gpu.Result
+	CopyToDevice(s gpu.Stream, dst, host, bytes uint64) gpu.Result
+	CopyToHost(s gpu.Stream, host, src, bytes uint64) gpu.Result
+	Copy3D(s gpu.Stream, c *gpu.Copy3D) gpu.Result
+	WriteValue32(s gpu.Stream, address uint64, value uint32) gpu.Result
+	StreamCreate(priority int) (gpu.Stream, error)
+	StreamDestroy(s gpu.Stream) gpu.Result
+	StreamQuery(s gpu.Stream) gpu.Result
+	StreamWaitEvent(s gpu.Stream, e gpu.Event) gpu.Result
+	EventCreate(timed bool) (gpu.Event, gpu.Result)
+	EventDestroy(e gpu.Event) gpu.Result
+	EventRecord(e gpu.Event, s gpu.Stream) gpu.Result
+	EventQuery(e gpu.Event) gpu.Result
+	EventElapsed(start, end gpu.Event) (float32, gpu.Result)
+	SetFuncAttribute(f gpu.Function, attribute, value int) gpu.Result
+}
+
+// Bounds.
+const (
+	// MaxStreams is how many hardware connections a context has (CUDA_DEVICE_MAX_CONNECTIONS); more streams would share them, and
+	// urgent work would queue behind other work.
+	MaxStreams = 32
+	// MaxThreads is the most issue threads; the driver's locks let few more than four help.
+	MaxThreads = 16
+	// streamDepth bounds what a stream holds: the driver blocks the caller at about 1,024 pending launches.
+	streamDepth = 900
+	orderEvents = 512
+)
+
+// Options of New.
+type Options struct {
+	Threads int // issue threads, at least 1
+	Streams int // at most MaxStreams; 0: MaxStreams
+	// Least and Greatest are the context's stream priorities (greatest is the smaller number).
+	Least, Greatest int
+	// Spin is how long an idle thread spins before it sleeps.
+	Spin time.Duration
+}
+
+// Stream is one executor stream. Its counters belong to the poller.
+type Stream struct {
+	Handle gpu.Stream
+	Level  int
+	// Ops is how many ops are in flight on it, Lanes how many lanes have some.
+	Ops, Lanes int
+
+	extra  int // other commands since it was last empty
+	thread int
+}
+
+// orderEvent is an event for order between streams. It is free when command number of thread is executed.
+type orderEvent struct {
+	event  gpu.Event
+	thread int
+	number uint64
+}
+
+// Engine owns streams, threads and events. Unless said otherwise, methods are for the poller's thread.
+type Engine struct {
+	driver  Driver
+	threads []*thread
+	streams []Stream
+	levels  [][]int // stream indices of each level, most urgent level first
+	least   int
+	great   int
+	events  []orderEvent
+	at      int
+
+	fault    atomic.Int32
+	stopping atomic.Bool
+	done     sync.WaitGroup
+
+	// Words, Signals, Orders and Waits count what was pushed.
+	Words, Signals, Orders uint64
+}
+
+// New makes streams and starts the threads. The calling thread must be bound to the driver.
+func New(d Driver, o Options) (*Engine, error) {
+	if o.Streams <= 0 || o.Streams > MaxStreams {
+		o.Streams = MaxStreams
+	}
+	if o.Threads < 1 || o.Threads > MaxThreads || o.Greatest > o.Least {
+		return nil, fmt.Errorf("issue: %d threads, priorities %d to %d; expected 1 to %d threads, and greatest ≤ least", o.Threads, o.Greatest, o.Least, MaxThreads)
+	}
+	e := &Engine{driver: d, least: o.Least, great: o.Greatest}
+	for lvl, n := range spread(o.Streams, o.Least-o.Greatest+1) {
+		var ids []int
+		for range n {
+			h, err := d.StreamCreate(o.Greatest + lvl)
+			if err != nil {
+				e.destroy()
+				return nil, err
+			}
+			ids = append(ids, len(e.streams))
+			e.streams = append(e.streams, Stream{Handle: h, Level: lvl, thread: len(ids) % o.Threads})
+		}
+		e.levels = append(e.levels, ids)
+	}
+	for range orderEvents {
+		ev, r := d.EventCreate(false)
+		if r != gpu.Success {
+			e.destroy()
+			return nil, fmt.Errorf("issue: event for order between streams: %w", r)
+		}
+		e.events = append(e.events, orderEvent{event: ev})
+	}
+	ready := make(chan error, o.Threads)
+	for i := range o.Threads {
+		t := &thread{engine: e, index: i, spin: o.Spin}
+		e.threads = append(e.threads, t)
+	}
+	for _, t := range e.threads {
+		e.done.Add(1)
+		go t.run(ready)
+	}
+	for range e.threads {
+		if err := <-ready; err != nil {
+			e.Stop()
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// spread divides n streams over the levels: half for the least urgent one, where nearly all client streams are, the rest evenly.
+// Levels beyond the number of streams share the last one's.
+func spread(n, levels int) []int {
+	if levels > n {
+		levels = n
+	}
+	out := make([]int, levels)
+	rest := n
+	for i := range levels - 1 {
+		out[i] = max(1, n/2/(levels-1))
+		rest -= out[i]
+	}
+	out[levels-1] = rest
+	return out
+}
+
+// Levels is how many levels of urgency there are.
+func (e *Engine) Levels() int { return len(e.levels) }
+
+// Level maps a client's stream priority to a level, 0 the most urgent. Values beyond the context's range are clamped, as the
+// driver does.
+func (e *Engine) Level(priority int32) int {
+	return min(max(int(priority), e.great)-e.great, len(e.levels)-1)
+}
+
+// Streams is how many streams there are; Stream is one of them.
+func (e *Engine) Streams() int { return len(e.streams) }
+
+// Stream is stream i. Handle may be read by any thread.
+func (e *Engine) Stream(i int) *Stream { return &e.streams[i] }
+
+// Threads is how many issue threads there are.
+func (e *Engine) Threads() int { return len(e.threads) }
+
+// Busy is how long thread i has been executing commands. Any thread may ask.
+func (e *Engine) Busy(i int) time.Duration { return time.Duration(e.threads[i].busy.Load()) }
+
+// Fault is the sticky result that some call returned, Success when none has. After a fault no further driver call is made. Any
+// thread may ask.
+func (e *Engine) Fault() gpu.Result { return gpu.Result(e.fault.Load()) }
+
+// SetFault stops all issuing. The first fault wins. Any thread may call it.
+func (e *Engine) SetFault(r gpu.Result) { e.fault.CompareAndSwap(0, int32(r)) }
+
+// Idle reports that every command was executed.
+func (e *Engine) Idle() bool {
+	for _, t := range e.threads {
+		if t.q.tail.Load() != t.q.done.Load() {
+			return false
+		}
+	}
+	return true
+}
+
+// Mark is a point in all queues; Passed tells when everything pushed before it was executed.
+type Mark [MaxThreads]uint64
+
+// Mark returns the current point. Passed may be asked by any thread.
+func (e *Engine) Mark() (m Mark) {
+	for i, t := range e.threads {
+		m[i] = t.q.tail.Load()
+	}
+	return m
+}
+
+// Passed reports that every command before m was executed.
+func (e *Engine) Passed(m Mark) bool {
+	for i, t := range e.threads {
+		if t.q.done.Load() < m[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// Wake gets the thread of the first stream out of its sleep early, because work is likely to come.
+func (e *Engine) Wake() { e.threads[e.streams[e.levels[len(e.levels)-1][0]].thread].wake() }
+
+// least returns the stream of a level with the fewest lanes, then ops.
+func (e *Engine) leastLoaded(lvl int) int {
+	best := -1
+	for _, i := range e.levels[lvl] {
+		s := &e.streams[i]
+		if s.Lanes == 0 && s.Ops == 0 {
+			return i
+		}
+		if best < 0 || s.Lanes < e.streams[best].Lanes || (s.Lanes == e.streams[best].Lanes && s.Ops < e.streams[best].Ops) {
+			best = i
+		}
+	}
+	return best
+}
+
+// place chooses the stream of an op and the streams it must wait for (a bit each).
+func (e *Engine) place(op *scoreboard.Op) (stream int, waits uint32) {
+	s := op.Session
+	lane := s.Lane(op.Lane)
+	for _, d := range op.Deps() {
+		if l := s.Outstanding(d); l != nil {
+			waits |= 1 << uint(l.Stream)
+		}
+	}
+	stream = lane.Stream
+	if stream == scoreboard.NoStream {
+		lvl := e.Level(lane.Priority)
+		// One dependency: going behind it on its own stream costs nothing. Not when another lane did so already: independent
+		// lanes that wait for the same op shall run side by side.
+		if bits.OnesCount32(waits) == 1 {
+			if on := bits.TrailingZeros32(waits); e.streams[on].Level == lvl && e.streams[on].Lanes <= 1 {
+				stream = on
+			}
+		}
+		if stream == scoreboard.NoStream {
+			stream = e.leastLoaded(lvl)
+		}
+	}
+	return stream, waits &^ (1 << uint(stream))
+}
+
+// Issue places a word and pushes it, and moves its ops to issued. false: there is no room now, nothing was changed.
+func (e *Engine) Issue(w word.Word) bool {
+	op := w.Slots[0]
+	stream, waits := e.place(op)
+	for i := 1; i < int(w.Count); i++ {
+		_, more := e.place(w.Slots[i])
+		waits |= more &^ (1 << uint(stream))
+	}
+	on := &e.streams[stream]
+	n := bits.OnesCount32(waits)
+	t := e.threads[on.thread]
+	need := 2*n + 1
+	if n <= 8 {
+		need += queueLength - queueUse // the rest is for ops with many dependencies, which would never find room else
+	}
+	if on.Ops+on.extra+n+2*int(w.Count) > streamDepth || t.q.room() < need {
+		return false
+	}
+	if n > 0 && !e.order(stream, waits, n) {
+		return false
+	}
+	for i := range int(w.Count) {
+		o := w.Slots[i]
+		lane := o.Session.Lane(o.Lane)
+		if lane.Stream == scoreboard.NoStream {
+			on.Lanes++
+		}
+		o.Session.Issue(o, stream)
+		on.Ops++
+		if o.Signal {
+			on.extra++
+			e.Signals++
+		}
+	}
+	c := t.q.next()
+	c.kind, c.stream, c.word = cmdWord, int32(stream), w
+	t.push()
+	e.Words++
+	return true
+}
+
+// order pushes event records on the streams of waits and the waits for them on stream. false: no room.
+func (e *Engine) order(stream int, waits uint32, n int) bool {
+	for i := range n {
+		if ev := &e.events[(e.at+i)%len(e.events)]; ev.number > 0 && e.threads[ev.thread].q.done.Load() < ev.number {
+			return false
+		}
+	}
+	for m := waits; m != 0; m &= m - 1 {
+		on := &e.streams[bits.TrailingZeros32(m)]
+		if on.Ops+on.extra >= streamDepth+64 || e.threads[on.thread].q.room() < 2*n+2 {
+			return false
+		}
+	}
+	own := e.streams[stream].thread
+	for m := waits; m != 0; m &= m - 1 {
+		on := bits.TrailingZeros32(m)
+		ev := &e.events[e.at]
+		e.at = (e.at + 1) % len(e.events)
+
+		r := e.threads[e.streams[on].thread]
+		c := r.q.next()
+		c.kind, c.stream, c.event = cmdRecord, int32(on), ev.event
+		number := r.push()
+		e.streams[on].extra++
+
+		t := e.threads[own]
+		c = t.q.next()
+		c.kind, c.stream, c.event, c.thread, c.number = cmdWait, int32(stream), ev.event, int32(e.streams[on].thread), number
+		ev.thread, ev.number = own, t.push()
+		e.streams[stream].extra++
+		e.Orders++
+	}
+	return true
+}
+
+// Signal asks the GPU to write lane.done behind everything of the lane that is issued. false: no room now.
+func (e *Engine) Signal(s *scoreboard.Session, l *scoreboard.Lane) bool {
+	if l.Unsignalled() == 0 {
+		return true
+	}
+	on := &e.streams[l.Stream]
+	t := e.threads[on.thread]
+	if t.q.room() < 1 || on.Ops+on.extra >= streamDepth+64 {
+		return false
+	}
+	l.Signalled = l.Issued
+	c := t.q.next()
+	c.kind, c.stream, c.address, c.value = cmdSignal, int32(l.Stream), s.DoneAddress(l.Index), l.Issued
+	t.push()
+	on.extra++
+	e.Signals++
+	return true
+}
+
+// Elapsed answers e through reply: status, bits of the milliseconds as a 32-bit float, then state 2. false: no room now.
+func (e *Engine) Elapsed(s *scoreboard.Session, el shm.Elapsed, reply *shm.ReplySlot) bool {
+	t := e.threads[0]
+	if t.q.room() < 1 {
+		return false
+	}
+	c := t.q.next()
+	c.kind, c.session, c.elapsed, c.reply = cmdElapsed, s, el, reply
+	t.push()
+	return true
+}
+
+// Completed takes n ops off a stream; drained tells that their lane has none left there.
+func (e *Engine) Completed(stream, n int, drained bool) {
+	s := &e.streams[stream]
+	s.Ops -= n
+	if drained {
+		s.Lanes--
+	}
+	if s.Ops == 0 {
+		s.extra = 0
+	}
+}
+
+// Stop ends the threads after the commands that are pushed. Streams and events go with the context.
+func (e *Engine) Stop() {
+	e.stopping.Store(true)
+	for _, t := range e.threads {
+		t.wake()
+	}
+	e.done.Wait()
+	e.destroy()
+}
+
+func (e *Engine) destroy() {
+	if e.Fault() != gpu.Success {
+		return // every call on this context fails
+	}
+	for _, ev := range e.events {
+		e.driver.EventDestroy(ev.event)
+	}
+	for _, s := range e.streams {
+		e.driver.StreamDestroy(s.Handle)
+	}
+	e.events, e.streams = nil, nil
+}
+
+// thread makes driver calls.
+type thread struct {
+	q      queue
+	engine *Engine
+	index  int
+	spin   time.Duration
+	busy   atomic.Int64
+	_      [64]byte
+	parked uint32 // 1 while the thread sleeps or is about to
+	_      [60]byte
+}
+
+func (t *thread) push() uint64 {
+	n := t.q.push()
+	t.wake()
+	return n
+}
+
+func (t *thread) wake() {
+	if atomic.LoadUint32(&t.parked) != 0 && atomic.CompareAndSwapUint32(&t.parked, 1, 0) {
+		shm.FutexWake(&t.parked, 1)
+	}
+}
+
+// run executes commands until the engine stops.
+func (t *thread) run(ready chan<- error) {
+	defer t.engine.done.Done()
+	runtime.LockOSThread() // and never unlocked: the thread carries a CUDA context and ends with the goroutine
+	err := t.engine.driver.Bind()
+	ready <- err
+	if err != nil {
+		return
+	}
+	since := time.Now() // of idleness
+	for {
+		at := t.q.done.Load()
+		end := t.q.tail.Load()
+		if at == end {
+			if t.engine.stopping.Load() {
+				return
+			}
+			if time.Since(since) < t.spin {
+				pause(8)
+				continue
+			}
+			atomic.StoreUint32(&t.parked, 1)
+			if t.q.tail.Load() == at && !t.engine.stopping.Load() {
+				_ = shm.FutexWait(&t.parked, 1, time.Second)
+			}
+			atomic.StoreUint32(&t.parked, 0)
+			since = time.Now()
+			continue
+		}
+		begin := time.Now()
+		for ; at != end; at++ {
+			c := &t.q.cells[at%queueLength]
+			if t.engine.fault.Load() == 0 {
+				t.execute(c)
+			}
+			t.q.done.Store(at + 1)
+		}
+		since = time.Now()
+		t.busy.Add(int64(since.Sub(begin)))
+	}
+}
+
+// execute makes the driver calls of one command.
+func (t *thread) execute(c *command) {
+	d := t.engine.driver
+	var r gpu.Result
+	switch c.kind {
+	case cmdWord:
+		on := t.engine.streams[c.stream].Handle
+		for i := range int(c.word.Count) {
+			op := c.word.Slots[i]
+			if r = issueOp(d, on, op); r != gpu.Success {
+				t.refused(op, r)
+			}
+			if op.Signal && t.engine.fault.Load() == 0 {
+				t.must(d.WriteValue32(on, op.Session.DoneAddress(op.Lane), op.Seq))
+			}
+		}
+	case cmdSignal:
+		t.must(d.WriteValue32(t.engine.streams[c.stream].Handle, c.address, c.value))
+	case cmdRecord:
+		t.must(d.EventRecord(c.event, t.engine.streams[c.stream].Handle))
+	case cmdWait:
+		for q := &t.engine.threads[c.thread].q; q.done.Load() < c.number; {
+			pause(4)
+		}
+		if t.engine.fault.Load() == 0 {
+			t.must(d.StreamWaitEvent(t.engine.streams[c.stream].Handle, c.event))
+		}
+	case cmdElapsed:
+		answer(d, c)
+	}
+}
+
+// must treats every refusal as a fault: without order or signals nothing later can be trusted.
+func (t *thread) must(r gpu.Result) {
+	if r != gpu.Success {
+		t.engine.SetFault(r)
+	}
+}
+
+// refused reports an op that did not reach the GPU.
+func (t *thread) refused(op *scoreboard.Op, r gpu.Result) {
+	if r.Sticky() {
+		t.engine.SetFault(r)
+		return
+	}
+	op.Session.Fail(op, r)
+}
+
+// issueOp makes the call that starts op on a stream.
+func issueOp(d Driver, on gpu.Stream, op *scoreboard.Op) gpu.Result {
+	a := &op.Args
+	switch op.Kind {
+	case shm.KindLaunch:
+		k := op.Kernel
+		if need := op.Launch.SharedBytes; need > k.Limit.Load() {
+			// Rare: FUNC_ATTR has raised the limit before, as it must natively.
+			if r := d.SetFuncAttribute(k.Function, gpu.FuncMaxDynamicShared, int(need)); r != gpu.Success {
+				return r
+			}
+			k.Limit.Store(need)
+		}
+		op.Launch.Stream = on
+		return d.Launch(&op.Launch)
+	case shm.KindMemset:
+		if a[2] == 0 || a[3] == 0 {
+			return gpu.Success
+		}
+		return d.Memset(on, a[0], a[1], a[2], a[3], uint32(a[4]), uint32(a[5]))
+	case shm.KindCopy:
+		if a[2] == 0 {
+			return gpu.Success
+		}
+		return d.Copy(on, a[0], a[1], a[2])
+	case shm.KindCopy3D:
+		if a[12] == 0 || a[13] == 0 || a[14] == 0 {
+			return gpu.Success
+		}
+		return d.Copy3D(on, a)
+	case shm.KindPut:
+		if a[2] == 0 {
+			return gpu.Success
+		}
+		return d.CopyToDevice(on, a[0], a[1], a[2])
+	case shm.KindGet:
+		if a[2] == 0 {
+			return gpu.Success
+		}
+		return d.CopyToHost(on, a[1], a[0], a[2])
+	case shm.KindEvent:
+		if a[0] == scoreboard.ScratchEvent {
+			return gpu.Success
+		}
+		ev, r := op.Session.Event(uint32(a[0]), d)
+		if r != gpu.Success {
+			return r
+		}
+		return d.EventRecord(ev, on)
+	}
+	return gpu.InvalidValue
+}
+
+// answer stores the time between two events into the reply slot.
+func answer(d Driver, c *command) {
+	start, end := c.session.EventAt(c.elapsed.Start), c.session.EventAt(c.elapsed.End)
+	r := gpu.InvalidHandle
+	var ms float32
+	if start != 0 && end != 0 {
+		ms, r = d.EventElapsed(start, end)
+	}
+	atomic.StoreUint32(&c.reply.Status, uint32(r))
+	atomic.StoreUint64(&c.reply.Value, uint64(*(*uint32)(unsafe.Pointer(&ms))))
+	atomic.StoreUint32(&c.reply.State, 2)
+	shm.FutexWake(&c.reply.State, 1<<30)
+}
