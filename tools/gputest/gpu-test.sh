@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Issue 2's table on a machine with an NVIDIA GPU. usage: HEDDLE_DIST=DIR gpu-test.sh PART…
-# Parts: selfcheck (needs no Heddle) outputs forward alone eight rate latency gemm errors kills graphs idle. Rows also go to $OUT/gpu-test.json, logs to $OUT/gpu-test.log. See README.md.
+# Parts: selfcheck (needs no Heddle) smoke outputs forward alone eight rate latency gemm errors kills graphs idle. Rows also go to $OUT/gpu-test.json, logs to $OUT/gpu-test.log. See README.md.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 [ "${*}" = selfcheck ] || { : "${HEDDLE_DIST:?the folder that \`make dist\` made, with bin/heddle and lib/heddle/libheddle.so}"; HEDDLE_DIST=$(cd "$HEDDLE_DIST" && pwd); export HEDDLE_DIST; }
@@ -18,6 +18,7 @@ tail="-lcublas" ; build gemm gemm.cu "$nvcc" -O2 -std=c++17 -arch="$arch" & pids
 tail="-ldl" ; build drop.so drop.c gcc -O2 -shared -fPIC -I"$cuda/include" & pids+=($!)
 tail="-L$cuda/lib64/stubs -l:libcuda.so.1 -lpthread"; [ -e "$cuda/lib64/stubs/libcuda.so" ] && tail="-L$cuda/lib64/stubs -lcuda -lpthread"
 build micro micro.c gcc -O2 -I"$cuda/include" & pids+=($!)
+build smoke smoke.c gcc -O2 -I"$cuda/include" & pids+=($!)
 build errors errors.c gcc -O2 -I"$cuda/include" & pids+=($!)
 for p in "${pids[@]}"; do wait "$p"; done
 cd "$here"; export PYTHONDONTWRITEBYTECODE=1

@@ -159,6 +159,27 @@ def idle():
     finish(p, 60); row("idle", "daemon + executor while 8 ResNet-50 processes serve, % of a core (largest second)", heddle=max(seen, default=None), target="reported")
 
 
+def smoke():
+    """From small to large, with the end of every log where something fails: for the first runs on a new machine."""
+    import subprocess
+    def show(r, n=14): print("\n".join("    " + l[:180] for l in r["out"].splitlines()[-n:]), flush=True)
+    def daemon_log():
+        for d in (RUNTIME,):
+            try: print("    daemon.log:\n" + "\n".join("    " + l[:220] for l in open(d + "/daemon.log").read().splitlines()[-8:]))
+            except OSError as e: print(f"    {e}")
+    e = {"HEDDLE_LOG": "stats,stderr:info"}; steps = [("driver API steps", [WORK + "/smoke", WORK + "/kernels.cubin"], 60), ("micro sync", [WORK + "/micro", WORK + "/kernels.cubin", "sync"], 30), ("gemm, 2 processes", [WORK + "/gemm", "2", "256", "128", "1152", "1"], 40), ("cupy", workload("cupy", "smoke"), 60),
+             ("torch add", [PY, "-c", "import torch; x = torch.arange(8.).cuda(); print((x + x).sum().item())"], 60), ("torch matmul fp16", [PY, "-c", "import torch; x = torch.ones(64, 64).cuda().half(); print((x @ x).float().sum().item())"], 60), ("torch conv fp16", [PY, "-c", "import torch; c = torch.nn.Conv2d(3, 8, 3).cuda().half(); print(c(torch.ones(1, 3, 32, 32).cuda().half()).float().sum().item())"], 60), ("resnet50", workload("resnet50", "smoke"), 60)]
+    for what, cmd, limit in steps:
+        if left() < 20: break
+        a = run("native", cmd, limit) if what == "driver API steps" else {}; r = run("heddle", cmd, limit, e); s = stats(r["out"]); ok = r["rc"] == 0
+        row("smoke", what, native=f"rc {a['rc']}, {a['wall']} s" if a else None, heddle=f"rc {r['rc']}, {r['wall']} s, {' '.join(f'{k} {v}' for k, v in s.items() if v)[:120]}", ok=ok)
+        if a.get("rc"): show(a, 4)
+        if what == "driver API steps": print("\n".join("    " + l for l in r["out"].splitlines() if l.startswith(("BAD", "HANG", "    element"))))
+        if not ok: show(r); daemon_log()
+        if not ok and what in ("driver API steps", "torch add") and os.environ.get("GT_KEEP_GOING") != "1" and "HANG" in r["out"]: break
+    d = subprocess.run([HEDDLE, "doctor"], env=base_env(), capture_output=True, text=True, timeout=30); print("    doctor: " + (d.stdout + d.stderr)[-700:].replace("\n", "\n    "))
+
+
 def selfcheck():
     """Every program once, natively: whether the tests themselves work here. Needs no Heddle."""
     native_twice(MODELS + ["graph"])
@@ -173,7 +194,7 @@ def selfcheck():
     except Exception as e: row("selfcheck", "MPS", mps=str(e)[:110], ok=False)
 
 
-PARTS = {"selfcheck": selfcheck, "outputs": outputs, "forward": forward, "alone": alone, "eight": eight, "rate": rate, "latency": latency, "gemm": gemm, "errors": errors, "graphs": graphs, "idle": idle, "kills": robust.kills}
+PARTS = {"selfcheck": selfcheck, "smoke": smoke, "outputs": outputs, "forward": forward, "alone": alone, "eight": eight, "rate": rate, "latency": latency, "gemm": gemm, "errors": errors, "graphs": graphs, "idle": idle, "kills": robust.kills}
 
 
 def main():
