@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Formatting, vet and the repository's own rules. Quick: part of `make test`.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+unformatted=$(git ls-files -co --exclude-standard '*.go' | xargs gofmt -l)
+if [ -n "$unformatted" ]; then
+  echo "gofmt would change: $unformatted" >&2
+  echo "next: gofmt -w $unformatted" >&2
+  exit 1
+fi
+go vet ./...
+go mod verify >/dev/null
+go test -count=1 ./tools/rules
