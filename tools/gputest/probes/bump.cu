@@ -1,1 +1,4 @@
-extern "C" { __device__ int counter = 5; __global__ void bump(int *out) { *out = counter++; } }
+extern "C" {
+__device__ int counter = 5;
+__global__ void bump(int *out) { *out = counter++; }
+}
