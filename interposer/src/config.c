@@ -151,6 +151,7 @@ const struct heddle_config *heddle_config(void) {
       if (atomic_load_explicit(&state, memory_order_acquire) == 2) return &published;
     return &quiet;
   }
+  int saved = errno; // a program may look at errno after a driver call
   heddle_config_defaults(&published);
   char errors[VARIABLES][160];
   int bad = 0;
@@ -159,6 +160,7 @@ const struct heddle_config *heddle_config(void) {
     if (value && heddle_config_set(&published, variables[i].name, value, errors[bad], sizeof errors[bad])) bad++;
   }
   atomic_store_explicit(&state, 2, memory_order_release);
+  errno = saved;
   for (int i = 0; i < bad; i++) heddle_log(HEDDLE_LOG_WARN, "%s", errors[i]);
   return &published;
 }

@@ -154,10 +154,10 @@ func emitHookWrappers(entries []*table.Entry) []byte {
 			if to.TakesImplicit() {
 				extra = []string{e.ImplicitStream()}
 			}
-			fmt.Fprintf(&b, "CUresult %s(%s) {\n  HEDDLE_ENTER(%s, (%s))\n  return heddle_hook_%s(%s);\n}\n",
+			fmt.Fprintf(&b, "HEDDLE_EXPORT CUresult %s(%s) {\n  HEDDLE_ENTER(%s, (%s))\n  return heddle_hook_%s(%s);\n}\n",
 				e.Name, list(e.Params), e.Name, names(e.Params), plain, names(args, extra...))
 		case table.Refuse:
-			fmt.Fprintf(&b, "CUresult %s(%s) {\n  HEDDLE_ENTER(%s, (%s))\n  if (!heddle_hooks_refuse(\"%s\", \"%s\"))\n    return heddle_real.%s(%s);\n  return CUDA_ERROR_NOT_SUPPORTED;\n}\n",
+			fmt.Fprintf(&b, "HEDDLE_EXPORT CUresult %s(%s) {\n  HEDDLE_ENTER(%s, (%s))\n  if (!heddle_hooks_refuse(\"%s\", \"%s\"))\n    return heddle_real.%s(%s);\n  return CUDA_ERROR_NOT_SUPPORTED;\n}\n",
 				e.Name, list(e.Params), e.Name, names(e.Params), e.Name, e.Why, e.Name, names(e.Params))
 		}
 	}
@@ -184,7 +184,7 @@ func emitOrderWrappers(entries []*table.Entry) []byte {
 		if e.Stream >= 0 {
 			stream = fmt.Sprintf("heddle_hooks_stream(%s, %s)", e.Params[e.Stream].Name, stream)
 		}
-		fmt.Fprintf(&b, "CUresult %s(%s) {\n  HEDDLE_ENTER(%s, (%s))\n  HEDDLE_ORDER(%s, (%s), %s, %s, %s)\n}\n",
+		fmt.Fprintf(&b, "HEDDLE_EXPORT CUresult %s(%s) {\n  HEDDLE_ENTER(%s, (%s))\n  HEDDLE_ORDER(%s, (%s), %s, %s, %s)\n}\n",
 			e.Name, list(e.Params), e.Name, names(e.Params), e.Name, names(e.Params), stream, e.Kind, e.Reason)
 	}
 	return b.Bytes()

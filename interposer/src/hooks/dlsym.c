@@ -58,7 +58,7 @@ __attribute__((used)) struct heddle_dlsym_jump heddle_dlsym_decide(void *handle,
   // Exact names only, and cheap for everybody else: cuInit, not cublasCreate.
   if (heddle_likely(!name || name[0] != 'c' || name[1] != 'u' || name[2] < 'A' || name[2] > 'Z')) return as_is;
   const struct heddle_entry *e = heddle_hooks_by_name(name);
-  if (!e || !e->wrapper || heddle_hooks_starting()) return as_is;
+  if (!e || !e->wrapper || heddle_hooks_starting() || heddle_hooks_in_driver(caller)) return as_is;
   void *ours = (void *)e->wrapper;
   if (handle == RTLD_NEXT) {
     if (driver_loaded()) return heddle_hooks_start() && !heddle_hooks_real(e) ? nothing(real) : as_is;
@@ -72,7 +72,7 @@ __attribute__((used)) struct heddle_dlsym_jump heddle_dlsym_decide(void *handle,
     void *behind = real(RTLD_NEXT, name);
     return behind ? value(behind) : nothing(real);
   }
-  if (!heddle_hooks_start() || heddle_hooks_in_driver(caller)) return as_is;
+  if (!heddle_hooks_start()) return as_is;
   void *drivers = heddle_hooks_real(e);
   if (!drivers) return found == ours ? nothing(real) : value(found);
   if (found != ours && found != drivers) return value(found);

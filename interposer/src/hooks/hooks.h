@@ -37,11 +37,14 @@ bool heddle_hooks_refuse(const char *symbol, const char *why);
 
 static inline CUstream heddle_hooks_stream(CUstream s, CUstream implicit) { return s ? s : implicit; }
 
+#define HEDDLE_EXPORT __attribute__((visibility("default"))) // against -fvisibility=hidden; exports.map lists the names too
 // First line of every wrapper.
-#define HEDDLE_ENTER(symbol, arguments)                                 \
-  if (heddle_unlikely(!heddle_hooks_on())) heddle_hooks_start();        \
-  if (heddle_unlikely(!heddle_real.symbol)) return heddle_hooks_missing(#symbol); \
-  if (heddle_unlikely(!heddle_hooks_on())) return heddle_real.symbol arguments;
+#define HEDDLE_ENTER(symbol, arguments)                                     \
+  if (heddle_unlikely(!heddle_hooks_on() || !heddle_real.symbol)) {         \
+    heddle_hooks_start();                                                   \
+    if (!heddle_real.symbol) return heddle_hooks_missing(#symbol);          \
+    if (!heddle_hooks_on()) return heddle_real.symbol arguments;            \
+  }
 
 // ---- capture ----
 // Captures that this process began through the public API and has not ended. 0: no stream captures, no need to ask the driver.

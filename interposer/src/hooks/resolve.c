@@ -21,7 +21,6 @@ _Atomic int heddle_hooks_captures;
 
 static _Atomic bool publishing;  // one thread fills heddle_real
 static _Atomic bool initialised; // cuInit succeeded: a forked child cannot use CUDA any more
-static bool disabled;            // HEDDLE_DISABLE=1; written by the constructor only
 static uintptr_t driver_from, driver_to;
 static __thread bool starting __attribute__((tls_model("initial-exec"))); // this thread is inside heddle_hooks_start
 
@@ -99,7 +98,8 @@ bool heddle_hooks_start(void) {
   driver_from = b.from;
   driver_to = b.to;
   index_build();
-  atomic_store_explicit(&heddle_hooks_state, disabled ? HEDDLE_HOOKS_OFF : HEDDLE_HOOKS_ON, memory_order_release);
+  // Read here, not by our constructor: libraries that use CUDA in theirs may come first.
+  atomic_store_explicit(&heddle_hooks_state, heddle_config_disabled() ? HEDDLE_HOOKS_OFF : HEDDLE_HOOKS_ON, memory_order_release);
   return true;
 }
 
@@ -110,8 +110,22 @@ void heddle_hooks_off(void) {
 
 bool heddle_hooks_starting(void) { return starting; }
 
+static int holds_in_driver(struct dl_phdr_info *info, size_t size, void *data) {
+  (void)size;
+  uintptr_t address = (uintptr_t)data;
+  for (int i = 0; i < info->dlpi_phnum; i++) {
+    const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+    if (p->p_type != PT_LOAD || address - (info->dlpi_addr + p->p_vaddr) >= p->p_memsz) continue;
+    const char *slash = strrchr(info->dlpi_name, '/'), *base = slash ? slash + 1 : info->dlpi_name;
+    return strncmp(base, "libcuda.so", 10) == 0 ? 1 : 2;
+  }
+  return 0;
+}
+
 bool heddle_hooks_in_driver(const void *address) {
-  return (uintptr_t)address - driver_from < driver_to - driver_from;
+  if (atomic_load_explicit(&heddle_hooks_state, memory_order_acquire) != HEDDLE_HOOKS_UNUSED)
+    return (uintptr_t)address - driver_from < driver_to - driver_from;
+  return dl_iterate_phdr(holds_in_driver, (void *)address) == 1;
 }
 
 void *heddle_hooks_real(const struct heddle_entry *e) { return real_of(e); }
@@ -250,7 +264,4 @@ static void forked(void) {
 }
 
 // All that a process pays that never uses CUDA.
-__attribute__((constructor)) static void loaded(void) {
-  disabled = heddle_config_disabled();
-  pthread_atfork(NULL, NULL, forked);
-}
+__attribute__((constructor)) static void loaded(void) { pthread_atfork(NULL, NULL, forked); }

@@ -1,0 +1,1 @@
+int cuptiSubscribe(long a, long b, long c) { return (int)(a * 100 + b * 10 + c); }
