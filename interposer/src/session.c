@@ -72,7 +72,8 @@ __attribute__((destructor)) static void report(void) {
     unsigned long long n = atomic_load_explicit(&native_counts[i], memory_order_relaxed);
     if (n && at < sizeof text) at += (size_t)snprintf(text + at, sizeof text - at, " %s=%llu", native_names[i], n);
   }
-  heddle_log(HEDDLE_LOG_INFO, "native calls by reason:%s", at ? text : " none");
+  // Asked for by name, so whatever the log level is.
+  dprintf(STDERR_FILENO, "heddle[%d]: native calls by reason:%s\n", (int)getpid(), at ? text : " none");
 }
 
 // ---- hello ----

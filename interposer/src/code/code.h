@@ -27,4 +27,8 @@ const struct heddle_function *heddle_code_function(CUfunction f);
 uint32_t heddle_code_kernel_id(struct heddle_session *s, const struct heddle_function *f, enum heddle_native_reason *why);
 // Replay after death: the native handle behind a kernel id; NULL if unloaded.
 CUfunction heddle_code_native(struct heddle_session *s, uint32_t kernel_id);
+// True when device globals of f's image live in the executor: a native launch of f would see other values. Cheap.
+bool heddle_code_mirrored(struct heddle_session *s, const struct heddle_function *f);
+// Called by order/ when a context was destroyed or reset, after the drain: its modules are gone with it.
+void heddle_code_context_gone(CUcontext context);
 #endif
