@@ -8,18 +8,20 @@
 struct heddle_lane;
 
 // ---- for generated wrappers of class "order" and hand-written native paths ----
+// What the native call does.
+enum heddle_native_kind {
+  HEDDLE_NATIVE_ASYNC,   // enqueues work on the stream and returns
+  HEDDLE_NATIVE_BLOCKING // may block the calling thread (synchronous copies); it may still leave work behind on the stream
+};
 struct heddle_order {
   struct heddle_session *session; // NULL: nothing to do, the process is native
   struct heddle_lane *lane;
   CUstream stream;
-};
-// What the native call does.
-enum heddle_native_kind {
-  HEDDLE_NATIVE_ASYNC,   // enqueues work on the stream and returns
-  HEDDLE_NATIVE_BLOCKING // returns when its work is complete (synchronous copies)
+  enum heddle_native_kind kind;
 };
 // Before a native call on `stream` (never 0: CU_STREAM_LEGACY or CU_STREAM_PER_THREAD instead): makes the stream wait, on the
-// GPU, for every forwarded op it must follow. Returns the session's sticky error, or CUDA_SUCCESS with the lane locked when
+// GPU, for every forwarded op it must follow; for kind BLOCKING the calling thread waits instead, so that a thread which is stuck
+// in the driver never depends on an executor. Returns the session's sticky error, or CUDA_SUCCESS with the lane locked when
 // kind is ASYNC (heddle_order_end unlocks). A capturing stream, a native process, an unknown context: nothing is done.
 CUresult heddle_order_begin(struct heddle_order *o, CUstream stream, enum heddle_native_kind kind, enum heddle_native_reason why);
 // After it. `r` is the call's own result and is returned, or the sticky error.
@@ -33,6 +35,7 @@ CUresult heddle_order_drain_all(struct heddle_session *s);
 
 // ---- stream-ordered memory (memory/) ----
 // A point in a lane: everything submitted to `stream` so far. Native work included: a native tail is turned into `ready`.
+// valid == 0: the stream has no lane (native, capturing, or the session is over); use heddle_order_drain_all instead.
 struct heddle_point { uint32_t lane, seq; uint32_t valid; };
 struct heddle_point heddle_order_point(struct heddle_session *s, CUstream stream);
 bool heddle_order_reached(struct heddle_session *s, struct heddle_point p);   // lane.done ≥ seq

@@ -1,0 +1,80 @@
+// Memsets run on the SMs, so they are forwarded; memory that the executor does not have is set natively, in order.
+// Source: CUDA driver API, cuMemsetD8 and its family: asynchronous for the host unless the target is pinned host memory.
+#include "hooks/hooks_gen.h"
+#include "lane.h"
+#include "memory/memory.h"
+
+// HEDDLE_OP_OPEN: published (and complete, for host memory in a synchronous call). HEDDLE_OP_NATIVE: natively, *why says why.
+static int forward(CUstream stream, CUdeviceptr dst, size_t pitch, uint32_t value, uint32_t element, size_t width, size_t height,
+                   bool synchronous, enum heddle_native_reason *why) {
+  struct heddle_lane *lane = heddle_lane_of(stream);
+  struct heddle_session *owner = NULL;
+  size_t row, rows, extent;
+  *why = HEDDLE_NATIVE_NONE;
+  if (lane == NULL) return HEDDLE_OP_NATIVE;
+  *why = HEDDLE_NATIVE_ARGUMENT;
+  if (width == 0 || height == 0 || dst % element != 0 || __builtin_mul_overflow(width, (size_t)element, &row)) return HEDDLE_OP_NATIVE;
+  if (height > 1 && (pitch < row || pitch % element != 0)) return HEDDLE_OP_NATIVE;
+  if (height == 1) pitch = row;
+  if (__builtin_mul_overflow(pitch, height - 1, &rows) || __builtin_add_overflow(rows, row, &extent)) return HEDDLE_OP_NATIVE;
+  enum heddle_where where = heddle_memory_where(dst, extent, &owner);
+  if ((where != HEDDLE_WHERE_DEVICE && where != HEDDLE_WHERE_GLOBAL && where != HEDDLE_WHERE_HOST) || owner != lane->session) {
+    *why = where == HEDDLE_WHERE_REGISTERED ? HEDDLE_NATIVE_HOST_REGISTERED : HEDDLE_NATIVE_FOREIGN_MEMORY;
+    return HEDDLE_OP_NATIVE;
+  }
+  bool wait = synchronous && where == HEDDLE_WHERE_HOST;
+  struct heddle_op op;
+  int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_MEMSET, wait ? HEDDLE_WIRE_RECORD_FLAG_WANT_SIGNAL : 0, sizeof(struct heddle_wire_memset));
+  if (opened != HEDDLE_OP_OPEN) {
+    *why = op.why;
+    return opened;
+  }
+  *(struct heddle_wire_memset *)op.body =
+      (struct heddle_wire_memset){.dst = dst, .pitch = pitch, .width = width, .height = height, .element = element, .value = value};
+  if (wait) return (int)heddle_op_publish_and_wait(&op);
+  heddle_op_publish(&op);
+  return HEDDLE_OP_OPEN;
+}
+
+#define MEMSET(stream, pitch, value, element, width, height, synchronous, CALL)                                                  \
+  enum heddle_native_reason why;                                                                                                 \
+  int forwarded = forward((stream), dstDevice, (pitch), (value), (element), (width), (height), (synchronous), &why);             \
+  if (forwarded != HEDDLE_OP_NATIVE) return (CUresult)forwarded;                                                                 \
+  return HEDDLE_NATIVE_CALL((stream), HEDDLE_NATIVE_ASYNC, why, CALL);
+
+CUresult heddle_hook_cuMemsetD8_v2(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream implicit) {
+  MEMSET(implicit, 0, uc, 1, N, 1, true, heddle_native_cuMemsetD8_v2(dstDevice, uc, N, implicit))
+}
+CUresult heddle_hook_cuMemsetD16_v2(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream implicit) {
+  MEMSET(implicit, 0, us, 2, N, 1, true, heddle_native_cuMemsetD16_v2(dstDevice, us, N, implicit))
+}
+CUresult heddle_hook_cuMemsetD32_v2(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream implicit) {
+  MEMSET(implicit, 0, ui, 4, N, 1, true, heddle_native_cuMemsetD32_v2(dstDevice, ui, N, implicit))
+}
+CUresult heddle_hook_cuMemsetD2D8_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height, CUstream implicit) {
+  MEMSET(implicit, dstPitch, uc, 1, Width, Height, true, heddle_native_cuMemsetD2D8_v2(dstDevice, dstPitch, uc, Width, Height, implicit))
+}
+CUresult heddle_hook_cuMemsetD2D16_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height, CUstream implicit) {
+  MEMSET(implicit, dstPitch, us, 2, Width, Height, true, heddle_native_cuMemsetD2D16_v2(dstDevice, dstPitch, us, Width, Height, implicit))
+}
+CUresult heddle_hook_cuMemsetD2D32_v2(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height, CUstream implicit) {
+  MEMSET(implicit, dstPitch, ui, 4, Width, Height, true, heddle_native_cuMemsetD2D32_v2(dstDevice, dstPitch, ui, Width, Height, implicit))
+}
+CUresult heddle_hook_cuMemsetD8Async(CUdeviceptr dstDevice, unsigned char uc, size_t N, CUstream hStream) {
+  MEMSET(hStream, 0, uc, 1, N, 1, false, heddle_real.cuMemsetD8Async(dstDevice, uc, N, hStream))
+}
+CUresult heddle_hook_cuMemsetD16Async(CUdeviceptr dstDevice, unsigned short us, size_t N, CUstream hStream) {
+  MEMSET(hStream, 0, us, 2, N, 1, false, heddle_real.cuMemsetD16Async(dstDevice, us, N, hStream))
+}
+CUresult heddle_hook_cuMemsetD32Async(CUdeviceptr dstDevice, unsigned int ui, size_t N, CUstream hStream) {
+  MEMSET(hStream, 0, ui, 4, N, 1, false, heddle_real.cuMemsetD32Async(dstDevice, ui, N, hStream))
+}
+CUresult heddle_hook_cuMemsetD2D8Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned char uc, size_t Width, size_t Height, CUstream hStream) {
+  MEMSET(hStream, dstPitch, uc, 1, Width, Height, false, heddle_real.cuMemsetD2D8Async(dstDevice, dstPitch, uc, Width, Height, hStream))
+}
+CUresult heddle_hook_cuMemsetD2D16Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned short us, size_t Width, size_t Height, CUstream hStream) {
+  MEMSET(hStream, dstPitch, us, 2, Width, Height, false, heddle_real.cuMemsetD2D16Async(dstDevice, dstPitch, us, Width, Height, hStream))
+}
+CUresult heddle_hook_cuMemsetD2D32Async(CUdeviceptr dstDevice, size_t dstPitch, unsigned int ui, size_t Width, size_t Height, CUstream hStream) {
+  MEMSET(hStream, dstPitch, ui, 4, Width, Height, false, heddle_real.cuMemsetD2D32Async(dstDevice, dstPitch, ui, Width, Height, hStream))
+}
