@@ -1,0 +1,48 @@
+package cli
+
+import (
+	"log/slog"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor"
+)
+
+// newExecutor is what the daemon starts; nobody else should, so it is hidden.
+func newExecutor(o *options) *cobra.Command {
+	config := executor.Config{}
+	cmd := &cobra.Command{
+		Use:    "executor",
+		Short:  "Started by the daemon: issue clients' ops on one GPU",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			config.Log = slog.New(slog.NewTextHandler(o.stderr, nil)).With("executor", os.Getpid())
+			if s := os.Getenv("HEDDLE_ISSUE_THREADS"); s != "" {
+				n, err := strconv.Atoi(s)
+				if err != nil || n < 1 || n > 16 {
+					return fail(ExitUsage, "HEDDLE_ISSUE_THREADS=%q: expected 1 to 16", s)
+				}
+				config.IssueThreads = n
+			}
+			if s := os.Getenv("HEDDLE_MAX_KERNEL_TIME"); s != "" {
+				d, err := time.ParseDuration(s)
+				if err != nil || d < 0 {
+					return fail(ExitUsage, "HEDDLE_MAX_KERNEL_TIME=%q: expected a duration such as 10s", s)
+				}
+				config.MaxKernelTime = d
+			}
+			err := executor.Run(cmd.Context(), config)
+			if err != nil {
+				return exitError{executor.ExitCode(err), err}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().IntVar(&config.ControlFd, "control-fd", 3, "the daemon's socket")
+	cmd.Flags().StringVar(&config.DeviceUUID, "device", "", "GPU to use, as nvidia-smi prints its UUID")
+	return cmd
+}
