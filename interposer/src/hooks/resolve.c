@@ -18,6 +18,7 @@
 struct heddle_real heddle_real;
 _Atomic int heddle_hooks_state;
 _Atomic int heddle_hooks_captures;
+_Atomic unsigned heddle_hooks_unknown;
 
 static _Atomic bool publishing;  // one thread fills heddle_real
 static _Atomic bool initialised; // cuInit succeeded: a forked child cannot use CUDA any more
@@ -179,8 +180,11 @@ void *heddle_hooks_substitute(void *found, const char *base, bool per_thread) {
     if (!best || fit(e, base, per_thread) > fit(best, base, per_thread)) best = e;
   }
   if (best) return best->wrapper ? (void *)best->wrapper : found;
+  unsigned n = atomic_fetch_add_explicit(&heddle_hooks_unknown, 1, memory_order_relaxed) + 1;
   if (base && base_is_wrapped(base))
     heddle_log(HEDDLE_LOG_WARN, "the driver has a form of %s that this build of Heddle does not know: it runs natively, unordered", base);
+  else
+    heddle_log(HEDDLE_LOG_DEBUG, "the driver has %s, which this build of Heddle does not know (%u such so far)", base ? base : "?", n);
   return found;
 }
 

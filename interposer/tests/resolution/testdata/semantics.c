@@ -35,7 +35,7 @@ int main(int argc, char **argv) {
   CHECK(!dlerror());
   IN(dlsym(driver, "cuMemAlloc_v2"), ours); // every time
   IN(dlsym(driver, "cuDeviceGetCount"), "libcuda.so.1"); // class pass
-  CHECK(!dlsym(driver, "cuMemAlloc_v9") && dlerror());
+  CHECK(!dlsym(driver, "cuMemAlloc_v8") && dlerror());
   CHECK(!dlsym(driver, "cuMemAlloc_v2 ") && dlerror());
 
   // A public one.
