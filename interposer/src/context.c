@@ -4,6 +4,7 @@
 #include "code/code.h"
 #include "hooks/hooks_gen.h"
 #include "lane.h"
+#include "memory/memory.h"
 
 static void forgive(struct heddle_session *s) {
   if (s == NULL || atomic_load(&s->sticky) == 0) return;
@@ -24,6 +25,7 @@ CUresult heddle_hook_cuCtxDestroy_v2(CUcontext ctx) {
   if (c != NULL && (r == CUDA_SUCCESS || (s != NULL && atomic_load(&s->sticky) != 0))) {
     heddle_order_context_gone(ctx);
     heddle_code_context_gone(ctx);
+    heddle_memory_context_gone(ctx);
     forgive(s);
   }
   return r;
@@ -66,6 +68,7 @@ static CUresult primary_end(CUdevice dev, CUresult (*call)(CUdevice), bool alway
   if (r == CUDA_SUCCESS || (s != NULL && atomic_load(&s->sticky) != 0)) {
     heddle_order_context_gone(handle);
     heddle_code_context_gone(handle);
+    heddle_memory_context_gone(handle);
     forgive(s);
   }
   return r;
