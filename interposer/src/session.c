@@ -27,6 +27,7 @@ static struct device {
   struct heddle_session session;
   pthread_mutex_t request; // one request and its reply at a time
   uint32_t number;         // of the last request; guarded by .request
+  char text[HEDDLE_WIRE_MESSAGE_BYTES]; // the tail of the last reply; guarded by .request
   _Atomic int attached;    // the session's fields are set, for good
   _Atomic int tried;       // 1: there is nothing to try any more
   _Atomic int closing;     // somebody closes the session; it is done once
@@ -105,7 +106,7 @@ struct greeting {
   struct heddle_wire_welcome welcome;
   int fds[HEDDLE_WIRE_MESSAGE_FDS], nfds;
   uint16_t status;
-  char text[512]; // the daemon's sentence when the status is not OK
+  char *text;     // the daemon's sentence when the status is not OK: HEDDLE_WIRE_MESSAGE_BYTES of room
 };
 
 static int hello(int fd, CUdevice device, int timeout_ms, struct greeting *g) {
@@ -121,12 +122,12 @@ static int hello(int fd, CUdevice device, int timeout_ms, struct greeting *g) {
   if (e) return e;
   size_t body = 0;
   g->nfds = HEDDLE_WIRE_MESSAGE_FDS;
-  e = heddle_channel_recv(fd, &m, &g->welcome, sizeof g->welcome, &body, g->text, sizeof g->text - 1, g->fds, &g->nfds, timeout_ms);
+  e = heddle_channel_recv(fd, &m, &g->welcome, sizeof g->welcome, &body, g->text, HEDDLE_WIRE_MESSAGE_BYTES - 1, g->fds, &g->nfds, timeout_ms);
   if (e) {
     g->nfds = 0;
     return e;
   }
-  g->text[m.tail_bytes < sizeof g->text ? m.tail_bytes : sizeof g->text - 1] = 0;
+  g->text[m.tail_bytes] = 0;
   g->status = m.status;
   if (m.type != (HEDDLE_WIRE_TYPE_HELLO | HEDDLE_WIRE_REPLY) || m.request != 1 || body != sizeof g->welcome) return -EPROTO;
   return 0;
@@ -185,7 +186,7 @@ static bool attach(struct device *d, CUdevice device) {
   }
   int64_t deadline = heddle_now_ms() + heddle_config()->connect_ms;
   int fd = heddle_channel_connect(path, heddle_config()->connect_ms);
-  struct greeting g = {.nfds = 0};
+  struct greeting g = {.nfds = 0, .text = d->text};
   int left = (int)(deadline - heddle_now_ms());
   int e = fd < 0 ? fd : hello(fd, device, left > 1 ? left : 1, &g);
   bool ok = false;
@@ -266,7 +267,7 @@ static int timeout_of(uint16_t type) {
 static int exchange(struct device *d, uint16_t type, const void *body, size_t body_bytes, const void *tail, size_t tail_bytes,
                     const int *fds_in, int nfds_in, void *reply_body, size_t reply_bytes, int *fds_out, int *nfds_out) {
   struct heddle_session *s = &d->session;
-  char text[512], room[256];
+  char room[256];
   int fds[HEDDLE_WIRE_MESSAGE_FDS], nfds = HEDDLE_WIRE_MESSAGE_FDS;
   if (s->socket < 0) return -EPIPE;
   if (++d->number == 0) d->number = 1;
@@ -275,13 +276,13 @@ static int exchange(struct device *d, uint16_t type, const void *body, size_t bo
   int e = heddle_channel_send(s->socket, &m, body, body_bytes, tail, tail_bytes, fds_in, nfds_in, REQUEST_MS);
   if (e) return e;
   size_t got = 0;
-  e = heddle_channel_recv(s->socket, &m, room, sizeof room, &got, text, sizeof text - 1, fds, &nfds, timeout_of(type));
+  e = heddle_channel_recv(s->socket, &m, room, sizeof room, &got, d->text, sizeof d->text - 1, fds, &nfds, timeout_of(type));
   if (e) return e;
   if (m.type != (type | HEDDLE_WIRE_REPLY) || m.request != number || got > sizeof room || (fds_out == NULL && nfds > 0)) {
     for (int i = 0; i < nfds; i++) close(fds[i]);
     return -EPROTO;
   }
-  text[m.tail_bytes < sizeof text ? m.tail_bytes : sizeof text - 1] = 0;
+  d->text[m.tail_bytes] = 0;
   if (reply_body) {
     memset(reply_body, 0, reply_bytes);
     memcpy(reply_body, room, got < reply_bytes ? got : reply_bytes);
@@ -290,7 +291,7 @@ static int exchange(struct device *d, uint16_t type, const void *body, size_t bo
   for (int i = 0; i < nfds; i++) fds_out[i] = fds[i];
   if (m.status > HEDDLE_WIRE_STATUS_NEED)
     heddle_log(m.status == HEDDLE_WIRE_STATUS_REFUSED ? HEDDLE_LOG_INFO : HEDDLE_LOG_WARN, "device %d: the daemon answered request type %u with status %u: %s",
-               s->device, type, m.status, text);
+               s->device, type, m.status, d->text);
   return m.status;
 }
 

@@ -319,9 +319,11 @@ CUresult heddle_hook_cuKernelGetFunction(CUfunction *pFunc, CUkernel kernel) {
   return r;
 }
 
-// Remembers a setting, and tells the executor when it knows the function already.
-static void attribute_note(struct heddle_record *r, CUfunction_attribute a, int value, CUdevice device) {
-  if ((unsigned)a >= HEDDLE_FUNC_ATTRIBUTES) return;
+// Remembers a setting, and tells the executor when it knows the function already. False: nothing changed (libraries set the same
+// value before every launch).
+static bool attribute_note(struct heddle_record *r, CUfunction_attribute a, int value, CUdevice device) {
+  if ((unsigned)a >= HEDDLE_FUNC_ATTRIBUTES) return false;
+  if (atomic_load(&r->attributes) >> a & 1 && atomic_load(&r->attribute[a]) == value) return false;
   atomic_store(&r->attribute[a], value);
   atomic_fetch_or(&r->attributes, 1u << a);
   if (a == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) atomic_store(&r->fn.max_dynamic_shared, (uint32_t)value);
@@ -329,6 +331,7 @@ static void attribute_note(struct heddle_record *r, CUfunction_attribute a, int 
   uint32_t id = atomic_load_explicit(&r->fn.kernel_id[device], memory_order_acquire);
   if (s && id && id != UINT32_MAX && !setting_send(s, HEDDLE_WIRE_TYPE_FUNC_ATTR, id, (uint32_t)a, (uint64_t)(int64_t)value))
     native_for_good(r, device, HEDDLE_NATIVE_REFUSED_CODE); // the executor's function cannot do what this one can
+  return true;
 }
 
 CUresult heddle_hook_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value) {
@@ -365,8 +368,7 @@ CUresult heddle_hook_cuKernelSetAttribute(CUfunction_attribute attrib, int val, 
   struct heddle_record *k = heddle_table_find(&functions, kernel);
   if (!k) k = record_resolve((CUfunction)kernel);
   if (!k || !k->image) return r;
-  attribute_note(k, attrib, val, dev);
-  if ((unsigned)attrib >= HEDDLE_FUNC_ATTRIBUTES) return r;
+  if (!attribute_note(k, attrib, val, dev)) return r;
   struct kernel_setting set = {.kernel = k, .attribute = attrib, .value = val, .device = dev};
   pthread_mutex_lock(&heddle_code_lock);
   heddle_table_remove(&functions, inherit, &set); // visits every record, removes none
