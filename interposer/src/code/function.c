@@ -1,5 +1,6 @@
 // Functions and kernels: one lock-free table for both kinds of handle, filled when a handle is given out and completed at its
 // first launch. Source: CUDA driver API, "Module Management", "Library Management", "Execution Control".
+#define _GNU_SOURCE
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +10,8 @@
 #include "inner.h"
 
 static struct heddle_table functions; // of struct heddle_record; written under heddle_code_lock
-static pthread_mutex_t ask_lock = PTHREAD_MUTEX_INITIALIZER;
+// Recursive: a request that fails finishes alone, which may ask about a function.
+static pthread_mutex_t ask_lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
 // Kernel ids of a device, for finishing alone; guarded by heddle_code_lock.
 static struct ids {

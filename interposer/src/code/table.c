@@ -59,4 +59,13 @@ void heddle_table_remove(struct heddle_table *t, bool (*gone)(void *entry, void 
     if (entry && entry != &heddle_table_removed && gone(entry, arg))
       atomic_store_explicit(&s->at[i], &heddle_table_removed, memory_order_release);
   }
+  // Before an empty slot a removed one says nothing that the empty one does not say: it becomes empty too, so that loading and
+  // unloading for ever does not fill the table. Twice around, because the runs may begin anywhere.
+  for (size_t i = s ? 2 * (s->mask + 1) : 0; i-- > 0;) {
+    _Atomic(void *) *slot = &s->at[i & s->mask];
+    if (atomic_load_explicit(slot, memory_order_relaxed) != &heddle_table_removed) continue;
+    if (atomic_load_explicit(&s->at[(i + 1) & s->mask], memory_order_relaxed)) continue;
+    atomic_store_explicit(slot, NULL, memory_order_release);
+    t->used--;
+  }
 }
