@@ -37,7 +37,8 @@ bool heddle_hooks_refuse(const char *symbol, const char *why);
 
 static inline CUstream heddle_hooks_stream(CUstream s, CUstream implicit) { return s ? s : implicit; }
 
-#define HEDDLE_EXPORT __attribute__((visibility("default"))) // against -fvisibility=hidden; exports.map lists the names too
+// Exported, yet our own references (the table's pointers) stay ours when another preload defines the same symbol.
+#define HEDDLE_EXPORT __attribute__((visibility("protected")))
 // First line of every wrapper.
 #define HEDDLE_ENTER(symbol, arguments)                                     \
   if (heddle_unlikely(!heddle_hooks_on() || !heddle_real.symbol)) {         \
