@@ -71,6 +71,8 @@ type Stream struct {
 	Level  int
 	// Ops is how many ops are in flight on it, Lanes how many lanes have some.
 	Ops, Lanes int
+	// Since is Engine.Now when the stream last completed an op, or got its first.
+	Since int64
 
 	extra  int // other commands since it was last empty
 	thread int
@@ -98,8 +100,10 @@ type Engine struct {
 	stopping atomic.Bool
 	done     sync.WaitGroup
 
-	// Words, Signals, Orders and Waits count what was pushed.
+	// Words, Signals and Orders count what was pushed.
 	Words, Signals, Orders uint64
+	// Now is the poller's clock, for Stream.Since.
+	Now int64
 }
 
 // New makes streams and starts the threads. The calling thread must be bound to the driver.
@@ -228,7 +232,7 @@ func (e *Engine) Passed(m Mark) bool {
 // Wake gets the thread of the first stream out of its sleep early, because work is likely to come.
 func (e *Engine) Wake() { e.threads[e.streams[e.levels[len(e.levels)-1][0]].thread].wake() }
 
-// least returns the stream of a level with the fewest lanes, then ops.
+// leastLoaded returns the stream of a level with the fewest lanes, then ops.
 func (e *Engine) leastLoaded(lvl int) int {
 	best := -1
 	for _, i := range e.levels[lvl] {
@@ -297,6 +301,9 @@ func (e *Engine) Issue(w word.Word) bool {
 			on.Lanes++
 		}
 		o.Session.Issue(o, stream)
+		if on.Ops == 0 {
+			on.Since = e.Now
+		}
 		on.Ops++
 		if o.Signal {
 			on.extra++
@@ -348,14 +355,16 @@ func (e *Engine) order(stream int, waits uint32, n int) bool {
 // Signal asks the GPU to write lane.done behind everything of the lane that is issued. false: no room now.
 func (e *Engine) Signal(s *scoreboard.Session, l *scoreboard.Lane) bool {
 	if l.Unsignalled() == 0 {
+		l.Want = false
 		return true
 	}
+	l.Want = true
 	on := &e.streams[l.Stream]
 	t := e.threads[on.thread]
 	if t.q.room() < 1 || on.Ops+on.extra >= streamDepth+64 {
 		return false
 	}
-	l.Signalled = l.Issued
+	l.Signalled, l.Want = l.Issued, false
 	c := t.q.next()
 	c.kind, c.stream, c.address, c.value = cmdSignal, int32(l.Stream), s.DoneAddress(l.Index), l.Issued
 	t.push()
@@ -380,6 +389,7 @@ func (e *Engine) Elapsed(s *scoreboard.Session, el shm.Elapsed, reply *shm.Reply
 func (e *Engine) Completed(stream, n int, drained bool) {
 	s := &e.streams[stream]
 	s.Ops -= n
+	s.Since = e.Now
 	if drained {
 		s.Lanes--
 	}

@@ -21,8 +21,8 @@ type Lane struct {
 	Priority int32
 	// Queued: the lane's first waiting op is with the policy.
 	Queued bool
-	// Extra counts driver commands beside the ops themselves that the lane's stream still holds for it.
-	Extra int
+	// Want: somebody asked for lane.done and the command found no room yet.
+	Want bool
 
 	word       *shm.Lane
 	storedWord uint32 // lane.issued as last stored
@@ -94,6 +94,9 @@ func (s *Session) AddKernel(k *Kernel) { s.kernels[k.ID] = k }
 
 // KernelByID is nil for an unknown id.
 func (s *Session) KernelByID(id uint32) *Kernel { return s.kernels[id] }
+
+// Kernels is how many kernel ids are known.
+func (s *Session) Kernels() int { return len(s.kernels) }
 
 // Lane is lane i; i is below the number of lanes.
 func (s *Session) Lane(i uint32) *Lane { return &s.lanes[i] }

@@ -1,0 +1,316 @@
+// Package executor is the process that owns one GPU context for one user: it reads the rings of all its clients, decides what goes
+// next and launches it on the clients' own memory.
+//
+//	control socket ─► sessions (an actor each) ─► loader thread ── mapping, loading
+//	client rings ──► poller thread: scoreboard → policy → word ─► issue threads ── driver ─► GPU
+//	                     ▲ lane.done, written by the GPU ───────────────────────────────────┘
+//	                 watch thread: faults that no call has told yet, kernels that never end
+//
+// The poller owns all scheduling state; others reach it through its mailbox. Its loop allocates nothing and takes no lock.
+// Source: docs/protocol.md, design.md section 5.
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
+	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// Driver is everything an executor asks of a GPU; *gpu.Device is one.
+type Driver interface {
+	issue.Driver
+	Reserve(address, bytes uint64) (uint64, error)
+	Unreserve(address, bytes uint64) gpu.Result
+	Import(fd int) (gpu.Memory, gpu.Result)
+	Release(h gpu.Memory) gpu.Result
+	Map(address, bytes uint64, h gpu.Memory) gpu.Result
+	Unmap(address, bytes uint64) gpu.Result
+	HostRegister(address, bytes uint64) (uint64, gpu.Result)
+	HostUnregister(address uint64) gpu.Result
+	ModuleLoad(image []byte) (gpu.Module, error)
+	ModuleUnload(m gpu.Module) gpu.Result
+	ModuleFunction(m gpu.Module, name string) (gpu.Function, error)
+	ModuleGlobal(m gpu.Module, name string) (address, bytes uint64, err error)
+	FuncAttribute(f gpu.Function, attribute int) (int, gpu.Result)
+	FuncParamBytes(f gpu.Function) (uint32, bool)
+	SetLimit(limit uint32, value uint64) gpu.Result
+	GetLimit(limit uint32) (uint64, gpu.Result)
+}
+
+// Facts are what the executor needs to know of its device.
+type Facts struct {
+	Least, Greatest int    // stream priorities
+	SharedOptin     uint32 // most shared memory of a block, bytes
+	Major, Minor    int    // compute capability
+}
+
+// Exit codes of the process (docs/protocol.md section 4).
+const (
+	ExitNoDevice = 2
+	ExitFault    = 3
+	ExitEndless  = 4
+)
+
+// ExitError ends the process with Code. Run has told the daemon already.
+type ExitError struct {
+	Code int
+	Err  error
+}
+
+// Error says why.
+func (e *ExitError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// ExitCode is the process's exit code for the error that Run returned: 0 for nil, 1 for errors without one of their own.
+func ExitCode(err error) int {
+	var exit *ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &exit):
+		return exit.Code
+	}
+	return 1
+}
+
+// Config of Run. The zero value of every field but ControlFd and DeviceUUID is usable.
+type Config struct {
+	// ControlFd is the executor's end of the daemon's SOCK_SEQPACKET pair; 3 in production. Run takes it over.
+	ControlFd int
+	// DeviceUUID is the GPU to use, as nvidia-smi prints it.
+	DeviceUUID string
+	// Log receives what happened, for the daemon's own log; nil: slog.Default.
+	Log *slog.Logger
+	// IssueThreads makes driver calls; 0: 4, fewer on small machines.
+	IssueThreads int
+	// MaxKernelTime ends the executor when a stream completes nothing for so long while it holds ops. 0: never.
+	MaxKernelTime time.Duration
+	// DeadKernelTime is the same bound for ops of clients that are gone; 0: 2 s.
+	DeadKernelTime time.Duration
+	// Tuning of the poller; zero fields take their defaults.
+	Tuning Tuning
+
+	// open replaces the real device; set by tests in this package.
+	open func() (Driver, Facts, error)
+}
+
+// Tuning holds the poller's bounds. Defaults are chosen for an H100 (measurements.md).
+type Tuning struct {
+	// WindowAlone and WindowShared bound a lane's ops in flight while its session is the only one with work, and otherwise.
+	WindowAlone, WindowShared int
+	// SignalAfter is how long the executor must be idle before it asks for done words that nobody waits for.
+	SignalAfter time.Duration
+	// Progress is how long nothing completes before one more op of every lane is issued, window or not.
+	Progress time.Duration
+	// Spin is how long poller and issue threads spin without work before they sleep.
+	Spin time.Duration
+	// Nap is the poller's sleep while ops are in flight or waiting and nothing has happened for NapAfter.
+	Nap, NapAfter time.Duration
+}
+
+func (c *Config) defaults() {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	cores := runtime.NumCPU()
+	if c.IssueThreads <= 0 {
+		c.IssueThreads = min(4, max(1, cores/3))
+	}
+	c.IssueThreads = min(c.IssueThreads, issue.MaxThreads)
+	set(&c.DeadKernelTime, 2*time.Second)
+	t := &c.Tuning
+	if t.WindowAlone <= 0 {
+		t.WindowAlone = 256
+	}
+	if t.WindowShared <= 0 {
+		t.WindowShared = 64
+	}
+	set(&t.SignalAfter, 20*time.Microsecond)
+	set(&t.Progress, time.Millisecond)
+	spin := 200 * time.Microsecond
+	if cores < c.IssueThreads+2 {
+		spin = 20 * time.Microsecond // the clients need the cores more
+	}
+	set(&t.Spin, spin)
+	set(&t.Nap, 50*time.Microsecond)
+	set(&t.NapAfter, 5*time.Millisecond)
+}
+
+// Run serves until the daemon asks it to leave (nil), closes the socket (nil), or the device faults (*ExitError). It owns the
+// process: it sets the garbage collector and GOMAXPROCS, and CUDA's environment before the driver is loaded.
+func Run(ctx context.Context, c Config) error {
+	c.defaults()
+	conn, err := shm.NewConn(c.ControlFd)
+	if err != nil {
+		return fmt.Errorf("executor: control socket: %w; heddle executor is started by heddle daemon", err)
+	}
+	defer conn.Close()
+	if need := c.IssueThreads + 4; runtime.GOMAXPROCS(0) < need {
+		// Threads that spin keep their P; the control side must find one too.
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(need))
+	}
+	// Nothing on the hot path allocates. A collection is run when the executor is idle; the limit is the safety net.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memoryLimit))
+
+	x := &executor{config: c, conn: conn, log: c.Log, sessions: map[uint64]*session{}, images: map[uint64]*loaded{}, begun: time.Now()}
+	return x.run(ctx)
+}
+
+const (
+	memoryLimit = 1 << 30
+	// connections must be set before the driver is loaded: the default of 8 makes streams share hardware queues.
+	connectionsEnv   = "CUDA_DEVICE_MAX_CONNECTIONS"
+	moduleLoadingEnv = "CUDA_MODULE_LOADING"
+)
+
+// openDevice loads the driver and retains the context, on the loader's thread.
+func openDevice(uuid string) (Driver, Facts, error) {
+	for k, v := range map[string]string{connectionsEnv: fmt.Sprint(issue.MaxStreams), moduleLoadingEnv: "EAGER"} {
+		if err := os.Setenv(k, v); err != nil {
+			return nil, Facts{}, err
+		}
+	}
+	id, err := gpu.ParseUUID(uuid)
+	if err != nil {
+		return nil, Facts{}, err
+	}
+	if err := gpu.Init(); err != nil {
+		return nil, Facts{}, err
+	}
+	d, err := gpu.Open(id)
+	if err != nil {
+		return nil, Facts{}, err
+	}
+	return d, Facts{Least: d.LeastPriority, Greatest: d.GreatestPriority, SharedOptin: d.SharedOptin, Major: d.Major, Minor: d.Minor}, nil
+}
+
+// executor ties the threads together. sessions is the control goroutine's.
+type executor struct {
+	config   Config
+	conn     *shm.Conn
+	log      *slog.Logger
+	driver   Driver
+	facts    Facts
+	loader   *loader
+	engine   *issue.Engine
+	poller   *poller
+	watch    *watch
+	sessions map[uint64]*session
+	imagesMu sync.Mutex
+	images   map[uint64]*loaded
+	begun    time.Time
+	draining bool
+}
+
+// run is Run after the process is set up.
+func (x *executor) run(ctx context.Context) error {
+	x.loader = newLoader()
+	defer x.loader.stop()
+	open := x.config.open
+	if open == nil {
+		open = func() (Driver, Facts, error) { return openDevice(x.config.DeviceUUID) }
+	}
+	err := x.loader.do(func() (err error) {
+		if x.driver, x.facts, err = open(); err != nil {
+			return err
+		}
+		x.engine, err = issue.New(x.driver, issue.Options{
+			Threads: x.config.IssueThreads, Least: x.facts.Least, Greatest: x.facts.Greatest, Spin: x.config.Tuning.Spin,
+		})
+		return err
+	})
+	if err != nil {
+		x.sendFault(codeOf(err), nil, 0, err.Error())
+		return &ExitError{ExitNoDevice, err}
+	}
+	if x.poller, err = newPoller(x.config, x.engine); err != nil {
+		return err
+	}
+	x.watch = newWatch(x)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		x.poller.run()
+	}()
+	go x.watch.run()
+	go x.poller.collect()
+	defer x.watch.stop()
+
+	received := make(chan error, 1)
+	go func() { received <- x.receive() }()
+	var leave error
+	select {
+	case leave = <-received:
+		if errors.Is(leave, io.EOF) {
+			leave = nil
+		}
+		x.poller.leave(leaveNow)
+	case <-ctx.Done():
+		leave = ctx.Err()
+		x.poller.leave(leaveNow)
+	case <-ended:
+	}
+	select {
+	case <-ended:
+	case <-time.After(leaveTimeout):
+		// A kernel does not end: what it belongs to stays in doubt. The context goes with the process.
+		x.log.Warn("leaving with ops in flight", "after", leaveTimeout)
+		return leave
+	}
+	if end := x.poller.end; end != nil {
+		x.log.Error("executor ends", "error", end.err, "code", end.code)
+		x.sendFault(end.result, end.inFlight, end.blamed, end.err.Error())
+		return &ExitError{end.code, end.err}
+	}
+	x.engine.Stop()
+	return leave
+}
+
+// leaveTimeout bounds how long a leaving executor waits for what is issued.
+const leaveTimeout = 10 * time.Second
+
+func codeOf(err error) gpu.Result {
+	var r gpu.Result
+	if errors.As(err, &r) {
+		return r
+	}
+	return gpu.Unknown
+}
+
+// sendFault tells the daemon; it must not fail the exit that follows.
+func (x *executor) sendFault(r gpu.Result, inFlight []uint64, blamed uint64, text string) {
+	const most = (shm.MessageBytes - 1024) / 8
+	if len(inFlight) > most {
+		inFlight = inFlight[:most]
+	}
+	tail := make([]byte, 0, 8*len(inFlight)+len(text))
+	for _, id := range inFlight {
+		for i := range 8 {
+			tail = append(tail, byte(id>>(8*i)))
+		}
+	}
+	tail = append(tail, text[:min(len(text), 512)]...)
+	m := shm.Message{Type: shm.TypeFault, Body: shm.Encode(shm.Fault{CUDAResult: uint32(r), Clients: uint32(len(inFlight)), Blamed: blamed}), Tail: tail}
+	if err := x.conn.Send(m); err != nil {
+		x.log.Error("the daemon did not take the fault message", "error", err)
+	}
+}

@@ -1,0 +1,46 @@
+package executor
+
+import (
+	"runtime"
+)
+
+// loader runs slow driver calls, one after another, on a thread of its own: loading, mapping, registering. It binds the device at
+// its first job, which opens it.
+type loader struct {
+	jobs chan func()
+	quit chan struct{}
+	done chan struct{}
+}
+
+func newLoader() *loader {
+	l := &loader{jobs: make(chan func()), quit: make(chan struct{}), done: make(chan struct{})}
+	go l.run()
+	return l
+}
+
+func (l *loader) run() {
+	defer close(l.done)
+	runtime.LockOSThread() // never unlocked: the thread carries the CUDA context
+	for {
+		select {
+		case job := <-l.jobs:
+			job()
+		case <-l.quit:
+			return
+		}
+	}
+}
+
+// do runs job on the loader's thread and waits for it.
+func (l *loader) do(job func() error) error {
+	result := make(chan error, 1)
+	select {
+	case l.jobs <- func() { result <- job() }:
+		return <-result
+	case <-l.quit:
+		return errStopping
+	}
+}
+
+// stop ends the thread when its current job is over; a job that hangs in the driver does not hold the caller.
+func (l *loader) stop() { close(l.quit) }

@@ -1,0 +1,630 @@
+package executor
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/metrics"
+	"sync/atomic"
+	"time"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
+	"github.com/heddle-gpu/heddle/controlplane/executor/policy"
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/executor/word"
+	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// Bounds of one pass over one session: nobody's flood delays the others by more than some ten µs.
+const (
+	scanBudget = 64
+	// ringPressure is the share of a ring in use from which done words are asked for without a waiter.
+	ringPressure = shm.RingBytes / 2
+	// collectAfter is how much must have been allocated before an idle executor collects garbage.
+	collectAfter = 32 << 20
+	// sleepBound bounds a sleep on the doorbell: a hostile client can clear the word that says that we sleep.
+	sleepBound = 500 * time.Millisecond
+)
+
+// how a poller leaves.
+const (
+	leaveNow   = 1 // take nothing more; wait for what is issued
+	leaveDrain = 2 // finish what was submitted
+)
+
+// client is a session as the poller sees it. All fields belong to the poller's thread once it is added.
+type client struct {
+	id        uint64
+	board     *scoreboard.Session
+	file      *shm.SessionFile
+	ring      *shm.Consumer
+	words     *shm.ConsumerWords
+	status    *shm.SessionStatus
+	broken    bool // the ring cannot be parsed any more
+	limited   bool // scan no further than limit
+	limit     uint64
+	used      uint32 // streams that held ops of it since the last reset
+	detached  int64  // when the daemon said that the client is gone; 0: it lives
+	elapsed   bool   // a record waits for room in a queue
+	failed    gpu.Result
+	barriers  []barrier
+	idleDone  func() // called once when a detached client has nothing in flight and no command refers to it
+	mark      issue.Mark
+	marked    bool
+	abandoned int64 // when the broken ring was last emptied
+}
+
+// barrier calls reached when everything below a ring position is done.
+type barrier struct {
+	position uint64
+	reached  func()
+}
+
+// ending says how the poller ended the executor.
+type ending struct {
+	code     int
+	result   gpu.Result
+	err      error
+	inFlight []uint64
+	blamed   uint64
+}
+
+// poller is the thread that schedules.
+type poller struct {
+	config  Config
+	tune    Tuning
+	log     *slog.Logger
+	engine  *issue.Engine
+	policy  policy.Policy
+	builder word.Builder
+	clients []*client
+	slots   []*client
+	later   []*scoreboard.Op // ready ops that found no room in this pass
+	mail    chan func()
+	bell    atomic.Pointer[shm.Doorbell]
+	ownBell bool // bell is the slot's, from the first ATTACH
+	oldBell *shm.Doorbell
+	garbage chan struct{}
+	stats   counters
+
+	now          int64 // ns since the poller was made, at the start of the pass
+	base         time.Time
+	arrivals     uint64
+	lastActivity int64 // something was scanned, issued or completed
+	lastComplete int64
+	lastForce    int64
+	force        bool // this pass ignores windows
+	active       int  // sessions with work in the last pass
+	leaving      int
+	drained      func()
+	end          *ending
+	recheck      func() bool
+
+	lastOverdue int64
+	late        bool
+
+	// stalled is read by the watch thread: ops are in flight and nothing has completed for Tuning.Progress.
+	stalled atomic.Bool
+	ended   chan struct{}
+}
+
+func newPoller(c Config, e *issue.Engine) (*poller, error) {
+	bell, err := shm.CreateDoorbell() // until the first ATTACH brings the real one
+	if err != nil {
+		return nil, fmt.Errorf("executor: doorbell: %w", err)
+	}
+	p := &poller{
+		config: c, tune: c.Tuning, log: c.Log, engine: e, policy: policy.NewOldestFirst(e.Levels()), builder: word.Single{},
+		mail: make(chan func(), 64), garbage: make(chan struct{}, 1), base: time.Now(), ended: make(chan struct{}),
+	}
+	p.bell.Store(bell)
+	p.recheck = p.anythingNew
+	return p, nil
+}
+
+// post runs f on the poller's thread, soon. It returns false when the poller has ended; f is then not run.
+func (p *poller) post(f func()) bool {
+	select {
+	case p.mail <- f:
+		p.bell.Load().Wake()
+		return true
+	case <-p.ended:
+		return false
+	}
+}
+
+// call runs f on the poller's thread and waits for it.
+func (p *poller) call(f func()) bool {
+	done := make(chan struct{})
+	if !p.post(func() { f(); close(done) }) {
+		return false
+	}
+	select {
+	case <-done:
+		return true
+	case <-p.ended:
+		return false
+	}
+}
+
+// leave asks the poller to end; how is leaveNow or leaveDrain.
+func (p *poller) leave(how int) {
+	p.post(func() {
+		p.leaving = how
+		for _, c := range p.clients {
+			c.limited, c.limit = true, c.ring.Read()
+			if how == leaveDrain {
+				c.limit = atomic.LoadUint64(&c.file.Producer().Tail)
+			}
+		}
+	})
+}
+
+func (p *poller) time() int64 { return int64(time.Since(p.base)) }
+
+// run is the poller's thread.
+func (p *poller) run() {
+	runtime.LockOSThread()
+	defer close(p.ended)
+	p.lastActivity = p.time()
+	p.lastComplete = p.lastActivity
+	for p.pass() {
+	}
+}
+
+// pass is one round; false ends the poller.
+func (p *poller) pass() bool {
+	p.now = p.time()
+	did := false
+	for len(p.mail) > 0 {
+		(<-p.mail)()
+		did = true
+	}
+	if f := p.engine.Fault(); f != gpu.Success {
+		p.fault(f, ExitFault, 0, fmt.Errorf("the device context is lost: %w", f))
+		return false
+	}
+	if p.end != nil {
+		p.gather()
+		return false
+	}
+	p.force = p.now-max(p.lastComplete, p.lastForce) > int64(p.tune.Progress)
+	active := 0
+	inFlight := 0
+	for _, c := range p.clients {
+		if p.serve(c) {
+			did = true
+		}
+		if n := c.board.InFlight(); n+c.board.Waiting() > 0 {
+			active++
+			inFlight += n
+		}
+	}
+	p.active = active
+	if p.force {
+		p.lastForce = p.now
+	}
+	if p.schedule() {
+		did = true
+	}
+	p.stats.Passes++
+	p.engine.Now = p.now
+	if inFlight == 0 {
+		p.lastComplete = p.now
+	}
+	if late := p.now-p.lastComplete > int64(p.tune.Progress); late != p.late {
+		p.late = late
+		p.stalled.Store(late)
+	}
+	if p.config.MaxKernelTime > 0 && p.now-p.lastOverdue > int64(time.Millisecond) {
+		p.lastOverdue = p.now
+		p.overdue()
+	}
+	if p.leaving != 0 && p.left() {
+		return false
+	}
+	if did {
+		p.lastActivity = p.now
+		return true
+	}
+	p.idle(inFlight)
+	return true
+}
+
+// serve takes a client's new records, looks at its lanes, and frees ring space. It reports whether anything happened.
+func (p *poller) serve(c *client) bool {
+	did := false
+	if !c.broken {
+		did = p.scan(c)
+	}
+	b := c.board
+	if f := b.Failed(); f.Result != gpu.Success && c.failed == gpu.Success {
+		p.drop(c, f.Result, shm.ReasonLaunchRefused, fmt.Sprintf("the driver refused an op of kind %d in lane %d: %v", f.Kind, f.Lane, f.Result))
+		did = true
+	}
+	window := p.tune.WindowShared
+	if p.active <= 1 {
+		window = p.tune.WindowAlone
+	}
+	pressed := b.InFlight() > 0 && c.ring.Read()-b.Head() > ringPressure
+	busy := b.Busy()
+	for i := len(busy) - 1; i >= 0; i-- {
+		l := b.Lane(busy[i])
+		stream := l.Stream
+		n, ok := b.Poll(l)
+		if !ok {
+			p.bad(c, fmt.Errorf("lane %d: the done word holds a number that was never signalled", l.Index))
+			return true
+		}
+		if n > 0 {
+			did = true
+			p.lastComplete = p.now
+			p.engine.Completed(stream, n, l.Stream == scoreboard.NoStream)
+			if c.file.WakeLane(l.Index, l.Done) {
+				p.stats.Wakeups++
+			}
+		}
+		if l.Want || ((pressed || b.Dropping() || p.leaving == leaveNow) && l.Signalled == l.Done && l.Unsignalled() > 0) {
+			p.engine.Signal(b, l)
+		}
+		if l.First() == nil || l.Queued || p.leaving == leaveNow {
+			continue
+		}
+		if l.InFlight() >= window && !p.force {
+			continue
+		}
+		if op := b.Ready(l); op != nil {
+			l.Queued = true
+			p.policy.Add(op, p.engine.Level(l.Priority))
+		} else {
+			p.stats.NotReady++
+		}
+		busy = b.Busy()
+	}
+	if b.Release() || b.Head() != c.ring.Head() {
+		p.release(c)
+		did = true
+	}
+	if c.broken && b.InFlight() == 0 && p.now-c.abandoned > int64(time.Millisecond) {
+		c.abandoned = p.now
+		c.ring.Abandon()
+	}
+	if c.detached != 0 {
+		p.finish(c)
+	}
+	return did
+}
+
+// finish sees a detached client off: when nothing of it is in flight and no command in any queue refers to it, or when its ops
+// do not end.
+func (p *poller) finish(c *client) {
+	switch {
+	case c.idleDone == nil:
+	case c.board.InFlight() > 0:
+		if p.now-c.detached > int64(p.config.DeadKernelTime) {
+			p.endless(c.id, fmt.Errorf("an op of client %d, which is gone, did not end within %v", c.id, p.config.DeadKernelTime))
+		}
+	case !c.marked:
+		c.mark, c.marked = p.engine.Mark(), true
+	case p.engine.Passed(c.mark):
+		f := c.idleDone
+		c.idleDone = nil
+		f()
+	}
+}
+
+// endless ends the executor because of an op that does not.
+func (p *poller) endless(blamed uint64, err error) {
+	if p.end == nil {
+		p.end = &ending{code: ExitEndless, result: gpu.LaunchTimeout, err: err, blamed: blamed}
+	}
+}
+
+// overdue looks for streams that complete nothing for too long.
+func (p *poller) overdue() {
+	for i := range p.engine.Streams() {
+		s := p.engine.Stream(i)
+		if s.Ops == 0 || p.now-s.Since <= int64(p.config.MaxKernelTime) {
+			continue
+		}
+		var on []uint64
+		for _, c := range p.clients {
+			for _, k := range c.board.Busy() {
+				if c.board.Lane(k).Stream == i {
+					on = append(on, c.id)
+					break
+				}
+			}
+		}
+		var blamed uint64
+		if len(on) == 1 {
+			blamed = on[0]
+		}
+		p.endless(blamed, fmt.Errorf("nothing completed for %v on a stream with ops of clients %v (max_kernel_time)", p.config.MaxKernelTime, on))
+		return
+	}
+}
+
+// release publishes the head.
+func (p *poller) release(c *client) {
+	if !c.broken {
+		c.ring.Release(c.board.Head())
+	}
+	atomic.StoreUint64(&c.status.OpsDone, c.board.OpsDone)
+	for len(c.barriers) > 0 && int64(c.board.Head()-c.barriers[0].position) >= 0 {
+		c.barriers[0].reached()
+		c.barriers = c.barriers[1:]
+	}
+}
+
+// scan moves records from the ring to the board.
+func (p *poller) scan(c *client) bool {
+	did := false
+	for budget := scanBudget; budget > 0 && c.board.Room(); budget-- {
+		if c.elapsed {
+			if !p.elapsed(c) {
+				break
+			}
+		}
+		if c.limited && int64(c.ring.Read()-c.limit) >= 0 {
+			break
+		}
+		v, ok, err := c.ring.Next()
+		if err != nil {
+			p.bad(c, err)
+			return true
+		}
+		if !ok {
+			break
+		}
+		did = true
+		p.arrivals++
+		a, steps, err := c.board.Accept(&v, p.arrivals)
+		if err != nil {
+			p.bad(c, err)
+			return true
+		}
+		budget -= steps / 16
+		switch a {
+		case scoreboard.SignalNow:
+			p.engine.Signal(c.board, c.board.Lane(v.Lane)) // without room, serve tries again
+		case scoreboard.Elapsed:
+			c.elapsed = true
+			p.elapsed(c)
+		}
+	}
+	return did
+}
+
+// elapsed hands the client's question over when there is room.
+func (p *poller) elapsed(c *client) bool {
+	e := c.board.LastElapsed
+	c.elapsed = !p.engine.Elapsed(c.board, e, c.file.Reply(e.Reply))
+	return !c.elapsed
+}
+
+// schedule issues what the policy chooses while there is room.
+func (p *poller) schedule() bool {
+	did := false
+	for p.policy.Len() > 0 {
+		op := p.policy.Next()
+		s := op.Session
+		l := s.Lane(op.Lane)
+		if !op.Signal && p.signalDue(l) {
+			op.Signal = true
+		}
+		if !p.engine.Issue(p.builder.Build(op)) {
+			p.later = append(p.later, op)
+			continue
+		}
+		did = true
+		c := p.slots[s.Slot]
+		c.used |= 1 << uint(l.Stream)
+		p.stats.Ops++
+		if op.Kind == shm.KindLaunch {
+			p.stats.Launches++
+		}
+	}
+	for i, op := range p.later {
+		p.policy.Add(op, p.engine.Level(op.Session.Lane(op.Lane).Priority))
+		p.later[i] = nil
+	}
+	p.later = p.later[:0]
+	return did
+}
+
+// signalDue says whether the lane's next op needs a done word for the window's sake: often enough that the window never runs
+// empty before the word is seen.
+func (p *poller) signalDue(l *scoreboard.Lane) bool {
+	every := 64
+	if p.active > 1 {
+		every = max(1, p.tune.WindowShared/2)
+	}
+	return l.Unsignalled()+1 >= every
+}
+
+// idle is what a pass without events does.
+func (p *poller) idle(inFlight int) {
+	quiet := p.now - p.lastActivity
+	if quiet < int64(p.tune.SignalAfter) || !p.engine.Idle() {
+		issue.Pause(4)
+		return
+	}
+	if inFlight > 0 {
+		for _, c := range p.clients {
+			for _, i := range c.board.Busy() {
+				if l := c.board.Lane(i); l.Unsignalled() > 0 {
+					p.engine.Signal(c.board, l)
+				}
+			}
+		}
+	}
+	work := inFlight > 0 || p.policy.Len() > 0 || p.active > 0 || p.leaving != 0
+	switch {
+	case work && quiet > int64(p.tune.NapAfter):
+		p.stats.Naps++
+		p.bell.Load().Sleep(p.recheck, p.tune.Nap)
+	case !work && quiet > int64(p.tune.Spin):
+		p.stats.Sleeps++
+		select {
+		case p.garbage <- struct{}{}:
+		default:
+		}
+		p.bell.Load().Sleep(p.recheck, sleepBound)
+		// Whoever rang is about to launch: the issue thread wakes up while the ring is being read.
+		p.engine.Wake()
+	default:
+		issue.Pause(16)
+	}
+}
+
+// anythingNew is the doorbell's last look.
+func (p *poller) anythingNew() bool {
+	if len(p.mail) > 0 || p.engine.Fault() != gpu.Success {
+		return true
+	}
+	for _, c := range p.clients {
+		if !c.broken && !c.limited && !c.ring.Empty() && c.board.Room() {
+			return true
+		}
+	}
+	return false
+}
+
+// collect runs the garbage collector while the executor is idle and enough has piled up.
+func (p *poller) collect() {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	last := sample[0].Value.Uint64()
+	for {
+		select {
+		case <-p.ended:
+			return
+		case <-p.garbage:
+		}
+		metrics.Read(sample)
+		if now := sample[0].Value.Uint64(); now-last > collectAfter {
+			last = now
+			runtime.GC()
+		}
+	}
+}
+
+// bad gives a client up whose ring or words make no sense.
+func (p *poller) bad(c *client, err error) {
+	c.broken = true
+	p.stats.BadRecords++
+	p.drop(c, gpu.Unknown, shm.ReasonBadRecord, err.Error())
+}
+
+// drop gives a client its sticky error; its ops in flight end, the others never run.
+func (p *poller) drop(c *client, r gpu.Result, reason uint32, why string) {
+	if c.failed == gpu.Success {
+		c.failed = r
+	}
+	p.policy.Drop(c.board.Slot)
+	c.board.Drop()
+	c.file.SetError(uint32(r), reason)
+	p.log.Warn("session gets an error", "client", c.id, "code", int(r), "reason", reason, "why", why)
+}
+
+// add starts serving a client. A slot is found for it.
+func (p *poller) add(c *client) {
+	slot := len(p.slots)
+	for i, s := range p.slots {
+		if s == nil {
+			slot = i
+			break
+		}
+	}
+	if slot == len(p.slots) {
+		p.slots = append(p.slots, nil)
+	}
+	p.slots[slot] = c
+	c.board.Slot = slot
+	p.policy.Attach(slot)
+	p.clients = append(p.clients, c)
+	if cap(p.later) < shm.Lanes*len(p.clients) {
+		p.later = make([]*scoreboard.Op, 0, 2*shm.Lanes*len(p.clients))
+	}
+	if p.leaving != 0 {
+		c.limited, c.limit = true, c.ring.Read()
+	}
+}
+
+// remove forgets a client that has nothing in flight.
+func (p *poller) remove(c *client) {
+	for i, o := range p.clients {
+		if o == c {
+			p.clients = append(p.clients[:i], p.clients[i+1:]...)
+			p.policy.Detach(c.board.Slot)
+			p.slots[c.board.Slot] = nil
+			return
+		}
+	}
+}
+
+// detach gives up a client that is gone: idle is called (on the poller's thread) when it has nothing in flight any more.
+func (p *poller) detach(c *client, idle func()) {
+	c.detached = p.now
+	c.limited, c.limit = true, c.ring.Read()
+	p.policy.Drop(c.board.Slot)
+	c.board.Drop()
+	c.idleDone = idle
+}
+
+// left finishes a leaving poller: every client has what was promised.
+func (p *poller) left() bool {
+	for _, c := range p.clients {
+		switch {
+		case c.board.InFlight() > 0:
+			return false
+		case p.leaving == leaveDrain && (c.board.Waiting() > 0 || (!c.broken && int64(c.ring.Read()-c.limit) < 0)):
+			return false
+		}
+	}
+	if !p.engine.Idle() {
+		return false
+	}
+	if p.leaving == leaveNow {
+		for _, c := range p.clients {
+			c.file.SetState(shm.StateClosed)
+			c.file.WakeAll()
+		}
+	}
+	if p.drained != nil {
+		p.drained()
+	}
+	return true
+}
+
+// fault ends the executor with what is known published.
+func (p *poller) fault(r gpu.Result, code int, blamed uint64, err error) {
+	p.end = &ending{code: code, result: r, err: err, blamed: blamed}
+	p.gather()
+}
+
+// gather publishes what is known to be done and finds out who had ops in flight.
+func (p *poller) gather() {
+	for _, c := range p.clients {
+		b := c.board
+		busy := b.Busy()
+		for i := len(busy) - 1; i >= 0; i-- {
+			l := b.Lane(busy[i])
+			if n, ok := b.Poll(l); ok && n > 0 {
+				c.file.WakeLane(l.Index, l.Done)
+			}
+			busy = b.Busy()
+		}
+		if b.Release() {
+			p.release(c)
+		}
+		if b.InFlight() > 0 {
+			p.end.inFlight = append(p.end.inFlight, c.id)
+		}
+	}
+	if p.end.blamed == 0 && len(p.end.inFlight) == 1 && p.end.code == ExitFault {
+		p.end.blamed = p.end.inFlight[0] // nobody else can have done it
+	}
+}

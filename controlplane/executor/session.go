@@ -1,0 +1,585 @@
+package executor
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+const (
+	// preparedEvents are made when a client attaches; the events of higher slots when they are first recorded.
+	preparedEvents = 64
+	// drainTimeout bounds how long a drop of memory waits for ops that the client says are done.
+	drainTimeout = 10 * time.Second
+)
+
+// session serves the daemon's requests for one client, in order, on a goroutine of its own. All fields belong to it.
+type session struct {
+	x       *executor
+	id      uint64
+	log     *slog.Logger
+	inbox   chan shm.Message
+	client  *client // nil before ATTACH succeeded
+	polled  bool    // after RESUME
+	base    uint64  // the session file's address
+	windows []shm.Range
+	host    shm.Range
+	// segments and hosts are what is mapped; singles are segments outside the windows, with a reservation of their own.
+	segments  map[uint64]uint64
+	hosts     map[uint64]uint64
+	singles   map[uint64]bool
+	instances map[uint64]*instance
+	kernels   map[uint32]*scoreboard.Kernel
+	globals   map[uint64]bool
+}
+
+func newSession(x *executor, id uint64) *session {
+	return &session{
+		x: x, id: id, log: x.log.With("client", id), inbox: make(chan shm.Message, 16),
+		segments: map[uint64]uint64{}, hosts: map[uint64]uint64{}, singles: map[uint64]bool{},
+		instances: map[uint64]*instance{}, kernels: map[uint32]*scoreboard.Kernel{}, globals: map[uint64]bool{},
+	}
+}
+
+// run serves requests until DETACH.
+func (s *session) run() {
+	for m := range s.inbox {
+		body, err := s.handle(&m)
+		m.CloseFds()
+		if err != nil {
+			s.log.Info("request refused", "type", shm.TypeName(m.Type), "why", err)
+		}
+		s.x.answer(m, body, err)
+	}
+}
+
+// handle serves one request. Descriptors that it keeps are taken out of m.
+func (s *session) handle(m *shm.Message) ([]byte, error) {
+	if s.client == nil && m.Type != shm.TypeAttach && m.Type != shm.TypeDetach {
+		return nil, refuse(shm.StatusInvalid, "%s for client %d, whose ATTACH failed", shm.TypeName(m.Type), s.id)
+	}
+	switch m.Type {
+	case shm.TypeAttach:
+		return nil, s.attach(m)
+	case shm.TypeResume:
+		return nil, s.resume()
+	case shm.TypeWindow:
+		return withBody(m, s.window)
+	case shm.TypeSegment:
+		return withBody(m, func(r *shm.Range) error { return s.segment(m, r) })
+	case shm.TypeSegmentDrop:
+		return withBody(m, s.segmentDrop)
+	case shm.TypeHostSegment:
+		return withBody(m, func(r *shm.Range) error { return s.hostSegment(m, r) })
+	case shm.TypeHostSegmentDrop:
+		return withBody(m, s.hostDrop)
+	case shm.TypeKernel:
+		k, err := shm.Decode[shm.Kernel](m.Body)
+		if err != nil {
+			return nil, err
+		}
+		err = s.kernel(k, string(m.Tail))
+		var no *refusal
+		if errors.As(err, &no) {
+			k.CUDAResult = uint32(no.result)
+		}
+		return shm.Encode(k), err
+	case shm.TypeGlobal:
+		k, err := shm.Decode[shm.Kernel](m.Body)
+		if err != nil {
+			return nil, err
+		}
+		r, err := s.global(k, string(m.Tail))
+		return shm.Encode(r), err
+	case shm.TypeFuncAttr:
+		return withBody(m, s.attribute)
+	case shm.TypeLimit:
+		return withBody(m, s.limit)
+	case shm.TypeDetach:
+		return nil, s.detach()
+	}
+	return nil, refuse(shm.StatusInvalid, "%s is not for an executor", shm.TypeName(m.Type))
+}
+
+// withBody decodes a request whose reply is the same struct.
+func withBody[T shm.WireStruct](m *shm.Message, f func(*T) error) ([]byte, error) {
+	v, err := shm.Decode[T](m.Body)
+	if err != nil {
+		return nil, err
+	}
+	err = f(&v)
+	return shm.Encode(v), err
+}
+
+// attach maps and registers the session file and takes the client's windows.
+func (s *session) attach(m *shm.Message) error {
+	a, err := shm.Decode[shm.Attach](m.Body)
+	if err != nil {
+		return err
+	}
+	var windows []shm.Range
+	size := int(unsafe.Sizeof(shm.Range{}))
+	if uint64(len(m.Tail)) != uint64(a.Windows)*uint64(size) {
+		return refuse(shm.StatusInvalid, "ATTACH of client %d: a tail of %d bytes; %d windows need %d", s.id, len(m.Tail), a.Windows, uint64(a.Windows)*uint64(size))
+	}
+	for i := range int(a.Windows) {
+		w, err := shm.Decode[shm.Range](m.Tail[i*size : (i+1)*size])
+		if err != nil {
+			return err
+		}
+		windows = append(windows, w)
+	}
+	fds, err := m.TakeFds(2)
+	if err != nil {
+		return err
+	}
+	bell, err := shm.OpenDoorbell(fds[1])
+	if err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return refuse(shm.StatusInvalid, "ATTACH of client %d: %v", s.id, err)
+	}
+	file, err := shm.OpenSessionFile(fds[0])
+	if err != nil {
+		unix.Close(fds[0])
+		bell.Close()
+		return refuse(shm.StatusInvalid, "ATTACH of client %d: %v", s.id, err)
+	}
+	if !s.x.setDoorbell(bell) {
+		file.Close()
+		return errStopping
+	}
+	s.host = shm.Range{Address: a.HostBase, Bytes: a.HostBytes}
+	s.base = uint64(uintptr(file.Base()))
+	words := file.Consumer()
+	board := scoreboard.New(s.id, file, atomic.LoadUint64(&words.Head))
+	err = s.x.loader.do(func() error {
+		at, r := s.x.driver.HostRegister(s.base, uint64(len(file.Bytes())))
+		if r != gpu.Success {
+			return refuseCUDA("cuMemHostRegister of the session file", r)
+		}
+		board.LanesDevice = at + uint64(uintptr(unsafe.Pointer(&file.LaneBytes()[0]))) - s.base
+		for i := range windows {
+			if err := s.window(&windows[i]); err != nil {
+				s.releaseWindows()
+				s.x.driver.HostUnregister(s.base)
+				return err
+			}
+		}
+		if r := board.PrepareEvents(preparedEvents, s.x.driver); r != gpu.Success {
+			return refuseCUDA("cuEventCreate", r)
+		}
+		return nil
+	})
+	if err != nil {
+		file.Close()
+		return err
+	}
+	s.client = &client{id: s.id, board: board, file: file, ring: shm.NewConsumer(file), words: words, status: file.Status()}
+	atomic.StoreUint32(&s.client.status.ExecutorPID, uint32(unix.Getpid()))
+	return nil
+}
+
+// setDoorbell makes the poller sleep on the slot's doorbell. All sessions bring the same file; the first one is kept.
+func (x *executor) setDoorbell(bell *shm.Doorbell) bool {
+	return x.poller.call(func() {
+		if x.poller.ownBell {
+			bell.Close()
+			return
+		}
+		old := x.poller.bell.Swap(bell)
+		x.poller.ownBell = true
+		// A concurrent post may still be ringing the old one: it is closed with the process.
+		x.poller.oldBell = old
+	})
+}
+
+// window reserves a window of the client. It runs on the loader's thread from attach, on the session's from WINDOW.
+func (s *session) window(w *shm.Range) error {
+	reserve := func() error {
+		if _, err := s.x.driver.Reserve(w.Address, w.Bytes); err != nil {
+			return refuseCUDA(fmt.Sprintf("window %#x+%#x", w.Address, w.Bytes), err)
+		}
+		s.windows = append(s.windows, *w)
+		return nil
+	}
+	if s.client == nil {
+		return reserve()
+	}
+	return s.x.loader.do(reserve)
+}
+
+func (s *session) releaseWindows() {
+	for _, w := range s.windows {
+		s.x.driver.Unreserve(w.Address, w.Bytes)
+	}
+	s.windows = nil
+}
+
+// resume settles what a dead executor left in doubt and starts polling. It follows ATTACH for a new session too.
+func (s *session) resume() error {
+	if s.polled {
+		return refuse(shm.StatusInvalid, "client %d is being served already", s.id)
+	}
+	c := s.client
+	head, read := atomic.LoadUint64(&c.words.Head), atomic.LoadUint64(&c.words.Read)
+	fail := func(r gpu.Result, reason uint32, why string) {
+		s.log.Warn("session gets an error", "code", int(r), "reason", reason, "why", why)
+		c.failed = r
+		c.board.Drop()
+		c.file.SetError(uint32(r), reason)
+	}
+	var doubt scoreboard.Doubt
+	err := c.ring.Resume(read, head)
+	if err == nil {
+		doubt, err = c.board.Survey(c.ring)
+	}
+	took := head > 0 || doubt.InDoubt > 0 || s.lanesUsed()
+	switch code := atomic.LoadUint32(&c.status.Error); {
+	case err != nil:
+		c.broken = true
+		fail(gpu.Unknown, shm.ReasonBadRecord, err.Error())
+	case code != 0:
+		c.failed = gpu.Result(code)
+		c.board.Drop()
+	case doubt.Why != "":
+		fail(gpu.LaunchFailed, shm.ReasonInDoubt, doubt.Why)
+	case took && len(s.instances) > 0:
+		fail(gpu.LaunchFailed, shm.ReasonLostGlobals, "device globals of its kernels were in the executor that died")
+	}
+	if !c.broken {
+		if err := c.ring.Resume(c.ring.Read(), head); err != nil {
+			c.broken = true
+			fail(gpu.Unknown, shm.ReasonBadRecord, err.Error())
+		}
+	}
+	if took {
+		s.log.Info("took a session over", "in_doubt", doubt.InDoubt, "why_not_repeated", doubt.Why)
+	}
+	if !s.x.poller.call(func() { s.x.poller.add(c) }) {
+		return errStopping
+	}
+	s.polled = true
+	return nil
+}
+
+// lanesUsed tells whether any op of the session was ever issued.
+func (s *session) lanesUsed() bool {
+	for i := range uint32(shm.Lanes) {
+		if atomic.LoadUint32(&s.client.file.Lane(i).Issued) != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func inside(r shm.Range, in shm.Range) bool {
+	return r.Bytes > 0 && r.Address >= in.Address && r.Bytes <= in.Bytes && r.Address-in.Address <= in.Bytes-r.Bytes
+}
+
+// addMemory lets ops name a range.
+func (s *session) addMemory(address, bytes uint64) error {
+	var err error
+	if !s.x.poller.call(func() { err = s.client.board.Memory.Add(address, bytes) }) {
+		return errStopping
+	}
+	if err != nil {
+		return refuse(shm.StatusInvalid, "%v", err)
+	}
+	return nil
+}
+
+// segment maps device memory of the client at its own address.
+func (s *session) segment(m *shm.Message, r *shm.Range) error {
+	fds, err := m.TakeFds(1)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fds[0])
+	if r.Offset != 0 {
+		return refuse(shm.StatusInvalid, "segment %#x: offset %d; the driver maps whole handles only", r.Address, r.Offset)
+	}
+	if err := s.addMemory(r.Address, r.Bytes); err != nil {
+		return err
+	}
+	single := !slices.ContainsFunc(s.windows, func(w shm.Range) bool { return inside(*r, w) })
+	err = s.x.loader.do(func() error {
+		d := s.x.driver
+		if single {
+			if _, err := d.Reserve(r.Address, r.Bytes); err != nil {
+				return refuseCUDA(fmt.Sprintf("segment %#x lies outside the client's windows and", r.Address), err)
+			}
+		}
+		h, res := d.Import(fds[0])
+		if res == gpu.Success {
+			res = d.Map(r.Address, r.Bytes, h)
+			d.Release(h) // the mapping holds the memory
+		}
+		if res != gpu.Success {
+			if single {
+				d.Unreserve(r.Address, r.Bytes)
+			}
+			return refuseCUDA(fmt.Sprintf("segment %#x+%#x", r.Address, r.Bytes), res)
+		}
+		return nil
+	})
+	if err != nil {
+		s.x.poller.call(func() { s.client.board.Memory.Remove(r.Address) })
+		return err
+	}
+	s.segments[r.Address] = r.Bytes
+	if single {
+		s.singles[r.Address] = true
+	}
+	return nil
+}
+
+// drained waits until everything that the client had published is done.
+func (s *session) drained() error {
+	if !s.polled {
+		return nil
+	}
+	reached := make(chan struct{})
+	c := s.client
+	ok := s.x.poller.call(func() {
+		tail := atomic.LoadUint64(&c.file.Producer().Tail)
+		if c.broken || int64(c.board.Head()-tail) >= 0 {
+			close(reached)
+			return
+		}
+		c.barriers = append(c.barriers, barrier{tail, func() { close(reached) }})
+	})
+	if !ok {
+		return errStopping
+	}
+	select {
+	case <-reached:
+		return nil
+	case <-s.x.poller.ended:
+		return errStopping
+	case <-time.After(drainTimeout):
+		return refuse(shm.StatusInvalid, "ops of client %d that may use the memory are not done after %v; drain before dropping memory", s.id, drainTimeout)
+	}
+}
+
+// segmentDrop unmaps a segment.
+func (s *session) segmentDrop(r *shm.Range) error {
+	bytes, ok := s.segments[r.Address]
+	if !ok {
+		return refuse(shm.StatusInvalid, "no segment at %#x", r.Address)
+	}
+	if err := s.drained(); err != nil {
+		return err
+	}
+	if !s.x.poller.call(func() { s.client.board.Memory.Remove(r.Address) }) {
+		return errStopping
+	}
+	delete(s.segments, r.Address)
+	single := s.singles[r.Address]
+	delete(s.singles, r.Address)
+	return s.x.loader.do(func() error { return s.unmap(r.Address, bytes, single) })
+}
+
+func (s *session) unmap(address, bytes uint64, single bool) error {
+	res := s.x.driver.Unmap(address, bytes)
+	if single {
+		s.x.driver.Unreserve(address, bytes)
+	}
+	if res != gpu.Success {
+		return refuseCUDA(fmt.Sprintf("unmap of segment %#x", address), res)
+	}
+	return nil
+}
+
+// hostSegment maps and registers host memory that the client shares, at its own address.
+func (s *session) hostSegment(m *shm.Message, r *shm.Range) error {
+	fds, err := m.TakeFds(1)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fds[0])
+	size, err := shm.CheckSeals(fds[0])
+	if err != nil {
+		return refuse(shm.StatusInvalid, "host segment: %v", err)
+	}
+	if !inside(*r, s.host) || r.Address%shm.Page != 0 || r.Bytes%shm.Page != 0 || uint64(size) != r.Bytes {
+		return refuse(shm.StatusInvalid, "host segment %#x+%#x of a file of %d bytes; expected whole pages inside %#x+%#x", r.Address, r.Bytes, size, s.host.Address, s.host.Bytes)
+	}
+	if err := s.addMemory(r.Address, r.Bytes); err != nil {
+		return err
+	}
+	err = s.x.loader.do(func() error {
+		if err := mapFixed(r.Address, r.Bytes, fds[0]); err != nil {
+			return refuse(shm.StatusNoMemory, "host segment %#x+%#x: %v", r.Address, r.Bytes, err)
+		}
+		if at, res := s.x.driver.HostRegister(r.Address, r.Bytes); res != gpu.Success || at != r.Address {
+			if res == gpu.Success {
+				s.x.driver.HostUnregister(r.Address)
+				res = gpu.InvalidValue
+			}
+			unmapFixed(r.Address, r.Bytes)
+			return refuseCUDA(fmt.Sprintf("cuMemHostRegister of host segment %#x+%#x (device address %#x)", r.Address, r.Bytes, at), res)
+		}
+		return nil
+	})
+	if err != nil {
+		s.x.poller.call(func() { s.client.board.Memory.Remove(r.Address) })
+		return err
+	}
+	s.hosts[r.Address] = r.Bytes
+	return nil
+}
+
+// hostDrop takes a host segment back.
+func (s *session) hostDrop(r *shm.Range) error {
+	bytes, ok := s.hosts[r.Address]
+	if !ok {
+		return refuse(shm.StatusInvalid, "no host segment at %#x", r.Address)
+	}
+	if err := s.drained(); err != nil {
+		return err
+	}
+	if !s.x.poller.call(func() { s.client.board.Memory.Remove(r.Address) }) {
+		return errStopping
+	}
+	delete(s.hosts, r.Address)
+	return s.x.loader.do(func() error {
+		res := s.x.driver.HostUnregister(r.Address)
+		unmapFixed(r.Address, bytes)
+		if res != gpu.Success {
+			return refuseCUDA("cuMemHostUnregister", res)
+		}
+		return nil
+	})
+}
+
+// limit raises a limit of the context. It is shared, so it never shrinks.
+func (s *session) limit(l *shm.Setting) error {
+	return s.x.loader.do(func() error {
+		if now, r := s.x.driver.GetLimit(l.What); r == gpu.Success && now >= l.Value {
+			return nil
+		}
+		if r := s.x.driver.SetLimit(l.What, l.Value); r != gpu.Success {
+			return refuseCUDA(fmt.Sprintf("cuCtxSetLimit(%d, %d)", l.What, l.Value), r)
+		}
+		return nil
+	})
+}
+
+// detach gives up what is left of the client and takes everything of it out of the context.
+func (s *session) detach() error {
+	c := s.client
+	if c == nil {
+		return nil
+	}
+	p := s.x.poller
+	if s.polled {
+		idle := make(chan struct{})
+		if !p.call(func() { p.detach(c, func() { close(idle) }) }) {
+			return errStopping
+		}
+		select {
+		case <-idle:
+		case <-p.ended:
+			return errStopping
+		}
+		if !p.call(func() { p.remove(c) }) {
+			return errStopping
+		}
+	}
+	return s.x.loader.do(func() error {
+		s.teardown(c)
+		return nil
+	})
+}
+
+// teardown frees all of the client's device state. The done words said that its ops are complete; because the client could write
+// those words, the driver is asked too before anything is unmapped.
+func (s *session) teardown(c *client) {
+	d := s.x.driver
+	if !s.x.quiet(c.used) {
+		s.x.poller.post(func() {
+			s.x.poller.endless(s.id, fmt.Errorf("streams that client %d used do not end within %v", s.id, s.x.config.DeadKernelTime))
+		})
+		return
+	}
+	for _, a := range slices.Sorted(maps.Keys(s.segments)) {
+		if err := s.unmap(a, s.segments[a], s.singles[a]); err != nil {
+			s.log.Error("segment not unmapped", "error", err)
+		}
+	}
+	for a, n := range s.hosts {
+		d.HostUnregister(a)
+		unmapFixed(a, n)
+	}
+	s.releaseWindows()
+	for id, in := range s.instances {
+		if r := d.ModuleUnload(in.module); r != gpu.Success {
+			s.log.Error("module not unloaded", "image", id, "error", r)
+		}
+	}
+	c.board.DestroyEvents(d)
+	d.HostUnregister(s.base)
+	if err := c.file.Close(); err != nil {
+		s.log.Error("session file not closed", "error", err)
+	}
+}
+
+// quiet waits until what the streams (a bit each) hold now is complete. It runs on the loader's thread.
+func (x *executor) quiet(streams uint32) bool {
+	end := time.Now().Add(x.config.DeadKernelTime)
+	for i := range x.engine.Streams() {
+		if streams&(1<<uint(i)) == 0 {
+			continue
+		}
+		e, r := x.driver.EventCreate(false)
+		if r == gpu.Success {
+			r = x.driver.EventRecord(e, x.engine.Stream(i).Handle)
+		}
+		for wait := 10 * time.Microsecond; r == gpu.Success; wait = min(2*wait, time.Millisecond) {
+			if r = x.driver.EventQuery(e); r != gpu.NotReady {
+				break
+			}
+			if time.Now().After(end) {
+				return false
+			}
+			r = gpu.Success
+			time.Sleep(wait)
+		}
+		if r != gpu.Success {
+			x.engine.SetFault(r)
+			return true
+		}
+		x.driver.EventDestroy(e)
+	}
+	return true
+}
+
+// mapFixed maps a whole file at an address of the host window, where nothing else may be.
+func mapFixed(address, bytes uint64, fd int) error {
+	at, _, errno := unix.Syscall6(unix.SYS_MMAP, uintptr(address), uintptr(bytes), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_SHARED|unix.MAP_FIXED_NOREPLACE, uintptr(fd), 0)
+	if errno != 0 {
+		return fmt.Errorf("mmap: %w", errno)
+	}
+	if uint64(at) != address { // a kernel before 4.17 takes the address as a hint
+		unmapFixed(uint64(at), bytes)
+		return fmt.Errorf("mmap gave %#x", at)
+	}
+	return nil
+}
+
+func unmapFixed(address, bytes uint64) {
+	_, _, _ = unix.Syscall(unix.SYS_MUNMAP, uintptr(address), uintptr(bytes), 0)
+}

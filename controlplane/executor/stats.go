@@ -1,0 +1,101 @@
+package executor
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// counters are the poller's.
+type counters struct {
+	Passes, Ops, Launches, NotReady, Wakeups, Sleeps, Naps, BadRecords uint64
+}
+
+// Stats is what an executor answers to STATS, as JSON. Counters count from its start.
+type Stats struct {
+	PID           int     `json:"pid"`
+	UptimeSeconds float64 `json:"uptime_seconds"`
+	Ops           uint64  `json:"ops"`         // handed to the driver
+	Launches      uint64  `json:"launches"`    // of them kernels
+	Words         uint64  `json:"words"`       // launches issued; a word holds one or more ops
+	Signals       uint64  `json:"signals"`     // done words written by the GPU
+	Orders        uint64  `json:"orders"`      // events between streams
+	ReadyWaits    uint64  `json:"ready_waits"` // looks at an op that could not be issued yet
+	Wakeups       uint64  `json:"wakeups"`     // clients woken from their sleep
+	Sleeps        uint64  `json:"sleeps"`      // of the poller on the doorbell
+	Naps          uint64  `json:"naps"`        // short sleeps of the poller while something was in flight
+	Passes        uint64  `json:"passes"`      // rounds of the poller
+	BadRecords    uint64  `json:"bad_records"`
+	InFlight      int     `json:"in_flight"`
+	Waiting       int     `json:"waiting"`
+	// IssueBusySeconds is how long each issue thread has been in driver calls.
+	IssueBusySeconds []float64      `json:"issue_busy_seconds"`
+	Streams          []StreamStats  `json:"streams"`
+	Sessions         []SessionStats `json:"sessions"`
+}
+
+// StreamStats is one executor stream that is in use.
+type StreamStats struct {
+	Stream int `json:"stream"`
+	Level  int `json:"level"`
+	Ops    int `json:"ops"`
+	Lanes  int `json:"lanes"`
+}
+
+// SessionStats is one session.
+type SessionStats struct {
+	ClientID  uint64 `json:"client_id"`
+	OpsDone   uint64 `json:"ops_done"`
+	Dropped   uint64 `json:"dropped"`
+	InFlight  int    `json:"in_flight"`
+	Waiting   int    `json:"waiting"`
+	BusyLanes int    `json:"busy_lanes"`
+	Kernels   int    `json:"kernels"`
+	Ranges    int    `json:"ranges"` // segments, host segments and globals
+	RingBytes uint64 `json:"ring_bytes"`
+	Error     int    `json:"error"` // sticky CUresult, 0 none
+}
+
+// snapshot collects the counters; it runs on the poller's thread.
+func (p *poller) snapshot() Stats {
+	n, e := &p.stats, p.engine
+	st := Stats{
+		PID: os.Getpid(), UptimeSeconds: time.Since(p.base).Seconds(), Ops: n.Ops, Launches: n.Launches, Words: e.Words, Signals: e.Signals,
+		Orders: e.Orders, ReadyWaits: n.NotReady, Wakeups: n.Wakeups, Sleeps: n.Sleeps, Naps: n.Naps, Passes: n.Passes, BadRecords: n.BadRecords,
+	}
+	for i := range e.Threads() {
+		st.IssueBusySeconds = append(st.IssueBusySeconds, e.Busy(i).Seconds())
+	}
+	for i := range e.Streams() {
+		if s := e.Stream(i); s.Ops > 0 {
+			st.Streams = append(st.Streams, StreamStats{i, s.Level, s.Ops, s.Lanes})
+		}
+	}
+	for _, c := range p.clients {
+		b := c.board
+		st.InFlight += b.InFlight()
+		st.Waiting += b.Waiting()
+		st.Sessions = append(st.Sessions, SessionStats{
+			ClientID: c.id, OpsDone: b.OpsDone, Dropped: b.OpsDropped, InFlight: b.InFlight(), Waiting: b.Waiting(), BusyLanes: len(b.Busy()),
+			Kernels: b.Kernels(), Ranges: b.Memory.Len(), RingBytes: c.ring.Read() - c.ring.Head(), Error: int(c.failed),
+		})
+	}
+	return st
+}
+
+// encode fits the statistics into one message: sessions are left out from the end when there are too many.
+func (st Stats) encode() ([]byte, error) {
+	for {
+		b, err := json.Marshal(st)
+		if err != nil {
+			return nil, fmt.Errorf("executor: statistics: %w", err)
+		}
+		if len(b) <= shm.MessageBytes-256 || len(st.Sessions) == 0 {
+			return b, nil
+		}
+		st.Sessions = st.Sessions[:len(st.Sessions)/2]
+	}
+}
