@@ -81,7 +81,23 @@ bool heddle_tools_active(const char **which) {
 // A profiler inside the process (torch.profiler) subscribes when it starts, long after cuInit. From then on it must see launches
 // in this process: sessions finish what they have and the process stays native. These symbols are exported for that alone; the
 // call goes on to the real function, wherever it is loaded.
-static const char *const cupti_names[] = {"cuptiSubscribe", "cuptiSubscribe_v2", "cuptiActivityEnable", "cuptiActivityEnableContext"};
+void cuptiSubscribe(void);
+void cuptiSubscribe_v2(void);
+void cuptiActivityEnable(void);
+void cuptiActivityEnableContext(void);
+static struct { const char *name; void (*ours)(void); void *_Atomic real; } cupti[] = {
+    {"cuptiSubscribe", cuptiSubscribe, NULL},
+    {"cuptiSubscribe_v2", cuptiSubscribe_v2, NULL},
+    {"cuptiActivityEnable", cuptiActivityEnable, NULL},
+    {"cuptiActivityEnableContext", cuptiActivityEnableContext, NULL},
+};
+enum { CUPTIS = sizeof cupti / sizeof cupti[0] };
+
+static int cupti_index(const char *name) {
+  for (int i = 0; i < CUPTIS; i++)
+    if (strcmp(cupti[i].name, name) == 0) return i;
+  return -1;
+}
 
 static int find_cupti(struct dl_phdr_info *info, size_t size, void *data) {
   (void)size;
@@ -91,6 +107,34 @@ static int find_cupti(struct dl_phdr_info *info, size_t size, void *data) {
   return 1;
 }
 
+void *heddle_tools_cupti_ours(const char *name) {
+  int i = cupti_index(name);
+  return i < 0 ? NULL : (void *)cupti[i].ours;
+}
+
+void *heddle_tools_cupti_real(const char *name) {
+  int i = cupti_index(name);
+  heddle_dlsym_function real = heddle_dlsym_real();
+  if (i < 0 || !real) return NULL;
+  void *known = atomic_load_explicit(&cupti[i].real, memory_order_acquire);
+  if (known) return known;
+  void *next = real(RTLD_NEXT, name);
+  if (next) return next;
+  const char *path = NULL; // loaded with RTLD_LOCAL, as Python does
+  void *handle = dl_iterate_phdr(find_cupti, &path) == 1 ? dlopen(path, RTLD_LAZY | RTLD_NOLOAD) : NULL;
+  return handle ? real(handle, name) : NULL;
+}
+
+void *heddle_tools_cupti_substitute(const char *name, void *found) {
+  int i = cupti_index(name);
+  if (i < 0) return found;
+  void *before = NULL;
+  // Two CUPTIs in one process: only the first one found is watched.
+  if (!atomic_compare_exchange_strong(&cupti[i].real, &before, found) && before != found) return found;
+  return (void *)cupti[i].ours;
+}
+
+// Called by the stand-ins below. Returns where to go on.
 void *heddle_tools_cupti(unsigned index);
 __attribute__((used)) void *heddle_tools_cupti(unsigned index) {
   if (!heddle_config()->force && !atomic_exchange_explicit(&subscribed, true, memory_order_acq_rel)) {
@@ -100,18 +144,13 @@ __attribute__((used)) void *heddle_tools_cupti(unsigned index) {
       if (s) heddle_session_close(s, HEDDLE_NATIVE_TOOL);
     }
   }
-  heddle_dlsym_function real = heddle_dlsym_real();
-  if (!real) return NULL;
-  void *next = real(RTLD_NEXT, cupti_names[index]);
-  if (next) return next;
-  const char *path = NULL; // loaded with RTLD_LOCAL, as Python does
-  void *cupti = dl_iterate_phdr(find_cupti, &path) == 1 ? dlopen(path, RTLD_LAZY | RTLD_NOLOAD) : NULL;
-  return cupti ? real(cupti, cupti_names[index]) : NULL;
+  return heddle_tools_cupti_real(cupti[index].name);
 }
 
 // Keeps the caller's argument registers and jumps on; CUPTI_ERROR_NOT_INITIALIZED (15) when there is no CUPTI.
 #define CUPTI(name, index)                                       \
-  __asm__(".text\n.globl " #name "\n.type " #name ", @function\n" \
+  __asm__(".text\n.globl " #name "\n.protected " #name "\n"      \
+          ".type " #name ", @function\n"                         \
           ".p2align 4\n" #name ":\n  .cfi_startproc\n  endbr64\n" \
           "  pushq %rdi\n  pushq %rsi\n  pushq %rdx\n  pushq %rcx\n  pushq %r8\n" \
           "  .cfi_adjust_cfa_offset 40\n"                         \

@@ -14,6 +14,8 @@
 #include <dlfcn.h>
 #include <string.h>
 
+#include "../tools.h"
+
 heddle_dlsym_function heddle_dlsym_real(void) {
   static _Atomic(heddle_dlsym_function) cached;
   heddle_dlsym_function f = atomic_load_explicit(&cached, memory_order_relaxed);
@@ -51,12 +53,25 @@ static bool driver_loaded(void) {
   return true;
 }
 
+// The few functions that start a CUPTI subscription (tools.c): XLA finds them by name.
+static struct heddle_dlsym_jump cupti(heddle_dlsym_function real, struct heddle_dlsym_jump as_is, const char *name) {
+  void *ours = heddle_tools_cupti_ours(name);
+  if (!ours) return as_is;
+  if (as_is.handle == RTLD_NEXT) return heddle_tools_cupti_real(name) ? as_is : nothing(real);
+  void *found = real(as_is.handle, name);
+  if (!found) return as_is;
+  if (found == ours) return heddle_tools_cupti_real(name) ? value(ours) : nothing(real);
+  return value(heddle_tools_cupti_substitute(name, found));
+}
+
 __attribute__((used)) struct heddle_dlsym_jump heddle_dlsym_decide(void *handle, const char *name, const void *caller) {
   heddle_dlsym_function real = heddle_dlsym_real();
   if (heddle_unlikely(!real)) return value(NULL);
   struct heddle_dlsym_jump as_is = {(void *)real, handle};
   // Exact names only, and cheap for everybody else: cuInit, not cublasCreate.
-  if (heddle_likely(!name || name[0] != 'c' || name[1] != 'u' || name[2] < 'A' || name[2] > 'Z')) return as_is;
+  if (heddle_likely(!name || name[0] != 'c' || name[1] != 'u')) return as_is;
+  if (name[2] == 'p') return cupti(real, as_is, name);
+  if (name[2] < 'A' || name[2] > 'Z') return as_is;
   const struct heddle_entry *e = heddle_hooks_by_name(name);
   if (!e || !e->wrapper || heddle_hooks_starting() || heddle_hooks_in_driver(caller)) return as_is;
   void *ours = (void *)e->wrapper;

@@ -134,9 +134,11 @@ func TestTools(t *testing.T) {
 			t.Errorf("%v: log is %q, want one line with %q", c.env, text, c.line)
 		}
 	}
-	text := right(t, process{preload: heddle}, "life", "cupti")
-	if strings.Count(text, "CUPTI subscriber") != 1 {
-		t.Errorf("log is %q, want one line about the CUPTI subscriber", text)
+	for _, part := range []string{"cupti", "cupti-by-name"} {
+		text := right(t, process{preload: heddle}, "life", part)
+		if strings.Count(text, "CUPTI subscriber") != 1 {
+			t.Errorf("%s: log is %q, want one line about the CUPTI subscriber", part, text)
+		}
 	}
 	right(t, process{preload: heddle, env: []string{"HEDDLE_FORCE=1"}}, "life", "cupti")
 }

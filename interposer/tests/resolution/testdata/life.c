@@ -88,6 +88,20 @@ static void cupti_part(void) {
   CHECK(subscribe() == 123 && *closed == (getenv("HEDDLE_FORCE") ? 0 : 1)); // told once
 }
 
+// The same by name, as XLA does.
+static void cupti_by_name_part(void) {
+  CHECK(!dlsym(RTLD_DEFAULT, "cuptiSubscribe") && dlerror());
+  CHECK(!dlsym(RTLD_NEXT, "cuptiSubscribe") && dlerror());
+  void *cupti = dlopen("libcupti.so.13", RTLD_NOW | RTLD_LOCAL);
+  CHECK(cupti && cuInit(0) == CUDA_SUCCESS);
+  CHECK(!dlsym(cupti, "cuptiActivityEnable") && dlerror()); // this CUPTI lacks it
+  int (*subscribe)(long, long, long) = (int (*)(long, long, long))dlsym(cupti, "cuptiSubscribe");
+  IN((void *)subscribe, "libheddle.so");
+  IN(dlsym(cupti, "cuptiSubscribeNot"), "libcupti.so.13"); // exact names
+  CHECK(*closed == 0); // looking it up is no subscription
+  CHECK(subscribe(4, 5, 6) == 456 && *closed == 1);
+}
+
 int main(int argc, char **argv) {
   void *heddle = dlopen("libheddle.so", RTLD_NOLOAD | RTLD_LAZY);
   CHECK(heddle);
@@ -100,6 +114,7 @@ int main(int argc, char **argv) {
   else if (strcmp(argv[1], "captures") == 0) captures_part();
   else if (strcmp(argv[1], "threads") == 0) threads_part();
   else if (strcmp(argv[1], "cupti") == 0) cupti_part();
+  else if (strcmp(argv[1], "cupti-by-name") == 0) cupti_by_name_part();
   else if (strcmp(argv[1], "init") == 0) printf("state %d\n", cuInit(0) == CUDA_SUCCESS ? state() : -1);
   else if (strcmp(argv[1], "exec") == 0) return execl(argv[0], argv[0], "init", (char *)NULL);
   else CHECK(0);
