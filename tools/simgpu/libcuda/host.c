@@ -1,0 +1,342 @@
+/*
+ * host.c: page-locked host memory. The server must reach it while kernels run,
+ * so it is always shared memory: cuMemHostAlloc maps a memfd; cuMemHostRegister
+ * finds the file behind shared pages, or replaces private pages by a memfd with
+ * the same content at the same place. After a fork the child gets private
+ * copies of such pages, so that the two processes do not share their heap.
+ *
+ * Limit: another thread's write to a private page in the few microseconds in
+ * which cuMemHostRegister replaces it can be lost; the driver's contract does
+ * not let the buffer itself be written then, but its first and last page may
+ * hold a neighbour.
+ */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "sim.h"
+
+#define PAGE ((uintptr_t)4096)
+
+/* Private pages that were replaced; under sim_map_lock. */
+struct replaced {
+    uintptr_t base, size;
+    int prot;
+    struct replaced *next;
+};
+static struct replaced *replaced;
+
+/* Gives [base, base+size) private memory with its present content. */
+static bool make_private(uintptr_t base, size_t size, int prot)
+{
+    void *copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copy == MAP_FAILED)
+        return false;
+    memcpy(copy, (void *)base, size);
+    if (prot != (PROT_READ | PROT_WRITE))
+        mprotect(copy, size, prot);
+    return mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)base) != MAP_FAILED;
+}
+
+static void child_of_fork(void)
+{
+    for (struct replaced *r = replaced; r; r = r->next)
+        make_private(r->base, r->size, r->prot);
+}
+
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void watch_forks(void)
+{
+    pthread_atfork(NULL, NULL, child_of_fork);
+}
+
+static CUresult tell_server(uint64_t addr, uint64_t size, unsigned flags, int fd, uint64_t offset)
+{
+    SIM_REQ(req, SIM_OP_HOST_REGISTER, addr, size, flags, offset, fd >= 0);
+    req.fd = fd;
+    return sim_call(&req);
+}
+
+/* ---- allocation ---- */
+
+static CUresult host_alloc(void **pp, size_t bytesize, unsigned flags)
+{
+    struct sim_ctx *ctx;
+    CUresult res = sim_ctx_current(&ctx);
+    if (res != CUDA_SUCCESS)
+        return res;
+    if (!pp || !bytesize || (flags & ~7u) || bytesize > SIZE_MAX - PAGE)
+        return CUDA_ERROR_INVALID_VALUE;
+    res = sim_capture_unsafe();
+    if (res != CUDA_SUCCESS)
+        return res;
+    size_t size = (bytesize + PAGE - 1) & ~(size_t)(PAGE - 1);
+    int fd = memfd_create("simgpu-host", MFD_CLOEXEC);
+    if (fd < 0)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    void *p = MAP_FAILED;
+    if (ftruncate(fd, (off_t)size) == 0)
+        p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED) {
+        close(fd);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    res = tell_server((uint64_t)(uintptr_t)p, size, flags, fd, 0);
+    close(fd);
+    struct sim_range r = {.base = (uint64_t)(uintptr_t)p, .size = bytesize, .kind = SIM_MAP_HOST, .ctx = ctx, .dev = ctx->dev,
+                          .flags = flags | CU_MEMHOSTALLOC_DEVICEMAP, .id = sim_buffer_id()};
+    if (res == CUDA_SUCCESS) {
+        pthread_rwlock_wrlock(&sim_map_lock);
+        if (!sim_map_add(&r))
+            res = CUDA_ERROR_OUT_OF_MEMORY;
+        pthread_rwlock_unlock(&sim_map_lock);
+    }
+    if (res != CUDA_SUCCESS)
+        munmap(p, size);
+    else
+        *pp = p;
+    return res;
+}
+
+CUresult sim_cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
+{
+    return host_alloc(pp, bytesize, Flags);
+}
+
+CUresult sim_cuMemAllocHost_v2(void **pp, size_t bytesize)
+{
+    return host_alloc(pp, bytesize, 0);
+}
+
+CUresult sim_cuMemFreeHost(void *p)
+{
+    struct sim_ctx *ctx;
+    struct sim_range r;
+    CUresult res = sim_ctx_current(&ctx);
+    if (res != CUDA_SUCCESS || !p)
+        return res;
+    if (!sim_map_get((uint64_t)(uintptr_t)p, &r) || r.kind != SIM_MAP_HOST || r.base != (uint64_t)(uintptr_t)p)
+        return CUDA_ERROR_INVALID_VALUE;
+    SIM_REQ(req, SIM_OP_HOST_UNREGISTER, r.base);
+    res = sim_call(&req);
+    pthread_rwlock_wrlock(&sim_map_lock);
+    sim_map_remove(r.base);
+    pthread_rwlock_unlock(&sim_map_lock);
+    munmap(p, (r.size + PAGE - 1) & ~(size_t)(PAGE - 1));
+    return res;
+}
+
+/* ---- registration ---- */
+
+struct vma {
+    uintptr_t start, end;
+    int prot;
+    bool shared;
+    uint64_t offset, inode;
+    unsigned major, minor;
+};
+
+/*
+ * Looks up the mappings behind [base, base+size). Returns how many there are,
+ * the first in *first; 0 if part of the range is not mapped; *shared tells
+ * whether any of them is shared.
+ */
+static int find_vmas(uintptr_t base, size_t size, struct vma *first, bool *shared)
+{
+    FILE *f = fopen("/proc/self/maps", "re");
+    char *line = NULL;
+    size_t cap = 0;
+    uintptr_t at = base;
+    int n = 0;
+    *shared = false;
+    while (f && at < base + size && getline(&line, &cap, f) > 0) {
+        struct vma v;
+        char perm[5];
+        if (sscanf(line, "%lx-%lx %4s %lx %x:%x %lu", &v.start, &v.end, perm, &v.offset, &v.major, &v.minor, &v.inode) != 7)
+            continue;
+        if (v.end <= at)
+            continue;
+        if (v.start > at) {
+            n = 0;
+            break;
+        }
+        v.prot = (perm[0] == 'r' ? PROT_READ : 0) | (perm[1] == 'w' ? PROT_WRITE : 0);
+        v.shared = perm[3] == 's';
+        *shared |= v.shared;
+        if (n++ == 0)
+            *first = v;
+        at = v.end;
+    }
+    if (at < base + size)
+        n = 0;
+    free(line);
+    if (f)
+        fclose(f);
+    return n;
+}
+
+/* Opens the file behind a shared mapping; -1 if this process cannot. */
+static int open_backing(const struct vma *v)
+{
+    char name[64];
+    struct stat st;
+    snprintf(name, sizeof name, "/proc/self/map_files/%lx-%lx", v->start, v->end);
+    int fd = open(name, (v->prot & PROT_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    if (fd >= 0)
+        return fd;
+    /* Without the privilege for map_files: perhaps the descriptor is still open. */
+    long limit = sysconf(_SC_OPEN_MAX);
+    for (int i = 0; i < limit && i < 65536; i++)
+        if (fstat(i, &st) == 0 && st.st_ino == v->inode && S_ISREG(st.st_mode) && (fd = fcntl(i, F_DUPFD_CLOEXEC, 3)) >= 0)
+            return fd;
+    return -1;
+}
+
+/* Replaces the private pages around [base, base+size) by a memfd; returns it or -1. */
+static int replace_private(uintptr_t base, size_t size, int prot)
+{
+    struct replaced *r = malloc(sizeof *r);
+    int fd = memfd_create("simgpu-registered", MFD_CLOEXEC);
+    if (!r || fd < 0 || ftruncate(fd, (off_t)size) < 0)
+        goto fail;
+    void *view = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (view == MAP_FAILED)
+        goto fail;
+    memcpy(view, (void *)base, size);
+    if (prot != (PROT_READ | PROT_WRITE))
+        mprotect(view, size, prot);
+    if (mremap(view, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)base) == MAP_FAILED) {
+        munmap(view, size);
+        goto fail;
+    }
+    pthread_once(&fork_once, watch_forks);
+    *r = (struct replaced){base, size, prot, replaced};
+    replaced = r;
+    return fd;
+fail:
+    free(r);
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+static bool overlaps_known(uint64_t base, uint64_t size)
+{
+    for (size_t i = 0; i < sim_map_count(); i++) {
+        const struct sim_range *r = sim_map_at(i);
+        if (r->base < base + size && base < r->base + r->size)
+            return true;
+    }
+    return false;
+}
+
+CUresult sim_cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
+{
+    struct sim_ctx *ctx;
+    struct vma first = {0};
+    bool any_shared;
+    uintptr_t addr = (uintptr_t)p, base = addr & ~(PAGE - 1), end;
+    CUresult res = sim_ctx_current(&ctx);
+    if (res != CUDA_SUCCESS)
+        return res;
+    if (!p || !bytesize || (Flags & ~15u) || __builtin_add_overflow(addr, bytesize, &end) || end > UINTPTR_MAX - PAGE)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (Flags & CU_MEMHOSTREGISTER_IOMEMORY)
+        return CUDA_ERROR_NOT_PERMITTED;
+    end = (end + PAGE - 1) & ~(PAGE - 1);
+    pthread_rwlock_wrlock(&sim_map_lock);
+    int n = find_vmas(base, end - base, &first, &any_shared);
+    uint64_t offset = 0;
+    int fd = -1;
+    struct replaced *mine = replaced;
+    if (!n || !(first.prot & PROT_READ))
+        res = CUDA_ERROR_INVALID_VALUE;
+    else if (overlaps_known(addr, bytesize))
+        res = CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+    if (res == CUDA_SUCCESS && n == 1 && first.shared) {
+        fd = open_backing(&first);
+        offset = first.offset + (base - first.start);
+    } else if (res == CUDA_SUCCESS && !any_shared) {
+        fd = replace_private(base, end - base, first.prot);
+    }
+    if (res == CUDA_SUCCESS) {
+        /* Without a file the server still copies to and from it, but kernels cannot use it. */
+        if (fd < 0)
+            sim_log("cuMemHostRegister: no file behind %p: kernels cannot reach it", p);
+        struct sim_range r = {.base = addr, .size = bytesize, .kind = SIM_MAP_REGISTERED, .ctx = ctx, .dev = ctx->dev,
+                              .flags = Flags, .id = sim_buffer_id(), .offset = replaced != mine};
+        if (!sim_map_add(&r))
+            res = CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    pthread_rwlock_unlock(&sim_map_lock);
+    if (res == CUDA_SUCCESS) {
+        /* the server sees whole pages, so that vectors at the edges work */
+        res = tell_server(addr, bytesize, Flags, fd, offset + (addr - base));
+        if (res != CUDA_SUCCESS) {
+            pthread_rwlock_wrlock(&sim_map_lock);
+            sim_map_remove(addr);
+            pthread_rwlock_unlock(&sim_map_lock);
+        }
+    }
+    if (fd >= 0)
+        close(fd);
+    return res;
+}
+
+CUresult sim_cuMemHostRegister(void *p, size_t bytesize, unsigned int Flags)
+{
+    return sim_cuMemHostRegister_v2(p, bytesize, Flags);
+}
+
+CUresult sim_cuMemHostUnregister(void *p)
+{
+    struct sim_ctx *ctx;
+    struct sim_range r;
+    CUresult res = sim_ctx_current(&ctx);
+    if (res != CUDA_SUCCESS)
+        return res;
+    if (!p)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (!sim_map_get((uint64_t)(uintptr_t)p, &r) || r.kind != SIM_MAP_REGISTERED || r.base != (uint64_t)(uintptr_t)p)
+        return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
+    SIM_REQ(req, SIM_OP_HOST_UNREGISTER, r.base);
+    res = sim_call(&req);
+    pthread_rwlock_wrlock(&sim_map_lock);
+    sim_map_remove(r.base);
+    for (struct replaced **q = &replaced; *q; q = &(*q)->next) {
+        struct replaced *old = *q;
+        if (old->base == (r.base & ~(uint64_t)(PAGE - 1)) && r.offset) {
+            make_private(old->base, old->size, old->prot);
+            *q = old->next;
+            free(old);
+            break;
+        }
+    }
+    pthread_rwlock_unlock(&sim_map_lock);
+    return res;
+}
+
+CUresult sim_cuMemHostGetDevicePointer_v2(CUdeviceptr *pdptr, void *p, unsigned int Flags)
+{
+    struct sim_range r;
+    if (!pdptr || Flags)
+        return CUDA_ERROR_INVALID_VALUE;
+    if (!sim_map_get((uint64_t)(uintptr_t)p, &r) || (r.kind != SIM_MAP_HOST && r.kind != SIM_MAP_REGISTERED))
+        return CUDA_ERROR_INVALID_VALUE;
+    *pdptr = (CUdeviceptr)(uintptr_t)p;
+    return CUDA_SUCCESS;
+}
+
+CUresult sim_cuMemHostGetFlags(unsigned int *pFlags, void *p)
+{
+    struct sim_range r;
+    if (!pFlags || !sim_map_get((uint64_t)(uintptr_t)p, &r) || r.kind != SIM_MAP_HOST)
+        return CUDA_ERROR_INVALID_VALUE;
+    *pFlags = r.flags;
+    return CUDA_SUCCESS;
+}
