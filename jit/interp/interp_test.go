@@ -19,7 +19,6 @@ func params(vs ...any) []byte {
 	return b
 }
 
-
 // reduceSrc sums each block's 256 elements through shared memory.
 const reduceSrc = `
 .version 8.0

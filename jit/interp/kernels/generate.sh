@@ -1,0 +1,24 @@
+#!/bin/sh
+# Makes ptx/*.ptx from src/*.cu with the project's own nvcc (tools/deps/fetch.sh
+# cuda). The results are checked in, because tests must run without nvcc.
+# -fmad=false: contraction is the compiler's choice, and gcc, which compiles the
+# same sources as the reference, must make the same ones. Kernels that want a
+# fused operation say so.
+set -eu
+cd "$(dirname "$0")"
+root=$(cd ../../.. && pwd)
+cuda=$root/.deps/cuda/nvidia/cu13
+mkdir -p ptx
+for f in src/*.cu; do
+	name=$(basename "$f" .cu)
+	"$cuda/bin/nvcc" -ptx -arch=sm_90 -fmad=false -I "$cuda/include" "$f" -o "ptx/$name.ptx"
+	# As written by a debug build: other code (memory instead of registers, no
+	# inlining), and the debug sections themselves for the parser.
+	case $name in
+	block | calls | warp | atomics)
+		"$cuda/bin/nvcc" -ptx -G -arch=sm_80 -fmad=false -I "$cuda/include" "$f" -o "ptx/${name}_debug.ptx"
+		# The compiler's directory and file names are of no use to anyone.
+		sed -i -e 's|"/[^"]*/\([^"/]*\)"|"\1"|' "ptx/${name}_debug.ptx"
+		;;
+	esac
+done
