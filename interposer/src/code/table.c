@@ -59,13 +59,24 @@ void heddle_table_remove(struct heddle_table *t, bool (*gone)(void *entry, void 
     if (entry && entry != &heddle_table_removed && gone(entry, arg))
       atomic_store_explicit(&s->at[i], &heddle_table_removed, memory_order_release);
   }
-  // Before an empty slot a removed one says nothing that the empty one does not say: it becomes empty too, so that loading and
-  // unloading for ever does not fill the table. Twice around, because the runs may begin anywhere.
+  // A removed slot is only needed while an entry behind it, without an empty slot between, is searched for from before it.
+  // The others become empty again, so that loading and unloading for ever does not fill the table. Backwards, twice around: the
+  // first time finds an empty slot to start from.
+  size_t needed = 0; // the entries behind are searched for from here on
   for (size_t i = s ? 2 * (s->mask + 1) : 0; i-- > 0;) {
     _Atomic(void *) *slot = &s->at[i & s->mask];
-    if (atomic_load_explicit(slot, memory_order_relaxed) != &heddle_table_removed) continue;
-    if (atomic_load_explicit(&s->at[(i + 1) & s->mask], memory_order_relaxed)) continue;
-    atomic_store_explicit(slot, NULL, memory_order_release);
-    t->used--;
+    void *entry = atomic_load_explicit(slot, memory_order_relaxed);
+    if (entry == &heddle_table_removed && i < needed) {
+      atomic_store_explicit(slot, NULL, memory_order_release);
+      t->used--;
+      entry = NULL;
+    }
+    if (!entry) {
+      needed = SIZE_MAX;
+    } else if (entry != &heddle_table_removed) {
+      size_t back = (i - heddle_table_start(*(const void **)entry)) & s->mask; // steps that a search for it takes
+      size_t from = back <= i ? i - back : 0;
+      if (from < needed) needed = from;
+    }
   }
 }

@@ -19,7 +19,7 @@ static void mutate(unsigned char *p, size_t n) {
 
 int main(int argc, char **argv) {
   random_seed(argc, argv);
-  for (int step = 0; step < 200000; step++) {
+  for (int step = 0; step < 60000; step++) {
     size_t n = random_u64() % 400 + 64;
     unsigned char *p = calloc(1, n), *out = malloc(n); // exact sizes, so that the sanitizer sees one byte too far
     CHECK(p && out);

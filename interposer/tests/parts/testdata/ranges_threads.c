@@ -8,7 +8,7 @@ static _Atomic int stop;
 
 static void *writer(void *arg) {
   uint64_t lane = (uint64_t)(uintptr_t)arg;
-  for (uint64_t i = 0; i < 20000; i++) {
+  for (uint64_t i = 0; i < 8000; i++) {
     uint64_t slot = (i * 7 + lane) % 97 * 2 + 1, base = slot * 4096;
     if (i % 3 != 2) CHECK(heddle_ranges_add(&table, base, 512 + slot, base * 31 + 512 + slot));
     else heddle_ranges_drop(&table, base, NULL);

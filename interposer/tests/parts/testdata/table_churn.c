@@ -18,7 +18,7 @@ int main(void) {
   entries[0].key = (void *)(uintptr_t)0x10;
   CHECK(heddle_table_put(&t, &entries[0]));
   void *settled = NULL;
-  for (int round = 0; round < 20000; round++) {
+  for (int round = 0; round < 4000; round++) {
     for (int i = 1; i < 40; i++) {
       entries[i].key = (void *)(uintptr_t)(random_u64() % 100000 * 16 + 0x1000);
       CHECK(heddle_table_put(&t, &entries[i]));
