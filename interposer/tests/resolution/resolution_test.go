@@ -147,8 +147,9 @@ func TestTools(t *testing.T) {
 // documentation must too.
 func TestDeepbindPassesUsBy(t *testing.T) {
 	out, text, err := process{preload: heddle}.run(t, "deepbind")
-	if err != nil || out != "1 0\n" {
-		t.Errorf("%v: got %q, want %q\n%s", err, out, "1 0\n", text)
+	const want = "1 1\n0 0\n"
+	if err != nil || out != want {
+		t.Errorf("%v: got %q, want %q\n%s", err, out, want, text)
 	}
 }
 
