@@ -259,6 +259,13 @@ CUresult heddle_hook_cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigne
   }
   CUresult r = heddle_sticky(lane->session);
   if (r != CUDA_SUCCESS) return r;
+  if (lane->blocking) {
+    // A wait is an action: on the legacy stream it follows the blocking streams' work and their later work follows it; on a
+    // blocking stream it follows the legacy stream's work ("Stream synchronization behavior"). A number stands for that.
+    uint32_t seq;
+    int settled = heddle_lane_settle(lane, &seq);
+    if (settled > 0) return (CUresult)settled;
+  }
   if (at.how == NATIVELY) {
     heddle_mutex_lock(lane->lock);
     r = heddle_real.cuStreamWaitEvent(hStream, hEvent, Flags);
