@@ -196,6 +196,7 @@ static void code(void) {
   SAY("global after it", c);
   c = 100;
   SAY("global write", cuMemcpyHtoD(g, &c, 4));
+  CK(cuStreamSynchronize(0));
   CK(cuLaunchKernel(b, 1, 1, 1, 1, 1, 1, 0, stream, o, 0));
   CK(cuStreamSynchronize(stream));
   CK(cuMemcpyDtoH(&v, buf, 4));
@@ -203,6 +204,7 @@ static void code(void) {
   SAY("constant", cuModuleGetGlobal(&g, &n, mod, "scale"));
   int s[4] = {1, 10, 3, 4};
   SAY("constant write", cuMemcpyHtoD(g, s, 16));
+  CK(cuStreamSynchronize(0));
   CK(cuLaunchKernel(b, 1, 1, 1, 1, 1, 1, 0, stream, o, 0));
   CK(cuStreamSynchronize(stream));
   CK(cuMemcpyDtoH(&v, buf, 4));
@@ -227,6 +229,7 @@ static void order(void) {
   SAY("synchronise on it", cuEventSynchronize(e));
   SAY("elapsed of events never recorded", cuEventElapsedTime(&ms, e, e));
   SAY("wait on it", cuStreamWaitEvent(stream, e, 0));
+  CK(cuStreamSynchronize(stream));
   SAY("stream query idle", cuStreamQuery(stream));
   void *a[] = {&fp};
   SAY("endless kernel", cuLaunchKernel(function_of(mod, "endless"), 1, 1, 1, 1, 1, 1, 0, stream, a, 0));
@@ -271,6 +274,7 @@ static void fault(const char *what, const char *kernel, CUdeviceptr bad) {
   char n[96], word[16];
   void *a[] = {&bad, &(int){7}};
   CUevent e;
+  CUfunction next = function_of(mod, "empty");  // looked up before: nothing can be afterwards
   CK(cuEventCreate(&e, CU_EVENT_DISABLE_TIMING));
 #define F(call_name, call)                            \
   do {                                                \
@@ -281,7 +285,7 @@ static void fault(const char *what, const char *kernel, CUdeviceptr bad) {
   F("synchronise", cuStreamSynchronize(stream));
   F("synchronise again", cuStreamSynchronize(stream));
   F("stream query", cuStreamQuery(stream));
-  F("next launch", cuLaunchKernel(function_of(mod, "empty"), 1, 1, 1, 1, 1, 1, 0, stream, 0, 0));
+  F("next launch", cuLaunchKernel(next, 1, 1, 1, 1, 1, 1, 0, stream, 0, 0));
   F("copy", cuMemcpyDtoH(word, buf, 4));
   F("memset", cuMemsetD8(buf, 0, 4));
   CUdeviceptr p;

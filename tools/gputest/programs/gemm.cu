@@ -61,6 +61,7 @@ int main(int argc, char **argv) {
         void *p;
         CK(cudaMalloc(&p, n * 4));
         CK(cudaMemcpy(p, v.data(), n * 4, cudaMemcpyHostToDevice));
+        CK(cudaDeviceSynchronize());  // the GEMM's stream is not ordered after the legacy one
         return (float *)p;
       };
       float *A = fill((size_t)M * K), *B = fill((size_t)K * N), *C = fill((size_t)M * N), one = 1, zero = 0;

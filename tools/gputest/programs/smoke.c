@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 
 static CUmodule mod;
+static CUfunction add_kernel;
 static CUcontext ctx;
 static CUstream s1, s2;
 static CUdeviceptr buf;
@@ -33,7 +34,7 @@ static void end(int ok) {
 static CUresult add(CUstream s, CUdeviceptr p, float v) {
   int n = N;
   void *a[] = {&p, &v, &n};
-  return cuLaunchKernel(function_of(mod, "add"), N / 128, 1, 1, 128, 1, 1, 0, s, a, 0);
+  return cuLaunchKernel(add_kernel, N / 128, 1, 1, 128, 1, 1, 0, s, a, 0);
 }
 static int all(CUdeviceptr p, float want) {
   CK(cuMemcpyDtoH(host, p, sizeof host));
@@ -44,9 +45,11 @@ static int all(CUdeviceptr p, float want) {
     }
   return 1;
 }
+// A copy from pageable memory may return before it has arrived, and the streams here are not ordered after the legacy one.
 static void fill(CUdeviceptr p, float v) {
   for (int i = 0; i < N; i++) host[i] = v;
   CK(cuMemcpyHtoD(p, host, sizeof host));
+  CK(cuStreamSynchronize(0));
 }
 static void CUDA_CB callback(void *p) { *(volatile int *)p = 7; }
 static void *thread(void *arg) {
@@ -75,6 +78,7 @@ int main(int argc, char **argv) {
   end(1);
   begin("module");
   mod = module_open(argv[1]);
+  add_kernel = function_of(mod, "add");
   CK(cuStreamCreate(&s1, CU_STREAM_NON_BLOCKING));
   CK(cuStreamCreate(&s2, CU_STREAM_NON_BLOCKING));
   end(1);
@@ -206,16 +210,18 @@ int main(int argc, char **argv) {
   CK(cuModuleGetGlobal(&g, &gs, mod, "counter"));
   c = 50;
   CK(cuMemcpyHtoD(g, &c, 4));
+  CK(cuStreamSynchronize(0));
   void *o[] = {&buf};
   for (int k = 0; k < 3; k++) CK(cuLaunchKernel(function_of(mod, "bump"), 1, 1, 1, 1, 1, 1, 0, s1, o, 0));
   CK(cuStreamSynchronize(s1));
   CK(cuMemcpyDtoH(&c, g, 4));
   end(c == 53);
-  begin("200,000 launches without a wait");
+  int many = getenv("SMOKE_LAUNCHES") ? atoi(getenv("SMOKE_LAUNCHES")) : 200000;
+  begin("many launches without a wait");
   fill(buf, 0);
-  for (int k = 0; k < 200000; k++) CK(add(s1, buf, 1));
+  for (int k = 0; k < many; k++) CK(add(s1, buf, 1));
   CK(cuStreamSynchronize(s1));
-  end(all(buf, 200000));
+  end(all(buf, many));
   begin("500 allocations and frees");
   ok = 1;
   for (int k = 0; k < 500; k++) {
@@ -297,15 +303,19 @@ int main(int argc, char **argv) {
   CUgraph gr;
   CUgraphExec ge;
   fill(buf, 0);
-  CK(cuStreamBeginCapture(s1, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
-  for (int k = 0; k < 5; k++) CK(add(s1, buf, 1));
-  CK(cuStreamEndCapture(s1, &gr));
-  CK(cuGraphInstantiate(&ge, gr, 0));
-  CK(add(s1, buf, 1));
-  for (int k = 0; k < 4; k++) CK(cuGraphLaunch(ge, s1));
-  CK(add(s1, buf, 1));
-  CK(cuStreamSynchronize(s1));
-  end(all(buf, 22));
+  CUresult captures = cuStreamBeginCapture(s1, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+  if (captures == CUDA_ERROR_NOT_SUPPORTED) printf("    this driver does not capture\n");
+  else {
+    CK(captures);
+    for (int k = 0; k < 5; k++) CK(add(s1, buf, 1));
+    CK(cuStreamEndCapture(s1, &gr));
+    CK(cuGraphInstantiate(&ge, gr, 0));
+    CK(add(s1, buf, 1));
+    for (int k = 0; k < 4; k++) CK(cuGraphLaunch(ge, s1));
+    CK(add(s1, buf, 1));
+    CK(cuStreamSynchronize(s1));
+    end(all(buf, 22));
+  }
   begin("free everything");
   CK(cuMemFree(b2));
   CK(cuMemFree(buf));
