@@ -248,14 +248,20 @@ func (d *Daemon) handle(s *session, m shm.Message) (answer, error) {
 }
 
 // tell runs send against the executor that serves, with the session locked. A
-// loss of the executor counts as success after the successor was told.
-func (d *Daemon) tell(s *session, send func(*executorProcess) error) error {
+// loss of the executor counts as success after the successor was told. told is
+// s.told as it was when the change was recorded: an executor that took over
+// since then has learned of it from the journal already.
+func (d *Daemon) tell(s *session, told *executorProcess, send func(*executorProcess) error) error {
 	for {
 		p, err := s.slot.current(d.ctx)
 		if err != nil {
 			return err
 		}
 		s.mu.Lock()
+		if s.told != told {
+			s.mu.Unlock()
+			return nil
+		}
 		err = send(p)
 		s.mu.Unlock()
 		if !errors.Is(err, errExecutorLost) {
@@ -306,12 +312,13 @@ func (d *Daemon) handleSegment(s *session, m shm.Message) (answer, error) {
 	}
 	s.mu.Lock()
 	err = s.addSegment(r, fds[0])
+	told := s.told
 	s.mu.Unlock()
 	if err != nil {
 		closeFds(fds)
 		return answer{}, err
 	}
-	err = d.tell(s, func(p *executorProcess) error {
+	err = d.tell(s, told, func(p *executorProcess) error {
 		_, err := p.call(s.id, shm.TypeSegment, m.Body, nil, fds[0])
 		if err != nil && !errors.Is(err, errExecutorLost) {
 			s.dropSegment(r.Address)
@@ -331,11 +338,12 @@ func (d *Daemon) handleSegmentDrop(s *session, m shm.Message) (answer, error) {
 	}
 	s.mu.Lock()
 	g, ok := s.segments[r.Address]
+	told := s.told
 	s.mu.Unlock()
 	if !ok || g.bytes != r.Bytes {
 		return answer{}, refuse(shm.StatusInvalid, "no segment of %d bytes is mapped at %#x", r.Bytes, r.Address)
 	}
-	err = d.tell(s, func(p *executorProcess) error {
+	err = d.tell(s, told, func(p *executorProcess) error {
 		_, err := p.call(s.id, shm.TypeSegmentDrop, m.Body, nil)
 		if err == nil {
 			s.dropSegment(r.Address)
@@ -362,12 +370,13 @@ func (d *Daemon) handleHostSegment(s *session, m shm.Message) (answer, error) {
 	s.mu.Lock()
 	address, err := s.addHostSegment(r.Bytes)
 	h := s.hostSegments[address]
+	told := s.told
 	s.mu.Unlock()
 	if err != nil {
 		return answer{}, refuse(shm.StatusNoMemory, "%v", err)
 	}
 	body := shm.Encode(shm.Range{Address: address, Bytes: h.bytes})
-	err = d.tell(s, func(p *executorProcess) error {
+	err = d.tell(s, told, func(p *executorProcess) error {
 		_, err := p.call(s.id, shm.TypeHostSegment, body, nil, h.fd)
 		if err != nil && !errors.Is(err, errExecutorLost) {
 			s.dropHostSegment(address)
@@ -389,11 +398,12 @@ func (d *Daemon) handleHostSegmentDrop(s *session, m shm.Message) (answer, error
 	}
 	s.mu.Lock()
 	_, ok := s.hostSegments[r.Address]
+	told := s.told
 	s.mu.Unlock()
 	if !ok {
 		return answer{}, refuse(shm.StatusInvalid, "no host segment is at %#x", r.Address)
 	}
-	err = d.tell(s, func(p *executorProcess) error {
+	err = d.tell(s, told, func(p *executorProcess) error {
 		_, err := p.call(s.id, shm.TypeHostSegmentDrop, m.Body, nil)
 		if err == nil {
 			s.dropHostSegment(r.Address)
@@ -459,9 +469,10 @@ func (d *Daemon) handleKernel(s *session, m shm.Message) (answer, error) {
 	// Recorded as wanted: a restore while we ask loads it too.
 	s.kernels = append(s.kernels, kernel{image: r.ImageID, name: string(m.Tail), status: shm.StatusOK})
 	index := len(s.kernels) - 1
+	told := s.told
 	s.mu.Unlock()
 	r.KernelID = uint32(index + 1)
-	err = d.tell(s, func(p *executorProcess) error {
+	err = d.tell(s, told, func(p *executorProcess) error {
 		err := s.slot.loadKernel(p, s, &s.kernels[index], r.KernelID)
 		if err != nil && !errors.Is(err, errExecutorLost) {
 			s.kernels[index].status, s.kernels[index].reason = shm.StatusRefused, err.Error()
@@ -551,8 +562,9 @@ func (d *Daemon) handleSetting(s *session, m shm.Message) (answer, error) {
 		return answer{}, refuse(shm.StatusFull, "more than %d attributes and limits in one client", maxSettings)
 	}
 	s.settings[key] = r.Value
+	told := s.told
 	s.mu.Unlock()
-	err = d.tell(s, func(p *executorProcess) error {
+	err = d.tell(s, told, func(p *executorProcess) error {
 		_, err := p.call(s.id, m.Type, m.Body, nil)
 		if err != nil && !errors.Is(err, errExecutorLost) {
 			if had {

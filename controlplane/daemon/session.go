@@ -38,6 +38,7 @@ type session struct {
 
 	mu           sync.Mutex
 	closed       bool
+	told         *executorProcess // the executor that learned of everything below when it took over
 	windows      []span
 	segments     map[uint64]segment     // by address
 	hostSegments map[uint64]hostSegment // by address

@@ -223,6 +223,7 @@ func (sl *slot) restore(p *executorProcess, s *session, restart bool) error {
 	if _, err := p.call(s.id, shm.TypeResume, nil, nil); err != nil {
 		return fmt.Errorf("resume: %w", err)
 	}
+	s.told = p
 	s.file.SetState(shm.StateLive)
 	s.file.WakeAll()
 	return nil
