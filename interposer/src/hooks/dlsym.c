@@ -16,7 +16,10 @@
 
 #include "../tools.h"
 
-heddle_dlsym_function heddle_dlsym_real(void) {
+// Sanitizers look their own interceptors up with dlsym before they are ready for instrumented code.
+#define PLAIN __attribute__((no_sanitize("address", "thread", "undefined")))
+
+PLAIN heddle_dlsym_function heddle_dlsym_real(void) {
   static _Atomic(heddle_dlsym_function) cached;
   heddle_dlsym_function f = atomic_load_explicit(&cached, memory_order_relaxed);
   if (heddle_likely(f != NULL)) return f;
@@ -64,7 +67,7 @@ static struct heddle_dlsym_jump cupti(heddle_dlsym_function real, struct heddle_
   return value(heddle_tools_cupti_substitute(name, found));
 }
 
-__attribute__((used)) struct heddle_dlsym_jump heddle_dlsym_decide(void *handle, const char *name, const void *caller) {
+PLAIN __attribute__((used)) struct heddle_dlsym_jump heddle_dlsym_decide(void *handle, const char *name, const void *caller) {
   heddle_dlsym_function real = heddle_dlsym_real();
   if (heddle_unlikely(!real)) return value(NULL);
   struct heddle_dlsym_jump as_is = {(void *)real, handle};

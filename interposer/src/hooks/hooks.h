@@ -68,7 +68,8 @@ extern const struct heddle_entry heddle_entries[HEDDLE_ENTRIES]; // sorted by na
 
 // Exact name; NULL: not an entry point of the header.
 const struct heddle_entry *heddle_hooks_by_name(const char *name);
-// Functions that the driver's resolver gave out and that the header does not know: newer than this build. They run natively.
+// Functions that the driver's resolver gave out and that cuda.h does not know (newer than this build, or of cudaGL.h, cudaEGL.h,
+// cudaProfiler.h): they run natively.
 extern _Atomic unsigned heddle_hooks_unknown;
 // The pointer to give out instead of what the driver's resolver returned for `base` (NULL: no name known). `found` itself when
 // it is not one of the functions we wrap, or when hooks are off.
