@@ -91,7 +91,7 @@ func (g *grid) newBlock(c *cluster, rank uint32, id [3]uint32) (*block, error) {
 		w.live, w.stall, w.dead, w.cl = w.all, 0, false, clusterState{}
 		fr := g.newFrame(w, g.entry, nil, w.all)
 		if fr == nil || !g.charge(0) {
-			w.fault(OutOfMemory, nil, 1, 0, "the blocks in flight need more than 2 GiB for registers, local and shared memory")
+			w.fault(OutOfMemory, nil, 1, 0, "the blocks in flight need more than 1 GiB for registers, local and shared memory")
 			return nil, g.fault
 		}
 		w.frags = append(w.frags[:0], frag{fr: fr, mask: w.all})

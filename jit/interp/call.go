@@ -66,6 +66,9 @@ func decCall(d *decoder, m *mods, in *ptx.Inst) error {
 		c.reg, c.byAddr = s.slot, true
 		d.fn.usesCalls = true
 	} else if f := d.p.funcs[target.Name]; f != nil {
+		if f.src.Entry {
+			return notSupported(target.Pos, "call of the kernel %s", f.name)
+		}
 		c.fn = f
 		d.fn.callees = append(d.fn.callees, f)
 		if len(c.args) != len(f.src.Params) || len(c.rets) != len(f.src.Ret) {

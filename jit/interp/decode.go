@@ -135,6 +135,7 @@ func (p *Program) decode(fn *function) error {
 	if err := d.body(f.Body); err != nil {
 		return err
 	}
+	fn.callees, fn.taken = unique(fn.callees), unique(fn.taken)
 	d.emit(inst{kind: kRet, src: &ptx.Inst{Pos: f.Pos, Op: "ret"}})
 	for _, x := range d.fix {
 		pc, ok := int32(0), false
@@ -158,6 +159,19 @@ func (p *Program) decode(fn *function) error {
 		return d.uns
 	}
 	return nil
+}
+
+// unique drops repetitions.
+func unique(l []*function) []*function {
+	seen := map[*function]bool{}
+	out := l[:0]
+	for _, f := range l {
+		if !seen[f] {
+			seen[f] = true
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 func (d *decoder) formals(vars []*ptx.Var) ([]argPlace, error) {

@@ -1,5 +1,7 @@
 package interp
 
+import "math"
+
 // Hot instructions with loops of their own: the closure call of run2 and run3
 // costs more than the operation.
 
@@ -116,9 +118,11 @@ func runFmaF32(w *warp, in *inst, m uint32) {
 			x, y, z := float64(f32(a[i])), float64(f32(b[i])), float64(f32(c[i]))
 			p := x * y // exact
 			s := p + z
-			bb := s - p
-			if err := (p - (s - bb)) + (z - bb); err != 0 {
-				s = odd(s, err)
+			// Rounding s again is wrong only where s is the middle of two
+			// f32, or the result is subnormal (or no number at all).
+			if u := math.Float64bits(s); u&0x1fffffff == 0x10000000 || u>>52&0x7ff < 897 {
+				bb := s - p
+				s = odd(s, (p-(s-bb))+(z-bb))
 			}
 			d[i] = b32(float32(s))
 		}

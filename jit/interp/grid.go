@@ -220,6 +220,9 @@ func (g *grid) run() (err error) {
 			if g.fault != nil {
 				return g.fault
 			}
+			if g.stop.Load() || g.l.MaxInstructions > 0 && g.count > g.l.MaxInstructions {
+				break
+			}
 			if c.live() == 0 {
 				c.done = true
 				ended = true

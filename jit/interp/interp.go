@@ -23,6 +23,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sort"
 
 	"github.com/heddle-gpu/heddle/jit/ptx"
 )
@@ -62,7 +63,7 @@ const (
 	MaxLocalPerThread  = 512 << 10 // as every architecture so far
 	MaxCallDepth       = 256
 	MaxParamBytes      = 32764
-	maxLaunchMemory    = 2 << 30 // registers, local and shared memory of the blocks in flight
+	maxLaunchMemory    = 1 << 30 // registers, local and shared memory of the blocks in flight
 )
 
 // Param is one parameter of an entry in its parameter block, in bytes.
@@ -217,7 +218,11 @@ func (e *LaunchError) Unwrap() error { return e.Err }
 type Instance struct {
 	p     *Program
 	addrs map[string]uint64
+	// consts are the places of .const variables, by address.
+	consts []constRange
 }
+
+type constRange struct{ base, end uint64 }
 
 // Instantiate binds the program to addresses: place is asked once for each of
 // Globals, and must give an address aligned as Global.Align says. Filling the
@@ -231,7 +236,11 @@ func (p *Program) Instantiate(place func(name string) uint64) (*Instance, error)
 			return nil, fmt.Errorf("interp: variable %s placed at %#x: expected an address that is a multiple of %d", g.Name, a, g.Align)
 		}
 		in.addrs[g.Name] = a
+		if g.Const {
+			in.consts = append(in.consts, constRange{a, a + uint64(g.Size)})
+		}
 	}
+	sort.Slice(in.consts, func(i, j int) bool { return in.consts[i].base < in.consts[j].base })
 	return in, nil
 }
 

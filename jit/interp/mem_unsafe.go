@@ -165,7 +165,7 @@ func itoa(n int) string {
 }
 
 func (w *warp) growLocal(lane, n int) bool {
-	n = (n + 1023) &^ 1023
+	n = min(max((n+1023)&^1023, 2*len(w.local[lane])), MaxLocalPerThread+1024)
 	if !w.g.charge(n - len(w.local[lane])) {
 		return false
 	}

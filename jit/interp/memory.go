@@ -64,7 +64,10 @@ func (m *Memory) Load(p *Program) (*Instance, error) {
 	bufs := map[string][]byte{}
 	const most = 1 << 30
 	var total int64
-	for _, g := range p.globals {
+	byName := map[string]*Global{}
+	for i := range p.globals {
+		g := &p.globals[i]
+		byName[g.Name] = g
 		if total += g.Size; total > most {
 			return nil, fmt.Errorf("interp: variables of the module exceed %d bytes", int64(most))
 		}
@@ -73,14 +76,10 @@ func (m *Memory) Load(p *Program) (*Instance, error) {
 		}
 	}
 	in, err := p.Instantiate(func(name string) uint64 {
-		for _, g := range p.globals {
-			if g.Name == name {
-				b := make([]byte, g.Size)
-				bufs[name] = b
-				return m.Place(b, g.Const)
-			}
-		}
-		return 0
+		g := byName[name]
+		b := make([]byte, g.Size)
+		bufs[name] = b
+		return m.Place(b, g.Const)
 	})
 	if err != nil {
 		return nil, err

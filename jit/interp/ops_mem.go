@@ -3,6 +3,7 @@ package interp
 import (
 	"math"
 	"math/bits"
+	"sort"
 	"strings"
 
 	"github.com/heddle-gpu/heddle/jit/ptx"
@@ -501,15 +502,9 @@ func decIsspacep(d *decoder, m *mods, in *ptx.Inst) error {
 
 // isConst tells whether an address lies in a .const variable.
 func (w *warp) isConst(a uint64) bool {
-	for i := range w.g.in.p.globals {
-		g := &w.g.in.p.globals[i]
-		if g.Const {
-			if base := w.g.in.addrs[g.Name]; a >= base && a-base < uint64(g.Size) {
-				return true
-			}
-		}
-	}
-	return false
+	c := w.g.in.consts
+	i := sort.Search(len(c), func(i int) bool { return c[i].base > a }) - 1
+	return i >= 0 && a < c[i].end
 }
 
 func decMapa(d *decoder, m *mods, in *ptx.Inst) error {

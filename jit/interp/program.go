@@ -18,6 +18,7 @@ type Program struct {
 	gvars   map[string]*ptx.Var // .global and .const
 	shared  map[string]*ptx.Var // module-level .shared
 	entries []EntryInfo
+	index   map[string]int         // of entries
 	reach   map[string][]*function // of each entry, itself first
 	layout  map[string]sharedLayout
 }
@@ -92,7 +93,7 @@ func Load(src []byte) (*Program, error) {
 // LoadModule decodes a parsed module, which must not change afterwards.
 func LoadModule(m *ptx.Module) (*Program, error) {
 	p := &Program{mod: m, funcs: map[string]*function{}, gvars: map[string]*ptx.Var{}, shared: map[string]*ptx.Var{},
-		reach: map[string][]*function{}, layout: map[string]sharedLayout{}}
+		index: map[string]int{}, reach: map[string][]*function{}, layout: map[string]sharedLayout{}}
 	var errs ptx.ErrorList
 	add := func(err error) bool {
 		var e *ptx.Error
@@ -188,12 +189,11 @@ func (p *Program) Entries() []EntryInfo { return append([]EntryInfo(nil), p.entr
 
 // Entry finds a kernel.
 func (p *Program) Entry(name string) (EntryInfo, bool) {
-	for _, e := range p.entries {
-		if e.Name == name {
-			return e, true
-		}
+	i, ok := p.index[name]
+	if !ok {
+		return EntryInfo{}, false
 	}
-	return EntryInfo{}, false
+	return p.entries[i], true
 }
 
 // Globals lists the .global and .const variables in source order.
@@ -229,7 +229,7 @@ func (p *Program) link() {
 		err := fn.err
 		for i := 0; i < len(list); i++ {
 			f := list[i]
-			if visits++; visits > maxVisits {
+			if visits += 1 + len(f.callees) + len(f.taken) + len(f.svars); visits > maxVisits {
 				err = ptx.Errorf(fn.src.Pos, "module has too many entries that reach too many functions")
 				break
 			}
@@ -299,6 +299,7 @@ func (p *Program) link() {
 			e.Calls = append(e.Calls, c)
 		}
 		sort.Strings(e.Calls)
+		p.index[fn.name] = len(p.entries)
 		p.entries = append(p.entries, e)
 	}
 }

@@ -32,6 +32,15 @@ type parser struct {
 	m     *Module
 	errs  ErrorList
 	depth int
+	nodes int
+}
+
+// node counts one node of the tree.
+func (p *parser) node(pos Pos) {
+	if p.nodes++; p.nodes > MaxNodes {
+		p.report(Errorf(pos, "module has more than %d statements, operands and values", MaxNodes))
+		panic(bail{stop: true})
+	}
 }
 
 func (p *parser) report(e *Error) {
@@ -306,6 +315,7 @@ func (p *parser) simple() *Directive {
 			return d
 		}
 		p.next()
+		p.node(a.pos)
 		s := a.text
 		if a.kind == tString {
 			s = `"` + s + `"`

@@ -8,7 +8,8 @@
 //
 // Any bytes are safe to parse: the result is a module or an [ErrorList], never
 // a panic, and time and memory are linear in the size of the source, which is
-// capped at [MaxSource].
+// capped at [MaxSource]
+// bytes and [MaxNodes] nodes (below 1 GiB of memory at worst).
 package ptx
 
 import (
@@ -19,7 +20,8 @@ import (
 // Limits on what Parse accepts. They bound time, stack and memory for hostile
 // input; real modules stay far below them.
 const (
-	MaxSource  = 64 << 20 // bytes of source text
+	MaxSource  = 32 << 20 // bytes of source text
+	MaxNodes   = 4 << 20  // statements, declarations, operands and initial values together
 	MaxNesting = 64       // nested blocks, initialiser braces or expression levels
 	MaxErrors  = 20       // errors reported before Parse gives up
 )

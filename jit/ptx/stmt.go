@@ -5,6 +5,7 @@ import "math"
 // stmt reads one statement of a body and appends what it declares or does.
 func (p *parser) stmt(out []Stmt) []Stmt {
 	t := p.peek()
+	p.node(t.pos)
 	switch t.kind {
 	case tDot:
 		switch {
@@ -130,6 +131,7 @@ func (p *parser) elems(end string) []Operand {
 
 func (p *parser) operand1() Operand {
 	t := p.peek()
+	p.node(t.pos)
 	o := Operand{Pos: t.pos}
 	switch {
 	case t.kind == tString:
@@ -286,6 +288,7 @@ func (p *parser) attribute() string {
 // declarator reads name, range, dimensions and initialiser into v.
 func (p *parser) declarator(v *Var) {
 	t := p.ident("the variable's name")
+	p.node(t.pos)
 	v.Pos, v.Name = t.pos, t.text
 	if p.accept("<") {
 		n := p.next()
@@ -335,6 +338,7 @@ func (p *parser) vars(link []string) []*Var {
 // initial reads an initialiser (PTX ISA 5.4.4).
 func (p *parser) initial() Init {
 	t := p.peek()
+	p.node(t.pos)
 	in := Init{Pos: t.pos}
 	if p.is("{") {
 		p.next()

@@ -1,0 +1,63 @@
+package interp_test
+
+import (
+	"context"
+	"encoding/binary"
+	"testing"
+
+	"github.com/heddle-gpu/heddle/jit/interp"
+	"github.com/heddle-gpu/heddle/jit/interp/kernels"
+)
+
+// benchKernel reports thread-instructions per second on one core for a kernel
+// of the corpus, its grid multiplied so that start-up does not count.
+func benchKernel(b *testing.B, name string, times uint32) {
+	for _, k := range kernels.All() {
+		if k.Name != name {
+			continue
+		}
+		p, err := interp.Load(k.PTX())
+		if err != nil {
+			b.Fatal(err)
+		}
+		var mem interp.Memory
+		inst, err := mem.Load(p)
+		if err != nil {
+			b.Fatal(err)
+		}
+		off, size := k.Layout()
+		params := make([]byte, size)
+		for i, buf := range k.Inputs(1) {
+			if k.Params[i].Buffer() {
+				big := make([]byte, 0, len(buf)*int(times))
+				for j := uint32(0); j < times; j++ {
+					big = append(big, buf...)
+				}
+				binary.LittleEndian.PutUint64(params[off[i]:], mem.Place(big, false))
+			} else {
+				copy(params[off[i]:], buf)
+			}
+		}
+		grid := k.Grid
+		grid[0] *= times
+		var n uint64
+		b.ResetTimer()
+		for b.Loop() {
+			st, err := inst.Launch(context.Background(), interp.Launch{Entry: name, Grid: grid, Block: k.Block, Params: params, Mem: &mem})
+			if err != nil {
+				b.Fatal(err)
+			}
+			n += st.Instructions
+		}
+		b.ReportMetric(float64(n)/b.Elapsed().Seconds()/1e6, "Mthreadinstr/s")
+		return
+	}
+	b.Fatalf("no kernel %s", name)
+}
+
+func BenchmarkVectorFMA(b *testing.B)  { benchKernel(b, "fma_f32", 16) }
+func BenchmarkHorner(b *testing.B)     { benchKernel(b, "horner_f32", 16) }
+func BenchmarkVectorF64(b *testing.B)  { benchKernel(b, "fma_f64", 16) }
+func BenchmarkReduce(b *testing.B)     { benchKernel(b, "reduce_max_f32", 16) }
+func BenchmarkMatmul(b *testing.B)     { benchKernel(b, "matmul_f32", 1) }
+func BenchmarkMandelbrot(b *testing.B) { benchKernel(b, "mandelbrot", 1) }
