@@ -52,6 +52,7 @@ type client struct {
 	idleDone  func() // called once when a detached client has nothing in flight and no command refers to it
 	mark      issue.Mark
 	marked    bool
+	mended    int64 // when a forged done word was last put right
 	abandoned int64 // when the broken ring was last emptied
 }
 
@@ -254,8 +255,8 @@ func (p *poller) serve(c *client) bool {
 		stream := l.Stream
 		n, ok := b.Poll(l)
 		if !ok {
-			p.bad(c, fmt.Errorf("lane %d: the done word holds a number that was never signalled", l.Index))
-			return true
+			p.forged(c, l)
+			continue
 		}
 		if n > 0 {
 			did = true
@@ -516,6 +517,17 @@ func (p *poller) bad(c *client, err error) {
 	c.broken = true
 	p.stats.BadRecords++
 	p.drop(c, gpu.Unknown, shm.ReasonBadRecord, err.Error())
+}
+
+// forged deals with a done word that no GPU write can have made. The client is given up; its ops in flight still have to be seen
+// to their end, so the word is put right and written by the GPU once more.
+func (p *poller) forged(c *client, l *scoreboard.Lane) {
+	if !c.broken {
+		p.bad(c, fmt.Errorf("lane %d: the done word holds a number that was never signalled", l.Index))
+	}
+	if p.now-c.mended > int64(time.Millisecond) && p.engine.SignalAgain(c.board, l) {
+		c.mended = p.now
+	}
 }
 
 // drop gives a client its sticky error; its ops in flight end, the others never run.

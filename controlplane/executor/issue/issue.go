@@ -359,6 +359,19 @@ func (e *Engine) Signal(s *scoreboard.Session, l *scoreboard.Lane) bool {
 		return true
 	}
 	l.Want = true
+	return e.signal(s, l)
+}
+
+// SignalAgain has lane.done written once more, after the word was found to be forged.
+func (e *Engine) SignalAgain(s *scoreboard.Session, l *scoreboard.Lane) bool {
+	if l.Stream == scoreboard.NoStream {
+		return true
+	}
+	s.Mend(l)
+	return e.signal(s, l)
+}
+
+func (e *Engine) signal(s *scoreboard.Session, l *scoreboard.Lane) bool {
 	on := &e.streams[l.Stream]
 	t := e.threads[on.thread]
 	if t.q.room() < 1 || on.Ops+on.extra >= streamDepth+64 {

@@ -351,6 +351,9 @@ func (s *Session) Poll(l *Lane) (completed int, ok bool) {
 	return n, true
 }
 
+// Mend stores what is known of lane.done into the word; a GPU write must follow.
+func (s *Session) Mend(l *Lane) { atomic.StoreUint32(&l.word.Done, l.Done) }
+
 // Release advances the head over ops that are done, in ring order, and reports whether it moved.
 func (s *Session) Release() bool {
 	moved := false
