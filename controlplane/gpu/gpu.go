@@ -112,7 +112,6 @@ const (
 	attrMinor         = 76
 	attrSharedOptin   = 97
 	ctxSchedSpin      = 0x01
-	ctxMapHost        = 0x08
 	ctxLocalMemResize = 0x10
 )
 
@@ -187,7 +186,7 @@ func Open(uuid UUID) (*Device, error) {
 			continue
 		}
 		d := &Device{Info: in, device: C.int32_t(in.Ordinal)}
-		if err := Result(C.heddle_gpu_primary_retain(d.device, ctxSchedSpin|ctxMapHost|ctxLocalMemResize, &d.context)).in("cuDevicePrimaryCtxRetain"); err != nil {
+		if err := Result(C.heddle_gpu_primary_retain(d.device, ctxSchedSpin|ctxLocalMemResize, &d.context)).in("cuDevicePrimaryCtxRetain"); err != nil {
 			return nil, err
 		}
 		if err := d.Bind(); err != nil {
