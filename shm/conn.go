@@ -18,8 +18,8 @@ var ErrProtocol = errors.New("shm: bad message")
 
 const messageHeaderBytes = int(unsafe.Sizeof(MessageHeader{}))
 
-// SendTimeout bounds Conn.Send against a peer that does not read.
-const SendTimeout = 5 * time.Second
+// sendTimeout bounds Conn.Send against a peer that does not read. A variable for the tests.
+var sendTimeout = 5 * time.Second
 
 // Message is one packet. Type carries ReplyBit in replies. Body is a wire struct's bytes (Encode, Decode) of exactly the size that
 // the type says. Fds are borrowed by Send; those of a received message are the receiver's to close (CloseFds).
@@ -149,7 +149,7 @@ func Pair() (*Conn, int, error) {
 // Close closes the socket; a Recv in progress returns an error that wraps net.ErrClosed.
 func (c *Conn) Close() error { return c.c.Close() }
 
-// Send sends one message, waiting at most SendTimeout for room. It refuses a message that the other side would refuse.
+// Send sends one message, waiting at most 5 s for room. It refuses a message that the other side would refuse.
 func (c *Conn) Send(m Message) error {
 	want := BodyBytes(m.Type&^ReplyBit, m.Type&ReplyBit != 0)
 	if want < 0 {
@@ -175,7 +175,7 @@ func (c *Conn) Send(m Message) error {
 	}
 	c.sendMu.Lock()
 	defer c.sendMu.Unlock()
-	if err := c.c.SetWriteDeadline(time.Now().Add(SendTimeout)); err != nil {
+	if err := c.c.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
 		return err
 	}
 	if _, _, err := c.c.WriteMsgUnix(packet, oob, nil); err != nil {
@@ -232,6 +232,9 @@ func parseFds(oob []byte) ([]int, error) {
 	for i := range controls {
 		if controls[i].Header.Level != unix.SOL_SOCKET || controls[i].Header.Type != unix.SCM_RIGHTS {
 			continue
+		}
+		if len(controls[i].Data)%4 != 0 {
+			return fds, fmt.Errorf("%w: control data: %d bytes of fds", ErrProtocol, len(controls[i].Data))
 		}
 		got, err := unix.ParseUnixRights(&controls[i])
 		if err != nil {

@@ -109,15 +109,12 @@ static inline uint64_t room(const struct heddle_ring *ring, uint64_t low) { retu
 
 static inline uint64_t lowest(const struct heddle_ring *ring) { return ring->head < ring->floor ? ring->head : ring->floor; }
 
-void *heddle_ring_reserve(struct heddle_ring *ring, uint32_t bytes) {
-  uint64_t need = round16(bytes);
-  if (need == 0 || need > ring->size / 4)
-    return NULL;
-  uint64_t total = cost(ring, need);
+// The part of reserving that few records need: read the executor's head again, write a pad. False: no room.
+static __attribute__((noinline)) bool make_room(struct heddle_ring *ring, uint64_t need, uint64_t total) {
   if (total > room(ring, lowest(ring))) {
     (void)refresh_head(ring); // a nonsense head is reported by heddle_ring_wait_space
     if (total > room(ring, lowest(ring)))
-      return NULL;
+      return false;
   }
   if (total > need) {
     // The gap may be 16 bytes, half a header: a pad has only the first 16.
@@ -133,11 +130,23 @@ void *heddle_ring_reserve(struct heddle_ring *ring, uint32_t bytes) {
     STEP();
     ring->tail += total - need;
   }
+  return true;
+}
+
+// need is a multiple of 16.
+static inline void *reserve(struct heddle_ring *ring, uint64_t need) {
+  if (__builtin_expect(need - 1 >= ring->size / 4, 0)) // 0 too
+    return NULL;
+  uint64_t total = cost(ring, need);
+  if (__builtin_expect(total > need || total > room(ring, lowest(ring)), 0) && !make_room(ring, need, total))
+    return NULL;
   unsigned char *at = ring->data + (ring->tail & ring->mask);
   ring->tail += need;
   STEP();
   return at;
 }
+
+void *heddle_ring_reserve(struct heddle_ring *ring, uint32_t bytes) { return reserve(ring, round16(bytes)); }
 
 uint32_t heddle_record_bytes(uint32_t ndeps, uint32_t body_bytes) {
   if (ndeps > HEDDLE_WIRE_MAX_DEPS || body_bytes > (UINT32_C(1) << 30))
@@ -148,8 +157,8 @@ uint32_t heddle_record_bytes(uint32_t ndeps, uint32_t body_bytes) {
 void *heddle_record_begin(struct heddle_ring *ring, uint16_t kind, uint16_t flags, uint32_t lane, uint32_t seq, uint32_t ready,
                           const struct heddle_wire_dep *deps, uint32_t ndeps, uint32_t body_bytes, uint64_t *position) {
   uint32_t size = heddle_record_bytes(ndeps, body_bytes);
-  struct heddle_wire_record *r = heddle_ring_reserve(ring, size); // size 0 gives NULL
-  if (r == NULL)
+  struct heddle_wire_record *r = reserve(ring, size); // size 0 gives NULL
+  if (__builtin_expect(r == NULL, 0))
     return NULL;
   STEP();
   r->size = size;
