@@ -23,8 +23,10 @@ PLAIN heddle_dlsym_function heddle_dlsym_real(void) {
   static _Atomic(heddle_dlsym_function) cached;
   heddle_dlsym_function f = atomic_load_explicit(&cached, memory_order_relaxed);
   if (heddle_likely(f != NULL)) return f;
-  void *p = dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.34"); // glibc 2.34 moved it into libc
-  if (!p) p = dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.2.5");
+  // The old version first: glibc 2.34 moved dlsym into libc and kept it, so this lookup fails nowhere. A failing one would
+  // allocate its error, inside programs whose malloc is just looking for the real one.
+  void *p = dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.2.5");
+  if (!p) p = dlvsym(RTLD_NEXT, "dlsym", "GLIBC_2.34");
   memcpy(&f, &p, sizeof f);
   atomic_store_explicit(&cached, f, memory_order_relaxed);
   return f;

@@ -105,6 +105,7 @@ func buildAll() error {
 		{"old/libcuda.so.1", append(library("libcuda.so.1"), "-Wl,-Bsymbolic", "testdata/driver.c", write("olddriver.c", driverSource(entries, old)))},
 		{"libstranger.so", append(library("libstranger.so"), "testdata/stranger.c")},
 		{"libneighbour.so", append(library("libneighbour.so"), "testdata/neighbour.c")},
+		{"liballocator.so", append(library("liballocator.so"), "testdata/allocator.c")},
 		{"libempty.so", append(library("libempty.so"), "-x", "c", os.DevNull)},
 		// Needs what a release for glibc 2.31 needs.
 		{"libempty-release.so", append(library("libempty-release.so"), "-x", "c", os.DevNull, "-Wl,--no-as-needed", "-l:libpthread.so.0", "-l:libdl.so.2")},

@@ -99,6 +99,13 @@ func TestOtherPreloads(t *testing.T) {
 	}
 }
 
+// An allocator that looks for the real one inside malloc must not be called back from the lookup.
+func TestLookupDoesNotAllocate(t *testing.T) {
+	for _, preload := range [][]string{{"liballocator.so"}, {"liballocator.so", "libheddle.so"}, {"libheddle.so", "liballocator.so"}} {
+		right(t, process{preload: preload}, "quiet")
+	}
+}
+
 func TestForkExecThreadsCaptures(t *testing.T) {
 	for _, part := range []string{"fork", "captures", "threads"} {
 		right(t, process{preload: heddle}, "life", part)
