@@ -136,7 +136,7 @@ func (p *Program) decode(fn *function) error {
 		return err
 	}
 	fn.callees, fn.taken = unique(fn.callees), unique(fn.taken)
-	d.emit(inst{kind: kRet, src: &ptx.Inst{Pos: f.Pos, Op: "ret"}})
+	d.emit(inst{guard: -1, kind: kRet, src: &ptx.Inst{Pos: f.Pos, Op: "ret"}})
 	for _, x := range d.fix {
 		pc, ok := int32(0), false
 		for i := len(x.scopes) - 1; i >= 0 && !ok; i-- {

@@ -70,7 +70,7 @@ func fuzzLaunch(t *testing.T, src []byte, seed uint64) {
 func FuzzLoadLaunch(f *testing.F) {
 	seen := map[string]bool{}
 	for _, k := range kernels.All() {
-		if !seen[k.File] && len(k.PTX()) < 40<<10 {
+		if !seen[k.File] && len(k.PTX()) < 12<<10 {
 			f.Add(k.PTX(), uint64(1))
 		}
 		seen[k.File] = true
