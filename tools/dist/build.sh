@@ -7,19 +7,18 @@ out=${1:?usage: tools/dist/build.sh OUT VERSION}
 version=${2:-unknown}
 cd "$(dirname "$0")/../.."
 root=$PWD
-target=x86_64-linux-gnu.2.31
 zig=$root/.deps/zig/ziglang/zig
 cuda=$root/.deps/cuda/nvidia/cu13/include
 
 work=$root/build/dist; mkdir -p "$work" "$out/bin" "$out/lib/heddle"
-# cgo wants one word for a compiler.
-printf '#!/bin/sh\nexec "%s" cc -target %s "$@"\n' "$zig" "$target" >"$work/cc"; chmod +x "$work/cc"
+export HEDDLE_ZIG=$zig
+cc=$root/tools/dist/cc.sh
 export ZIG_GLOBAL_CACHE_DIR=$work/zig-cache ZIG_LOCAL_CACHE_DIR=$work/zig-cache
 
-CGO_ENABLED=1 CC=$work/cc CGO_CFLAGS="-O2 -Wno-deprecated-declarations" \
+CGO_ENABLED=1 CC=$cc CGO_CFLAGS="-O2 -Wno-deprecated-declarations" \
   go build -trimpath -ldflags "-s -w -X github.com/heddle-gpu/heddle/tools/heddle/cli.Version=$version" -o "$out/bin/heddle" ./tools/heddle
 
-cmake -S . -B "$work/interposer" -DCMAKE_BUILD_TYPE=Release -DCMAKE_C_COMPILER="$work/cc" -DHEDDLE_CUDA_INCLUDE="$cuda" >"$work/configure.log" || { cat "$work/configure.log"; exit 1; }
+cmake -S . -B "$work/interposer" -DCMAKE_BUILD_TYPE=Release -DCMAKE_C_COMPILER="$cc" -DHEDDLE_CUDA_INCLUDE="$cuda" >"$work/configure.log" || { cat "$work/configure.log"; exit 1; }
 cmake --build "$work/interposer" >"$work/build.log" || { cat "$work/build.log"; exit 1; }
 cp "$work/interposer/libheddle.so" "$out/lib/heddle/libheddle.so"
 cp README.md LICENSE SECURITY.md "$out/"

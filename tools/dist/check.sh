@@ -4,6 +4,7 @@
 set -euo pipefail
 folder=${1:?usage: tools/dist/check.sh FOLDER GLIBC}
 most=${2:?usage: tools/dist/check.sh FOLDER GLIBC}
+"$folder/bin/heddle" version | head -1
 for f in "$folder/bin/heddle" "$folder/lib/heddle/libheddle.so"; do
   newest=$(objdump -T "$f" | grep -oE 'GLIBC_[0-9.]+' | sort -Vu | tail -1 | cut -d_ -f2)
   if [ "$(printf '%s\n%s\n' "$newest" "$most" | sort -V | tail -1)" != "$most" ]; then

@@ -35,8 +35,11 @@ static void *work(void *arg) {
     pthread_mutex_lock(&turn); // the same step whoever comes: the order does not matter
     LAUNCH(step, 3, 256, 0, shared, &common, &n, &one);
     pthread_mutex_unlock(&turn);
-    if (i % 16 == 5) LAUNCH(fill, 3, 256, 0, CU_STREAM_PER_THREAD, &p, &n, &id); // ordered by the next line
-    if (i % 16 == 5) CK(cuStreamSynchronize(CU_STREAM_PER_THREAD));
+    if (i % 16 == 5) { // this thread's own default stream, ordered against s by the host
+      CK(cuStreamSynchronize(s));
+      LAUNCH(fill, 3, 256, 0, CU_STREAM_PER_THREAD, &p, &n, &id);
+      CK(cuStreamSynchronize(CU_STREAM_PER_THREAD));
+    }
   }
   static unsigned host[THREADS][N];
   CK(cuMemcpyDtoHAsync(host[id], p, N * 4, s));
