@@ -187,6 +187,7 @@ static uint32_t ask(struct heddle_session *s, struct heddle_record *r, enum hedd
   // A function's own settings have precedence over its kernel's, so they go last.
   if ((r->kernel && !attributes_send(s, r->kernel, reply.kernel_id)) || !attributes_send(s, r, reply.kernel_id)) return 0;
   if (!id_note(s->device, reply.kernel_id, r)) return 0; // finishing alone must find it
+  atomic_fetch_or(&r->image->forwarded, 1u << s->device);
   return reply.kernel_id;
 }
 

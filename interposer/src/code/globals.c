@@ -2,6 +2,7 @@
 // it are carried out there. An image whose kernels (some of them) run natively keeps the driver's instance and runs natively as a
 // whole. Source: design.md section 4 "Code"; CUDA driver API, cuModuleGetGlobal, cuLibraryGetGlobal.
 #define _GNU_SOURCE
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -27,6 +28,23 @@ static struct instance {
 } *instances;
 static size_t instance_count, instance_capacity;
 
+// True when the page lies in address space that the client's own driver set aside and does not use: the driver reserves more than a
+// TiB without access rights, so executor addresses often fall into it. Smaller reservations may be a heap's that is to grow.
+static bool set_aside(uint64_t page) {
+  const uint64_t large = UINT64_C(1) << 30;
+  FILE *maps = fopen("/proc/self/maps", "re");
+  char line[512];
+  bool found = false;
+  while (maps && !found && fgets(line, sizeof line, maps)) {
+    unsigned long long first, end;
+    char rights[5];
+    if (sscanf(line, "%llx-%llx %4s", &first, &end, rights) != 3) continue;
+    found = page >= first && page < end && end - first >= large && strcmp(rights, "---p") == 0;
+  }
+  if (maps) fclose(maps);
+  return found;
+}
+
 // Keeps the pages of [address, +bytes) from meaning anything else in this process. False: they do already.
 static bool hold(CUdeviceptr address, size_t bytes) {
   unsigned type = 0;
@@ -35,11 +53,10 @@ static bool hold(CUdeviceptr address, size_t bytes) {
     struct heddle_range range;
     if (heddle_ranges_find(&held, page, &range)) continue;
     void *got = mmap((void *)(uintptr_t)page, PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    if (got == MAP_FAILED) return false;
-    if (got != (void *)(uintptr_t)page || !heddle_ranges_add(&held, page, PAGE, 0)) {
-      munmap(got, PAGE);
-      return false;
-    }
+    bool ours = got == (void *)(uintptr_t)page;
+    if (got != MAP_FAILED && !ours) munmap(got, PAGE);
+    if (!ours && !set_aside(page)) return false;
+    if (!heddle_ranges_add(&held, page, PAGE, 0)) return false;
   }
   return true;
 }
@@ -79,15 +96,24 @@ static struct heddle_global *known(struct heddle_image *image, CUdevice device, 
   return g;
 }
 
-// Asks the executor for its instance; NULL: it has none that this process can use. ask_lock held.
-static struct heddle_global *mirror(struct heddle_session *s, struct heddle_image *image, const char *name, size_t bytes) {
-  if (atomic_load(&image->native) || atomic_load(&image->went_native) >> s->device & 1 || !own_instance(s, image)) return NULL;
+// Asks the executor for its instance; NULL: it has none that this process can use, and *why says why. ask_lock held.
+static struct heddle_global *mirror(struct heddle_session *s, struct heddle_image *image, const char *name, size_t bytes, const char **why) {
+  *why = "kernels of its image run natively already";
+  if (atomic_load(&image->native) || atomic_load(&image->went_native) >> s->device & 1) return NULL;
+  *why = "the image cannot be sent";
+  if (!own_instance(s, image)) return NULL;
   struct heddle_wire_kernel ask = {.image_id = image->id[s->device]};
   struct heddle_wire_range reply = {0};
   size_t length = strlen(name);
   int nfds = 0;
   int status = heddle_session_request(s, HEDDLE_WIRE_TYPE_GLOBAL, &ask, sizeof ask, name, length, NULL, 0, &reply, sizeof reply, NULL, &nfds);
-  if (status != HEDDLE_WIRE_STATUS_OK || reply.bytes != bytes || !reply.address || !hold(reply.address, reply.bytes)) return NULL;
+  *why = "the executor has no such global";
+  if (status != HEDDLE_WIRE_STATUS_OK || !reply.address) return NULL;
+  *why = "the executor's global has another size";
+  if (reply.bytes != bytes) return NULL;
+  *why = "its address in the executor means something else in this process";
+  if (!hold(reply.address, reply.bytes)) return NULL;
+  *why = "out of host memory";
   struct heddle_global *g = calloc(1, sizeof *g + length + 1);
   if (!g) return NULL;
   g->device = s->device;
@@ -103,31 +129,39 @@ static struct heddle_global *mirror(struct heddle_session *s, struct heddle_imag
   return g;
 }
 
-// Replaces the driver's answer (*address, *bytes) where the executor's instance counts.
-static void serve(struct heddle_image *image, const char *name, CUdeviceptr *address, size_t *bytes) {
+// Replaces the driver's answer (*address, *bytes) where the executor's instance counts. An error only where either answer would
+// be wrong.
+static CUresult serve(struct heddle_image *image, const char *name, CUdeviceptr *address, size_t *bytes) {
   struct heddle_session *s = image && name && *bytes ? heddle_session_current() : NULL;
   int managed = 0;
-  if (!s) return;
+  if (!s) return CUDA_SUCCESS;
+  CUresult r = CUDA_SUCCESS;
   heddle_real.cuPointerGetAttribute(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, *address);
   struct heddle_global *g = known(image, s->device, name);
   if (!g) {
     heddle_ask_lock();
     CUstreamCaptureMode mode = heddle_capture_relax();
     g = known(image, s->device, name);
-    if (!g && !managed) g = mirror(s, image, name, *bytes);
+    const char *why = "it is managed memory";
+    if (!g && !managed) g = mirror(s, image, name, *bytes, &why);
     heddle_capture_restore(mode);
-    if (!g && !atomic_load(&image->native)) {
-      heddle_log(HEDDLE_LOG_INFO, "device %d: global %s cannot be shared with the executor: every kernel of its image runs natively", s->device, name);
-      if (atomic_load(&image->mirrored))
-        heddle_log(HEDDLE_LOG_ERROR, "device %d: other globals of the image of %s live in the executor already: kernels that use both see two states", s->device, name);
-      heddle_order_drain(s, NULL);
+    if (!g && !managed && atomic_load(&image->forwarded) >> s->device & 1) {
+      // Kernels may have written the executor's instance: the driver's own would show older values.
+      heddle_log(HEDDLE_LOG_ERROR,
+                 "device %d: global %s lives in the executor and cannot be reached from here (%s). Ask for its address before the first "
+                 "launch, or run this program with HEDDLE_DISABLE=1",
+                 s->device, name, why);
+      r = CUDA_ERROR_NOT_SUPPORTED;
+    } else if (!g && !atomic_load(&image->native)) {
+      heddle_log(HEDDLE_LOG_INFO, "device %d: global %s cannot be shared with the executor (%s): every kernel of its image runs natively", s->device, name, why);
       heddle_functions_reset(image, HEDDLE_NATIVE_GLOBALS);
     }
     heddle_ask_unlock();
   }
-  if (!g) return;
+  if (!g) return r;
   *address = g->address;
   *bytes = g->bytes;
+  return CUDA_SUCCESS;
 }
 
 void heddle_globals_forget(struct heddle_image *image) {
@@ -148,7 +182,7 @@ CUresult heddle_hook_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmo
   size_t size = 0;
   CUresult r = dptr || bytes ? heddle_real.cuModuleGetGlobal_v2(&address, &size, hmod, name) : heddle_real.cuModuleGetGlobal_v2(dptr, bytes, hmod, name);
   if (r != CUDA_SUCCESS) return r;
-  if (dptr) serve(heddle_image_of_module(hmod), name, &address, &size); // a size alone moves nothing
+  if (dptr && (r = serve(heddle_image_of_module(hmod), name, &address, &size)) != CUDA_SUCCESS) return r; // a size alone moves nothing
   if (dptr) *dptr = address;
   if (bytes) *bytes = size;
   return r;
@@ -159,7 +193,7 @@ CUresult heddle_hook_cuLibraryGetGlobal(CUdeviceptr *dptr, size_t *bytes, CUlibr
   size_t size = 0;
   CUresult r = dptr || bytes ? heddle_real.cuLibraryGetGlobal(&address, &size, library, name) : heddle_real.cuLibraryGetGlobal(dptr, bytes, library, name);
   if (r != CUDA_SUCCESS) return r;
-  if (dptr) serve(heddle_image_of_library(library), name, &address, &size);
+  if (dptr && (r = serve(heddle_image_of_library(library), name, &address, &size)) != CUDA_SUCCESS) return r;
   if (dptr) *dptr = address;
   if (bytes) *bytes = size;
   return r;

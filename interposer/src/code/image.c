@@ -187,9 +187,9 @@ static void *message_bytes(struct heddle_session *s, struct heddle_image *image,
 
 uint64_t heddle_image_id(struct heddle_session *s, struct heddle_image *image, enum heddle_native_reason *why) {
   uint64_t id = image->id[s->device];
-  if (id) return id;
-  *why = (enum heddle_native_reason)atomic_load(&image->native);
+  *why = (enum heddle_native_reason)atomic_load(&image->native); // may come after the image was sent
   if (*why) return 0;
+  if (id) return id;
   *why = HEDDLE_NATIVE_UNKNOWN_CODE;
   if (atomic_load(&image->dead) || !image->bytes) return 0;
   size_t size = 0;
