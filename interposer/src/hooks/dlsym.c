@@ -78,6 +78,7 @@ PLAIN __attribute__((used)) struct heddle_dlsym_jump heddle_dlsym_decide(void *h
   if (name[2] == 'p') return cupti(real, as_is, name);
   if (name[2] < 'A' || name[2] > 'Z') return as_is;
   const struct heddle_entry *e = heddle_hooks_by_name(name);
+  if (!e && strncmp(name, "cuStreamBegin", 13) == 0) heddle_hooks_unknown_name(name);
   if (!e || !e->wrapper || heddle_hooks_starting() || heddle_hooks_in_driver(caller)) return as_is;
   void *ours = (void *)e->wrapper;
   if (handle == RTLD_NEXT) {

@@ -71,6 +71,8 @@ const struct heddle_entry *heddle_hooks_by_name(const char *name);
 // Functions that the driver's resolver gave out and that cuda.h does not know (newer than this build, or of cudaGL.h, cudaEGL.h,
 // cudaProfiler.h): they run natively.
 extern _Atomic unsigned heddle_hooks_unknown;
+// Somebody looks for an entry point that is not in the table. Logged, and where it might begin a capture, taken as one.
+void heddle_hooks_unknown_name(const char *name);
 // The pointer to give out instead of what the driver's resolver returned for `base` (NULL: no name known). `found` itself when
 // it is not one of the functions we wrap, or when hooks are off.
 void *heddle_hooks_substitute(void *found, const char *base, bool per_thread);

@@ -180,12 +180,20 @@ void *heddle_hooks_substitute(void *found, const char *base, bool per_thread) {
     if (!best || fit(e, base, per_thread) > fit(best, base, per_thread)) best = e;
   }
   if (best) return best->wrapper ? (void *)best->wrapper : found;
-  unsigned n = atomic_fetch_add_explicit(&heddle_hooks_unknown, 1, memory_order_relaxed) + 1;
-  if (base && base_is_wrapped(base))
-    heddle_log(HEDDLE_LOG_WARN, "the driver has a form of %s that this build of Heddle does not know: it runs natively, unordered", base);
-  else
-    heddle_log(HEDDLE_LOG_DEBUG, "the driver has %s, which this build of Heddle does not know (%u such so far)", base ? base : "?", n);
+  atomic_fetch_add_explicit(&heddle_hooks_unknown, 1, memory_order_relaxed);
+  if (base) heddle_hooks_unknown_name(base);
   return found;
+}
+
+void heddle_hooks_unknown_name(const char *name) {
+  static _Atomic bool captures;
+  // A newer way to begin a capture: from here every stream is asked whether it captures.
+  if (strncmp(name, "cuStreamBegin", 13) == 0 && !atomic_exchange_explicit(&captures, true, memory_order_acq_rel))
+    atomic_fetch_add_explicit(&heddle_hooks_captures, 1, memory_order_acq_rel);
+  if (base_is_wrapped(name))
+    heddle_log(HEDDLE_LOG_WARN, "the driver has a form of %s that this build of Heddle does not know: it runs natively, unordered", name);
+  else
+    heddle_log(HEDDLE_LOG_DEBUG, "the driver has %s, which this build of Heddle does not know", name);
 }
 
 // ---- the driver's resolver ----

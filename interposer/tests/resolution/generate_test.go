@@ -61,7 +61,9 @@ func driverSource(entries []*table.Entry, newest int) string {
 		}
 		fmt.Fprintf(&rows, "  {%q, %q, %d, %d, (void *)%s},\n", e.Name, e.Base, e.Since, b2i(e.PerThread), e.Name)
 	}
-	// One from the future: a form that the header does not know.
+	// From the future: a form that the header does not know, and another way to begin a capture.
+	b.WriteString("CUresult cuStreamBeginRecapture(void) { return 43; }\n")
+	rows.WriteString("  {\"cuStreamBeginRecapture\", \"cuStreamBeginRecapture\", 99000, 0, (void *)cuStreamBeginRecapture},\n")
 	b.WriteString("CUresult cuMemAlloc_v9(void) { return 42; }\n")
 	rows.WriteString("  {\"cuMemAlloc_v9\", \"cuMemAlloc\", 99000, 0, (void *)cuMemAlloc_v9},\n")
 	fmt.Fprintf(&b, "const struct driver_row driver_rows[] = {\n%s  {0, 0, 0, 0, 0}};\n", rows.String())

@@ -107,7 +107,7 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 }
 
 func TestForkExecThreadsCaptures(t *testing.T) {
-	for _, part := range []string{"fork", "captures", "threads"} {
+	for _, part := range []string{"fork", "captures", "newer-capture", "newer-capture-by-name", "threads"} {
 		right(t, process{preload: heddle}, "life", part)
 	}
 	right(t, process{preload: heddle}, "life", "exec")

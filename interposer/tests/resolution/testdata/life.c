@@ -52,6 +52,18 @@ static void captures_part(void) {
   CHECK(cuStreamEndCapture(s, &g) == CUDA_ERROR_ILLEGAL_STATE && captures() == 0);
 }
 
+// A way to begin a capture that is newer than Heddle: from then on the driver is asked, whoever found it and how often.
+static void newer_capture_part(int by_name) {
+  CHECK(captures() == 0 && cuInit(0) == CUDA_SUCCESS);
+  void *p = NULL, *driver = dlopen("libcuda.so.1", RTLD_NOW);
+  for (int i = 0; i < 2; i++) {
+    if (by_name) p = dlsym(driver, "cuStreamBeginRecapture");
+    else CHECK(cuGetProcAddress("cuStreamBeginRecapture", &p, 99000, 0, NULL) == CUDA_SUCCESS);
+    IN(p, "libcuda.so.1");
+    CHECK(captures() == 1);
+  }
+}
+
 // Many threads use CUDA first at once, by every route.
 static pthread_barrier_t start;
 static void *first_use(void *arg) {
@@ -112,6 +124,8 @@ int main(int argc, char **argv) {
   CHECK(argc > 1 && state && captures && forks && closed);
   if (strcmp(argv[1], "fork") == 0) forks_part();
   else if (strcmp(argv[1], "captures") == 0) captures_part();
+  else if (strcmp(argv[1], "newer-capture") == 0) newer_capture_part(0);
+  else if (strcmp(argv[1], "newer-capture-by-name") == 0) newer_capture_part(1);
   else if (strcmp(argv[1], "threads") == 0) threads_part();
   else if (strcmp(argv[1], "cupti") == 0) cupti_part();
   else if (strcmp(argv[1], "cupti-by-name") == 0) cupti_by_name_part();
