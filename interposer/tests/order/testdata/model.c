@@ -33,6 +33,8 @@ static uint32_t pick(uint32_t n) {
   return (uint32_t)(rng >> 16) % n;
 }
 
+static char trace[1 << 16];
+static size_t traced;
 // ---- the implementation's graph ----
 
 struct node {
@@ -172,7 +174,9 @@ static void complete(int n) {
     // Written when asked for; sometimes without.
     if (heddle_reached(asked[node[n].lane], node[n].seq) || pick(3) == 0) heddle_store_release32(&w->done, node[n].seq);
   } else if (node[n].seq != 0) {
-    heddle_store_release32(&fake_session->lanes[node[n].lane].ready, node[n].seq);
+    uint32_t *ready = &fake_session->lanes[node[n].lane].ready;
+    CHECK(heddle_reached(node[n].seq, *ready), "lane %u: ready goes back from %u to %u\n%s", node[n].lane, *ready, node[n].seq, trace);
+    heddle_store_release32(ready, node[n].seq);
   }
 }
 // A signal that comes after its op is complete is honoured at once.
@@ -237,8 +241,6 @@ static set promised(int s) {
   return p;
 }
 
-static char trace[1 << 16];
-static size_t traced;
 static void say(const char *f, int a, int b) {
   if (traced < sizeof trace - 128) traced += (size_t)snprintf(trace + traced, 128, f, a, b);
 }
@@ -283,7 +285,7 @@ static void one_step(void) {
     r = heddle_hook_cuStreamWaitEvent(stream[s].handle, event[e].handle, 0);
     break;
   case 14: {
-    uint32_t what = pick(12);
+    uint32_t what = pick(10);
     if (what == 0) {
       say("synchronise %d\n", s, 0);
       must = tail[s];
@@ -297,11 +299,20 @@ static void one_step(void) {
       scan();
       int missing = recorded[e] ? set_outside(&captured[e], &done) : -1;
       CHECK(missing < 0 || event[e].native >= 0, "synchronised event %d, and node %d is not complete\n%s", e, missing, trace);
-    } else if (what == 2 && !stream[s].legacy && s > 4) {
-      say("destroy %d\n", s, 0);
+    } else if (what < 6 && s >= 2) { // neither the legacy nor the per-thread stream
+      say("destroy %d, make %d\n", s, streams);
       if (stream[s].blocking) set_join(&gone, &tail[s]);
       r = heddle_hook_cuStreamDestroy_v2(stream[s].handle);
       stream[s].alive = false;
+      if (streams < STREAMS) {
+        bool blocking = pick(3) != 0;
+        memset(&tail[streams], 0, sizeof tail[streams]);
+        stream[streams].handle = fake_stream(blocking ? CU_STREAM_DEFAULT : CU_STREAM_NON_BLOCKING);
+        stream[streams].blocking = blocking;
+        stream[streams].legacy = false;
+        stream[streams].alive = true;
+        stream[streams++].last = -1;
+      }
     } else {
       say("query %d\n", s, 0);
       r = heddle_hook_cuStreamQuery(stream[s].handle);
