@@ -12,6 +12,7 @@
 
 #include "../hooks/hooks.h"
 #include "../log.h"
+#include "../memory/memory.h"
 #include "../order.h"
 #include "heddle_hash.h"
 #include "inner.h"
@@ -228,25 +229,29 @@ uint64_t heddle_image_id(struct heddle_session *s, struct heddle_image *image, e
 // ---- hooks: loading ----
 
 CUresult heddle_hook_cuModuleLoad(CUmodule *module, const char *fname) {
-  CUresult r = heddle_real.cuModuleLoad(module, fname);
+  CUresult r = heddle_memory_sticky();
+  if (r == CUDA_SUCCESS) r = heddle_real.cuModuleLoad(module, fname);
   if (r == CUDA_SUCCESS) remember_file(&modules, *module, fname, true);
   return r;
 }
 
 CUresult heddle_hook_cuModuleLoadData(CUmodule *module, const void *image) {
-  CUresult r = heddle_real.cuModuleLoadData(module, image);
+  CUresult r = heddle_memory_sticky();
+  if (r == CUDA_SUCCESS) r = heddle_real.cuModuleLoadData(module, image);
   if (r == CUDA_SUCCESS) remember(&modules, *module, image_new(image, true));
   return r;
 }
 
 CUresult heddle_hook_cuModuleLoadDataEx(CUmodule *module, const void *image, unsigned int numOptions, CUjit_option *options, void **optionValues) {
-  CUresult r = heddle_real.cuModuleLoadDataEx(module, image, numOptions, options, optionValues);
+  CUresult r = heddle_memory_sticky();
+  if (r == CUDA_SUCCESS) r = heddle_real.cuModuleLoadDataEx(module, image, numOptions, options, optionValues);
   if (r == CUDA_SUCCESS) remember(&modules, *module, image_new(image, options_plain(options, numOptions)));
   return r;
 }
 
 CUresult heddle_hook_cuModuleLoadFatBinary(CUmodule *module, const void *fatCubin) {
-  CUresult r = heddle_real.cuModuleLoadFatBinary(module, fatCubin);
+  CUresult r = heddle_memory_sticky();
+  if (r == CUDA_SUCCESS) r = heddle_real.cuModuleLoadFatBinary(module, fatCubin);
   if (r == CUDA_SUCCESS) remember(&modules, *module, image_new(fatCubin, true));
   return r;
 }

@@ -90,20 +90,11 @@ CUresult heddle_device_alloc(struct heddle_memory *m, size_t bytes, CUdeviceptr 
   return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-// The memory to allocate from; NULL: native. *sticky is the session's error, which every call returns after a fault.
-static struct heddle_memory *serving(CUresult *sticky) {
-  struct heddle_session *s = heddle_session_current();
-  *sticky = CUDA_SUCCESS;
-  if (!s) return NULL;
-  *sticky = heddle_sticky(s);
-  return heddle_memory_of(s);
-}
-
 CUresult heddle_hook_cuMemAlloc_v2(CUdeviceptr *dptr, size_t bytesize) {
   CUresult r;
-  struct heddle_memory *m = dptr && bytesize ? serving(&r) : NULL;
-  if (!m) return heddle_real.cuMemAlloc_v2(dptr, bytesize);
+  struct heddle_memory *m = heddle_memory_serving(&r);
   if (r != CUDA_SUCCESS) return r;
+  if (!m || !dptr || !bytesize) return heddle_real.cuMemAlloc_v2(dptr, bytesize);
   r = heddle_device_alloc(m, bytesize, dptr);
   if (r == CUDA_SUCCESS || r == CUDA_ERROR_OUT_OF_MEMORY) return r;
   r = heddle_real.cuMemAlloc_v2(dptr, bytesize);
@@ -128,12 +119,12 @@ static size_t pitch_granule(CUdevice device) {
 CUresult heddle_hook_cuMemAllocPitch_v2(CUdeviceptr *dptr, size_t *pPitch, size_t WidthInBytes, size_t Height, unsigned int ElementSizeBytes) {
   CUresult r;
   bool plain = dptr && pPitch && WidthInBytes && Height && (ElementSizeBytes == 4 || ElementSizeBytes == 8 || ElementSizeBytes == 16);
-  struct heddle_memory *m = plain ? serving(&r) : NULL;
-  size_t granule = m ? pitch_granule(m->device) : 0;
+  struct heddle_memory *m = heddle_memory_serving(&r);
+  if (r != CUDA_SUCCESS) return r;
+  size_t granule = m && plain ? pitch_granule(m->device) : 0;
   size_t pitch = 0, bytes = 0;
   // Odd arguments are the driver's to judge.
   bool fits = granule && WidthInBytes <= SIZE_MAX - granule && !__builtin_mul_overflow(pitch = (WidthInBytes + granule - 1) / granule * granule, Height, &bytes);
-  if (m && r != CUDA_SUCCESS) return r;
   if (fits) {
     r = heddle_device_alloc(m, bytes, dptr);
     if (r == CUDA_SUCCESS) *pPitch = pitch;
@@ -181,7 +172,9 @@ CUresult heddle_hook_cuMemFree_v2(CUdeviceptr dptr) {
 }
 
 CUresult heddle_hook_cuMemGetInfo_v2(size_t *free, size_t *total) {
-  CUresult r = heddle_real.cuMemGetInfo_v2(free, total);
+  CUresult r = heddle_memory_sticky();
+  if (r != CUDA_SUCCESS) return r;
+  r = heddle_real.cuMemGetInfo_v2(free, total);
   struct heddle_memory *m = NULL;
   CUdevice device;
   if (r == CUDA_SUCCESS && free && heddle_real.cuCtxGetDevice(&device) == CUDA_SUCCESS && (m = heddle_memory_of_device(device))) {
@@ -194,7 +187,7 @@ CUresult heddle_hook_cuMemGetInfo_v2(size_t *free, size_t *total) {
 
 CUresult heddle_hook_cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags) {
   CUresult sticky;
-  struct heddle_memory *m = serving(&sticky);
+  struct heddle_memory *m = heddle_memory_serving(&sticky);
   if (sticky != CUDA_SUCCESS) return sticky;
   CUresult r = heddle_real.cuMemAllocManaged(dptr, bytesize, flags);
   if (r == CUDA_SUCCESS && m) heddle_foreign_add(m->device, *dptr, bytesize);

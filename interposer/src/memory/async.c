@@ -136,11 +136,10 @@ static CUresult native_alloc(CUdeviceptr *dptr, size_t bytes, CUmemoryPool pool,
 }
 
 static CUresult any_alloc(CUdeviceptr *dptr, size_t bytes, CUmemoryPool pool, CUstream stream) {
-  struct heddle_session *s = dptr && bytes ? heddle_session_current() : NULL;
-  struct heddle_memory *m = heddle_memory_of(s);
-  if (!m) return pool ? heddle_real.cuMemAllocFromPoolAsync(dptr, bytes, pool, stream) : heddle_real.cuMemAllocAsync(dptr, bytes, stream);
-  CUresult sticky = heddle_sticky(s);
+  CUresult sticky;
+  struct heddle_memory *m = heddle_memory_serving(&sticky);
   if (sticky != CUDA_SUCCESS) return sticky;
+  if (!m || !dptr || !bytes) return pool ? heddle_real.cuMemAllocFromPoolAsync(dptr, bytes, pool, stream) : heddle_real.cuMemAllocAsync(dptr, bytes, stream);
   if (capturing(stream)) return native_alloc(dptr, bytes, pool, stream, m, HEDDLE_NATIVE_CAPTURE);
   CUmemoryPool from = pool;
   if (!from && heddle_real.cuDeviceGetMemPool(&from, m->device) != CUDA_SUCCESS)

@@ -125,23 +125,17 @@ static bool host_alloc(struct heddle_memory *m, size_t bytes, unsigned flags, vo
   return false;
 }
 
-static bool host_bounds(struct heddle_memory *m, size_t bytes) {
+static bool host_bounds(size_t bytes) {
   // A third of the machine at once is for the driver to grant or refuse.
   long pages = sysconf(_SC_PHYS_PAGES);
-  (void)m;
   return pages > 0 && bytes <= (uint64_t)pages * PAGE / 3;
 }
 
 static CUresult serve_host(void **pp, size_t bytes, unsigned flags, bool *served) {
-  struct heddle_session *s = heddle_session_current();
-  struct heddle_memory *m = heddle_memory_of(s);
-  *served = false;
-  if (!m || !heddle_session_live(s) || !host_bounds(m, bytes)) return CUDA_SUCCESS;
-  *served = true;
-  CUresult sticky = heddle_sticky(s);
-  if (sticky != CUDA_SUCCESS) return sticky;
-  *served = host_alloc(m, bytes, flags, pp);
-  return CUDA_SUCCESS;
+  CUresult sticky;
+  struct heddle_memory *m = heddle_memory_serving(&sticky);
+  *served = sticky != CUDA_SUCCESS || (m && host_bounds(bytes) && host_alloc(m, bytes, flags, pp));
+  return sticky;
 }
 
 // Pinned memory that the driver served behind us: copies work, kernels that use it run natively.
@@ -248,7 +242,9 @@ CUresult heddle_hook_cuMemHostGetFlags(unsigned int *pFlags, void *p) {
 CUresult heddle_hook_cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags) {
   struct heddle_region *region = p ? heddle_region_find((uintptr_t)p) : NULL;
   if (region && region->host) return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
-  CUresult r = heddle_real.cuMemHostRegister_v2(p, bytesize, Flags);
+  CUresult r = heddle_memory_sticky();
+  if (r != CUDA_SUCCESS) return r;
+  r = heddle_real.cuMemHostRegister_v2(p, bytesize, Flags);
   if (r == CUDA_SUCCESS) {
     heddle_session_current(); // registering may be the first thing a program does; kernels must find the range
     host_foreign(p, bytesize);

@@ -93,6 +93,9 @@ void heddle_foreign_drop(CUdeviceptr address);
 // The memory of an attached session, or of a device that once had one; NULL when there never was.
 struct heddle_memory *heddle_memory_of(struct heddle_session *s);
 struct heddle_memory *heddle_memory_of_device(CUdevice device);
+// The memory that serves allocations in the current context, attaching at first use; NULL: the driver does. *sticky is the
+// session's error, which every call returns after a fault, also when the session is closed.
+struct heddle_memory *heddle_memory_serving(CUresult *sticky);
 // Addresses for `bytes` (multiple of the granule); asks for another window when the present ones are full. NULL: none.
 struct heddle_block *heddle_window_take(struct heddle_memory *m, uint64_t bytes, uint64_t align);
 // The same at a place of the caller's choosing.

@@ -23,6 +23,8 @@ void heddle_memory_add_global(struct heddle_session *s, CUdeviceptr address, siz
 void heddle_memory_drop_global(CUdeviceptr address);
 // Stream-ordered frees: called by order/ when a lane's number passed (cold path, may unmap).
 void heddle_memory_collect(struct heddle_session *s);
+// The error of the current context's session after a fault (closed or not), which its calls return; CUDA_SUCCESS otherwise.
+CUresult heddle_memory_sticky(void);
 // Called by session.c when a device attaches, before its first allocation: reserves the window. False: run natively.
 bool heddle_memory_attach(struct heddle_session *s);
 // Called by order/ when a context was destroyed or reset, after the drain: what it had allocated is gone, as natively.

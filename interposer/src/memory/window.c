@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "../hooks/real_gen.h"
+#include "../lane.h"
 #include "../log.h"
 #include "inner.h"
 
@@ -15,6 +15,21 @@ struct heddle_memory *heddle_memory_of_device(CUdevice device) {
 }
 
 struct heddle_memory *heddle_memory_of(struct heddle_session *s) { return s ? heddle_memory_of_device(s->device) : NULL; }
+
+struct heddle_memory *heddle_memory_serving(CUresult *sticky) {
+  CUdevice device;
+  *sticky = CUDA_SUCCESS;
+  if (heddle_real.cuCtxGetDevice(&device) != CUDA_SUCCESS) return NULL;
+  struct heddle_session *s = heddle_session_of_device(device), *ever = s ? s : heddle_session_peek(device);
+  if (ever) *sticky = heddle_sticky(ever);
+  return heddle_memory_of(s);
+}
+
+CUresult heddle_memory_sticky(void) {
+  CUdevice device;
+  struct heddle_session *s = heddle_real.cuCtxGetDevice(&device) == CUDA_SUCCESS ? heddle_session_peek(device) : NULL;
+  return s ? heddle_sticky(s) : CUDA_SUCCESS;
+}
 
 // Reserves exactly [base, base+bytes): the driver treats an address as a hint, so what comes back is compared.
 static bool reserve(uint64_t base, uint64_t bytes) {
