@@ -86,7 +86,7 @@ func (d *Daemon) serve(conn *shm.Conn) {
 			conn.Send(m.Reply(shm.StatusOK, nil))
 			return
 		}
-		answer, err := d.handle(s, m)
+		answer, err := d.handle(s, &m)
 		m.CloseFds() // whatever the handler did not take
 		if err != nil {
 			d.reply(conn, m, err)
@@ -220,29 +220,30 @@ type answer struct {
 
 // handle carries one request out. What changes the session's journal is recorded
 // first and undone when the executor refuses; when the executor dies meanwhile,
-// its successor was told by the restore, and the request has succeeded.
-func (d *Daemon) handle(s *session, m shm.Message) (answer, error) {
+// its successor was told by the restore, and the request has succeeded. What a
+// handler takes from m is its own: m is the caller's, who closes the other fds.
+func (d *Daemon) handle(s *session, m *shm.Message) (answer, error) {
 	switch m.Type {
 	case shm.TypeWindow:
-		return d.handleWindow(s, m)
+		return d.handleWindow(s, *m)
 	case shm.TypeSegment:
 		return d.handleSegment(s, m)
 	case shm.TypeSegmentDrop:
-		return d.handleSegmentDrop(s, m)
+		return d.handleSegmentDrop(s, *m)
 	case shm.TypeHostSegment:
-		return d.handleHostSegment(s, m)
+		return d.handleHostSegment(s, *m)
 	case shm.TypeHostSegmentDrop:
-		return d.handleHostSegmentDrop(s, m)
+		return d.handleHostSegmentDrop(s, *m)
 	case shm.TypeImageQuery:
-		return d.handleImageQuery(s, m)
+		return d.handleImageQuery(s, *m)
 	case shm.TypeImageFilled:
-		return d.handleImageFilled(s, m)
+		return d.handleImageFilled(s, *m)
 	case shm.TypeKernel:
-		return d.handleKernel(s, m)
+		return d.handleKernel(s, *m)
 	case shm.TypeGlobal:
-		return d.handleGlobal(s, m)
+		return d.handleGlobal(s, *m)
 	case shm.TypeFuncAttr, shm.TypeLimit:
-		return d.handleSetting(s, m)
+		return d.handleSetting(s, *m)
 	}
 	return answer{}, refuse(shm.StatusInvalid, "a client does not send %s", shm.TypeName(m.Type))
 }
@@ -301,7 +302,7 @@ func (d *Daemon) handleWindow(s *session, m shm.Message) (answer, error) {
 	return answer{Message: m.Reply(shm.StatusOK, shm.Encode(shm.Range{Address: w.base, Bytes: w.bytes}))}, nil
 }
 
-func (d *Daemon) handleSegment(s *session, m shm.Message) (answer, error) {
+func (d *Daemon) handleSegment(s *session, m *shm.Message) (answer, error) {
 	r, err := shm.Decode[shm.Range](m.Body)
 	if err != nil {
 		return answer{}, err

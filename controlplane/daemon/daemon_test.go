@@ -89,6 +89,9 @@ func fakeExecutor() int {
 		case shm.TypeSegment, shm.TypeHostSegment, shm.TypeSegmentDrop, shm.TypeHostSegmentDrop:
 			r, _ := shm.Decode[shm.Range](m.Body)
 			line += fmt.Sprintf(" %#x+%#x", r.Address, r.Bytes)
+			if len(m.Fds) == 1 {
+				line += fmt.Sprintf(" file=%d", inode(m.Fds[0]))
+			}
 			body = m.Body
 		case shm.TypeImage:
 			r, _ := shm.Decode[shm.Image](m.Body)
@@ -125,6 +128,15 @@ func fakeExecutor() int {
 			return 0
 		}
 	}
+}
+
+// inode says which file a descriptor names; 0 when it names none.
+func inode(fd int) uint64 {
+	var st unix.Stat_t
+	if unix.Fstat(fd, &st) != nil {
+		return 0
+	}
+	return st.Ino
 }
 
 func quote(s string) string { return fmt.Sprintf("%q", s) }
@@ -372,7 +384,7 @@ func TestASuccessorIsToldEverything(t *testing.T) {
 	}
 	told := h.told()
 	for _, want := range []string{
-		"ATTACH client=1 fds=2", fmt.Sprintf("SEGMENT client=1 fds=1 %#x+0x200000", at), fmt.Sprintf("HOST_SEGMENT client=1 fds=1 %#x+0x2000", hostRange.Address),
+		"ATTACH client=1 fds=2", fmt.Sprintf("SEGMENT client=1 fds=1 %#x+0x200000 file=%d", at, inode(fd)), fmt.Sprintf("HOST_SEGMENT client=1 fds=1 %#x+0x2000", hostRange.Address),
 		`IMAGE client=0 fds=1 id=1 content=`, "image=1 kernel=1 name=first", "image=1 kernel=2 name=second", "image=1 kernel=4 name=die",
 		"FUNC_ATTR client=1 fds=0 kernel=2 what=8 value=99", "LIMIT client=1 fds=0 kernel=0 what=0 value=4096", "RESUME client=1",
 	} {

@@ -18,6 +18,7 @@ tail="-lcublas" ; build gemm gemm.cu "$nvcc" -O2 -std=c++17 -arch="$arch" & pids
 tail="-ldl" ; build drop.so drop.c gcc -O2 -shared -fPIC -I"$cuda/include" & pids+=($!)
 tail="-L$cuda/lib64/stubs -l:libcuda.so.1 -lpthread"; [ -e "$cuda/lib64/stubs/libcuda.so" ] && tail="-L$cuda/lib64/stubs -lcuda -lpthread"
 build micro micro.c gcc -O2 -I"$cuda/include" & pids+=($!)
+build loop loop.c gcc -O2 -I"$cuda/include" & pids+=($!)
 build smoke smoke.c gcc -O2 -I"$cuda/include" & pids+=($!)
 build errors errors.c gcc -O2 -I"$cuda/include" & pids+=($!)
 for p in "${pids[@]}"; do wait "$p"; done

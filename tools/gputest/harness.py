@@ -10,6 +10,7 @@ OUT = os.environ.get("OUT", "")
 HEDDLE = os.path.join(DIST, "bin", "heddle")
 RUNTIME = os.path.join(WORK, "run")
 SECS = float(os.environ.get("GT_SECONDS", "4"))
+KERNELS = os.environ.get("GT_KERNELS", WORK + "/kernels.cubin")
 PY = os.environ.get("GT_PYTHON", sys.executable)
 T0 = time.time()
 LIMIT = float(os.environ.get("GT_LIMIT", "465"))  # a part's bound, seconds
@@ -142,12 +143,19 @@ def run(mode, cmd, timeout=120, env=None, mps=None):
 
 
 def stats(out):
-    """Counters that libheddle.so prints at exit with HEDDLE_LOG=stats: sum over the processes of one command."""
+    """Counters that libheddle.so prints at exit with HEDDLE_LOG=stats, summed over the processes of one command.
+
+    The line: `heddle[PID]: forwarded=N native calls by reason: REASON=N…`; `native` in the result is the sum of the reasons."""
     t = {}
     for l in out.splitlines():
-        if "heddle" in l and "forwarded" in l:
-            for k, v in re.findall(r"([a-z][a-z0-9_-]*)[=:]\s*(\d+)", l):
+        if "heddle" in l and "native calls by reason" in l:
+            head, why = l.split("native calls by reason", 1)
+            t["native"] = t.get("native", 0)
+            for k, v in re.findall(r"([a-z][a-z0-9_-]*)=(\d+)", head):
                 t[k] = t.get(k, 0) + int(v)
+            for k, v in re.findall(r"([a-z][a-z0-9_-]*)=(\d+)", why):
+                t[k] = t.get(k, 0) + int(v)
+                t["native"] += int(v)
     return t
 
 

@@ -199,7 +199,7 @@ def eight():
 
 def rate():
     def go(mode, n, mps=None):
-        return run(mode, [WORK + "/micro", WORK + "/kernels.cubin", "rate", str(n), "2"], 60, mps=mps)
+        return run(mode, [WORK + "/micro", KERNELS, "rate", str(n), "2"], 60, mps=mps)
 
     mp = {}
     try:
@@ -225,7 +225,7 @@ def rate():
 
 def latency():
     def go(mode, what):
-        return run(mode, [WORK + "/micro", WORK + "/kernels.cubin", what], 60)
+        return run(mode, [WORK + "/micro", KERNELS, what], 60)
 
     r = {(m, w): go(m, w) for w in ("cpu", "sync", "idle") for m in ("native", "heddle")}
     g = lambda m, w, k: r[(m, w)].get(k)
@@ -342,8 +342,8 @@ def graphs():
 
 
 def errors():
-    a = run("native", [WORK + "/errors", WORK + "/kernels.cubin"], 120)
-    b = run("heddle", [WORK + "/errors", WORK + "/kernels.cubin"], 150)
+    a = run("native", [WORK + "/errors", KERNELS], 120)
+    b = run("heddle", [WORK + "/errors", KERNELS], 150)
     t = lambda r: dict(l.split(": ", 1) for l in r["out"].splitlines() if ": " in l and not l.startswith(("heddle", "{", "[")))
     A, B = t(a), t(b)
     bad = [k for k in A if A[k] != B.get(k)]
@@ -422,8 +422,8 @@ def smoke():
 
     e = {"HEDDLE_LOG": "stats,stderr:info"}
     steps = [
-        ("driver API steps", [WORK + "/smoke", WORK + "/kernels.cubin"], 60),
-        ("micro sync", [WORK + "/micro", WORK + "/kernels.cubin", "sync"], 30),
+        ("driver API steps", [WORK + "/smoke", KERNELS], 60),
+        ("micro sync", [WORK + "/micro", KERNELS, "sync"], 30),
         ("gemm, 2 processes", [WORK + "/gemm", "2", "256", "128", "1152", "1"], 40),
         ("cupy", workload("cupy", "smoke"), 60),
         ("torch add", [PY, "-c", "import torch; x = torch.arange(8.).cuda(); print((x + x).sum().item())"], 60),
@@ -482,13 +482,13 @@ def selfcheck():
             ok=bool(r.get("hash")),
         )
     for what in (["cpu"], ["sync"], ["rate", "8", "1"]):
-        r = run("native", [WORK + "/micro", WORK + "/kernels.cubin", *what], 40)
+        r = run("native", [WORK + "/micro", KERNELS, *what], 40)
         row("selfcheck", f"micro {what[0]}", native=str({k: v for k, v in r.items() if k != "out"})[:110], ok=not r["rc"])
     r = run("native", [WORK + "/gemm", "8", "256", "128", "1152", "2"], 40)
     row("selfcheck", "gemm, 8 processes", native=r.get("tflops") or r.get("error"), ok=bool(r.get("same")))
     r = run("native", [WORK + "/gemm", "1", "256", "128", "1152", "1", "check"], 40)
     row("selfcheck", "gemm checked", native=r.get("tflops") or r.get("error"), ok=bool(r.get("same")))
-    a, b = (run("native", [WORK + "/errors", WORK + "/kernels.cubin"], 120) for _ in range(2))
+    a, b = (run("native", [WORK + "/errors", KERNELS], 120) for _ in range(2))
     same = a["out"] == b["out"]
     row(
         "selfcheck",

@@ -4,6 +4,8 @@ import collections, os, random, re, signal, subprocess, time
 from harness import *
 
 KILLS = int(os.environ.get("GT_KILLS", "20"))
+WORKERS = os.environ.get("GT_KILL_WORKERS", "gemm,gemm,gemm,api,resnet50,resnet50,bert").split(",")  # the first four are killed in turn
+QUICK = ("gemm", "api")  # kinds that start within a second or two
 BOUND = 8.0  # seconds after which a client without a new result counts as hanging
 
 
@@ -16,9 +18,8 @@ class Worker:
         Worker.serial += 1
         self.kind = kind
         self.path = f"{WORK}/worker{Worker.serial}.log"
-        cmd = (
-            [WORK + "/gemm", "1", "256", "128", "1152", "100000", "check"] if kind == "gemm" else [PY, PROGRAMS + "/loop.py", kind]
-        )
+        gemm = [WORK + "/gemm", "1", "256", "128", "1152", "100000", "check"]
+        cmd = {"gemm": gemm, "api": [WORK + "/loop", KERNELS]}.get(kind) or [PY, PROGRAMS + "/loop.py", kind]
         self.file = open(self.path, "w")
         self.p = start("heddle", cmd, {"HEDDLE_LOG": "stats"}, out=self.file)
         self.pos = 0
@@ -102,7 +103,7 @@ def fds(pids):
 
 def kills():
     stop_daemon()
-    ws = [Worker(k) for k in ("gemm", "gemm", "gemm", "gemm", "resnet50", "resnet50", "bert")]
+    ws = [Worker(k) for k in WORKERS]
     if not wait_all(ws, 60):
         log("not every worker started: " + "; ".join(f"{w.kind}: {w.end or w.tail()[-200:]}" for w in ws))
     if not executors():
@@ -116,7 +117,7 @@ def kills():
             break
         renew(ws)
         now = time.monotonic()
-        wait_all([w for w in ws if w.kind == "gemm"], 15, now)
+        wait_all([w for w in ws if w.kind in QUICK], 15, now)
         ex = executors()
         ready = [w for w in ws if not w.end and w.poll() > now - 1.0]
         if not ex or not ready:
@@ -150,7 +151,7 @@ def kills():
     worst = back[-1] if back else None
     row(
         "kills",
-        f"executor killed {done} times, 7 clients: wrong results / hangs",
+        f"executor killed {done} times, {len(ws)} clients: wrong results / hangs",
         heddle=f"{c['wrong']} / {c['hang']}",
         target="0 / 0",
         ok=done >= KILLS and not c["wrong"] and not c["hang"],
@@ -188,7 +189,7 @@ def kills():
             v = first_after(o, t)
             if v is not None:
                 stall.append(v)
-        ws[k] = Worker("gemm")
+        ws[k] = Worker(w.kind)
         wait_all([ws[k]], 10)
         renew(ws)
     wait_all(ws, 25, time.monotonic())

@@ -215,6 +215,7 @@ int main(int argc, char **argv) {
   for (int k = 0; k < 3; k++) CK(cuLaunchKernel(function_of(mod, "bump"), 1, 1, 1, 1, 1, 1, 0, s1, o, 0));
   CK(cuStreamSynchronize(s1));
   CK(cuMemcpyDtoH(&c, g, 4));
+  printf("    counter is %d, expected 53\n", c);
   end(c == 53);
   int many = getenv("SMOKE_LAUNCHES") ? atoi(getenv("SMOKE_LAUNCHES")) : 200000;
   begin("many launches without a wait");

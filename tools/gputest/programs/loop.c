@@ -1,0 +1,49 @@
+// loop: a driver-API client that works and checks for ever. usage: loop CUBIN. Prints "done N at SECONDS" (monotonic clock);
+// ends with "WRONG" (exit 4) when a result differs, with "gone: CODE NAME" (exit 3) when the driver gives an error.
+#include "program.h"
+
+enum { N = 16384, ADDS = 20 };
+#define GO(x)                                                                    \
+  do {                                                                           \
+    CUresult r_ = (x);                                                           \
+    if (r_) {                                                                    \
+      printf("gone: %d %s %s\n", r_, error_name(r_), #x);                        \
+      fflush(stdout);                                                            \
+      _exit(3);                                                                  \
+    }                                                                            \
+  } while (0)
+
+int main(int argc, char **argv) {
+  if (argc < 2) return 2;
+  static float host[N];
+  CUdeviceptr p, q;
+  CUstream s;
+  context_open();
+  CUfunction f = function_of(module_open(argv[1]), "add");
+  GO(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
+  GO(cuMemAlloc(&p, sizeof host));
+  GO(cuMemAlloc(&q, sizeof host));
+  float one = 1;
+  int n = N;
+  void *args[] = {&p, &one, &n};
+  double last = 0;
+  for (long k = 0;; k++) {
+    GO(cuMemsetD32Async(p, 0, N, s));
+    for (int i = 0; i < ADDS; i++) GO(cuLaunchKernel(f, N / 128, 1, 1, 128, 1, 1, 0, s, args, 0));
+    GO(cuMemcpyDtoDAsync(q, p, sizeof host, s));
+    GO(cuMemcpyDtoHAsync(host, q, sizeof host, s));
+    GO(cuStreamSynchronize(s));
+    for (int i = 0; i < N; i++)
+      if (host[i] != ADDS) {
+        printf("WRONG: element %d is %g, expected %d, in round %ld\n", i, host[i], ADDS, k);
+        fflush(stdout);
+        _exit(4);
+      }
+    double t = now_us();
+    if (t - last > 10000) {
+      printf("done %ld at %.3f\n", k, t / 1e6);
+      fflush(stdout);
+      last = t;
+    }
+  }
+}
