@@ -253,8 +253,6 @@ func (x *executor) run(ctx context.Context) error {
 	}()
 	go x.watch.run()
 	go x.poller.collect()
-	defer x.watch.stop()
-
 	received := make(chan error, 1)
 	go func() { received <- x.receive() }()
 	var leave error
@@ -274,11 +272,15 @@ func (x *executor) run(ctx context.Context) error {
 	case <-time.After(leaveTimeout):
 		// A kernel does not end: what it belongs to stays in doubt. The context goes with the process.
 		x.log.Warn("leaving with ops in flight", "after", leaveTimeout)
+		x.engine.Abandon()
 		return leave
 	}
+	x.watch.stop()
+	x.loader.stop()
 	if end := x.poller.end; end != nil {
 		x.log.Error("executor ends", "error", end.err, "code", end.code)
 		x.sendFault(end.result, end.inFlight, end.blamed, end.err.Error())
+		x.engine.Abandon()
 		return &ExitError{end.code, end.err}
 	}
 	x.engine.Stop()

@@ -23,7 +23,7 @@ func served(t *testing.T, change func(*Config)) (*fakeGPU, *daemon, *tester) {
 	t.Helper()
 	g := newFakeGPU()
 	t.Cleanup(g.unmapAll)
-	g.kernels["check"] = adder
+	g.define("check", adder)
 	d := start(t, g.open, nil, change)
 	d.image(1, testImage)
 	c := d.client(1)
@@ -226,7 +226,7 @@ func TestFault(t *testing.T) {
 	g, d, c := served(t, nil)
 	idle := d.client(2)
 	idle.resume()
-	g.kernels["forever"] = func([]byte) { g.fault.CompareAndSwap(0, 700) }
+	g.define("forever", func([]byte) { g.fault.CompareAndSwap(0, 700) })
 	c.kernel(1, 2, "forever")
 	first := c.launch(1, 1, u64s(c.window, 1), nil)
 	c.mustSync(1, first)
@@ -253,14 +253,14 @@ func TestTakeOver(t *testing.T) {
 		t.Run(doubt, func(t *testing.T) {
 			g, d, c := served(t, nil)
 			gate := make(chan struct{})
-			g.kernels["forever"] = func([]byte) { <-gate; g.fault.CompareAndSwap(0, 700) }
+			g.define("forever", func([]byte) { <-gate; g.fault.CompareAndSwap(0, 700) })
 			blocker := d.client(9) // faults, and keeps the streams of nobody else
 			blocker.kernel(1, 1, "forever")
 			blocker.resume()
 
 			c.mustSync(1, c.launch(1, 1, u64s(c.window, 1), nil))
 			// An op in lane 2 that is issued but cannot finish before the fault: it depends on a held one.
-			g.kernels["other"] = func([]byte) { <-gate }
+			g.define("other", func([]byte) { <-gate })
 			switch doubt {
 			case "memset":
 				put(c, shm.KindEvent, 2, shm.EventMark{Slot: 1}, nil, nil)
@@ -286,7 +286,8 @@ func TestTakeOver(t *testing.T) {
 
 			next := newFakeGPU()
 			t.Cleanup(next.unmapAll)
-			next.kernels["check"], next.kernels["other"] = adder, func([]byte) {}
+			next.define("check", adder)
+			next.define("other", func([]byte) {})
 			g.unmapAll()
 			d2 := start(t, next.open, d.bell, nil)
 			d2.image(1, testImage)
@@ -327,7 +328,7 @@ func TestEndless(t *testing.T) {
 	g, d, c := served(t, func(c *Config) { c.DeadKernelTime = 50 * time.Millisecond })
 	stop := make(chan struct{})
 	defer close(stop)
-	g.kernels["forever"] = func([]byte) { <-stop }
+	g.define("forever", func([]byte) { <-stop })
 	c.kernel(1, 2, "forever")
 	c.launch(2, 1, u64s(0), nil)
 	c.ring.Publish()
@@ -347,7 +348,7 @@ func TestMaxKernelTime(t *testing.T) {
 	g, d, c := served(t, func(c *Config) { c.MaxKernelTime = 30 * time.Millisecond })
 	stop := make(chan struct{})
 	defer close(stop)
-	g.kernels["forever"] = func([]byte) { <-stop }
+	g.define("forever", func([]byte) { <-stop })
 	c.kernel(1, 2, "forever")
 	c.launch(2, 1, u64s(0), nil)
 	c.ring.Publish()
@@ -386,7 +387,7 @@ func TestDetach(t *testing.T) {
 func TestSegmentDrop(t *testing.T) {
 	g, d, c := served(t, nil)
 	gate := make(chan struct{})
-	g.kernels["other"] = func([]byte) { <-gate }
+	g.define("other", func([]byte) { <-gate })
 	c.kernel(1, 2, "other")
 	c.launch(2, 1, u64s(0), nil)
 	c.ring.Publish()
@@ -410,7 +411,7 @@ func TestSegmentDrop(t *testing.T) {
 func TestDrain(t *testing.T) {
 	g, d, c := served(t, nil)
 	gate := make(chan struct{})
-	g.kernels["other"] = func([]byte) { <-gate }
+	g.define("other", func([]byte) { <-gate })
 	c.kernel(1, 2, "other")
 	c.launch(2, 1, u64s(0), nil)
 	for range 300 {
@@ -440,7 +441,7 @@ func TestSlowLoad(t *testing.T) {
 	other := d.client(2)
 	other.resume()
 	d.image(2, statefulImage)
-	g.slow = 300 * time.Millisecond
+	g.slow.Store(int64(300 * time.Millisecond))
 	loading := d.send(shm.Message{Type: shm.TypeKernel, ClientID: 2, Body: shm.Encode(shm.Kernel{ImageID: 2, KernelID: 4}), Tail: []byte("check")})
 	ops := 0
 	for {
@@ -462,14 +463,14 @@ func TestCode(t *testing.T) {
 	g, d, a := served(t, nil)
 	b := d.client(2)
 	b.kernel(1, 7, "check")
-	if g.loads != 1 {
-		t.Errorf("a stateless image was loaded %d times for two sessions", g.loads)
+	if n := g.loaded(); n != 1 {
+		t.Errorf("a stateless image was loaded %d times for two sessions", n)
 	}
 	d.image(2, statefulImage)
 	a.kernel(2, 8, "check")
 	b.kernel(2, 8, "check")
-	if g.loads != 3 {
-		t.Errorf("a stateful image was loaded %d times for two sessions", g.loads-1)
+	if n := g.loaded(); n != 3 {
+		t.Errorf("a stateful image was loaded %d times for two sessions", n-1)
 	}
 	r := d.must(shm.Message{Type: shm.TypeGlobal, ClientID: 1, Body: shm.Encode(shm.Kernel{ImageID: 2}), Tail: []byte("counter")})
 	where, _ := shm.Decode[shm.Range](r.Body)
@@ -477,7 +478,7 @@ func TestCode(t *testing.T) {
 		t.Errorf("global: %+v", where)
 	}
 	d.image(3, ".version 8.0\n.target sm_90\n.extern .func (.param .b32 r) vprintf (.param .b64 a);\n.entry p() { call (r), vprintf, (a); }\n.entry q() { ret; }")
-	g.kernels["q"] = adder
+	g.define("q", adder)
 	ask := func(image uint64, id uint32, name string) shm.Message {
 		return d.do(shm.Message{Type: shm.TypeKernel, ClientID: 1, Body: shm.Encode(shm.Kernel{ImageID: image, KernelID: id}), Tail: []byte(name)})
 	}

@@ -27,7 +27,7 @@ type fakeGPU struct {
 	loads   int
 	fault   atomic.Int32
 	// slow makes module loading take this long.
-	slow time.Duration
+	slow atomic.Int64
 	// refuse makes launches of these grids fail.
 	refuse func(*gpu.Launch) gpu.Result
 	calls  atomic.Int64
@@ -299,7 +299,7 @@ func (g *fakeGPU) HostUnregister(address uint64) gpu.Result {
 }
 
 func (g *fakeGPU) ModuleLoad([]byte) (gpu.Module, error) {
-	time.Sleep(g.slow)
+	time.Sleep(time.Duration(g.slow.Load()))
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.modules++
@@ -373,4 +373,18 @@ func (g *fakeGPU) unmapAll() {
 		unmapFixed(a, n)
 	}
 	clear(g.mapped)
+}
+
+// define names a kernel.
+func (g *fakeGPU) define(name string, f func(params []byte)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.kernels[name] = f
+}
+
+// loaded is how many modules were ever loaded.
+func (g *fakeGPU) loaded() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.loads
 }

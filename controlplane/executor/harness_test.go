@@ -344,3 +344,11 @@ func u64s(v ...uint64) []byte {
 	}
 	return b
 }
+
+func addressOf(b []byte) uint64 { return uint64(uintptr(unsafe.Pointer(&b[0]))) }
+
+func unlimited() *atomic.Uint32 {
+	var v atomic.Uint32
+	v.Store(1 << 20)
+	return &v
+}

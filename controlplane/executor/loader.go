@@ -2,6 +2,8 @@ package executor
 
 import (
 	"runtime"
+	"sync"
+	"time"
 )
 
 // loader runs slow driver calls, one after another, on a thread of its own: loading, mapping, registering. It binds the device at
@@ -10,6 +12,7 @@ type loader struct {
 	jobs chan func()
 	quit chan struct{}
 	done chan struct{}
+	once sync.Once
 }
 
 func newLoader() *loader {
@@ -42,5 +45,14 @@ func (l *loader) do(job func() error) error {
 	}
 }
 
-// stop ends the thread when its current job is over; a job that hangs in the driver does not hold the caller.
-func (l *loader) stop() { close(l.quit) }
+// stop ends the thread when its current job is over, and waits for that; a job that hangs in the driver does not hold the caller
+// for long. It may be called again.
+func (l *loader) stop() {
+	l.once.Do(func() { close(l.quit) })
+	select {
+	case <-l.done:
+	case <-time.After(loaderPatience):
+	}
+}
+
+const loaderPatience = 2 * time.Second

@@ -85,7 +85,6 @@ type poller struct {
 	mail    chan func()
 	bell    atomic.Pointer[shm.Doorbell]
 	ownBell bool // bell is the slot's, from the first ATTACH
-	oldBell *shm.Doorbell
 	garbage chan struct{}
 	stats   counters
 
@@ -249,8 +248,11 @@ func (p *poller) serve(c *client) bool {
 		window = p.tune.WindowAlone
 	}
 	pressed := b.InFlight() > 0 && c.ring.Read()-b.Head() > ringPressure
-	busy := b.Busy()
-	for i := len(busy) - 1; i >= 0; i-- {
+	for i := len(b.Busy()) - 1; i >= 0; i-- {
+		busy := b.Busy() // shrinks while lanes drain
+		if i >= len(busy) {
+			continue
+		}
 		l := b.Lane(busy[i])
 		stream := l.Stream
 		n, ok := b.Poll(l)
@@ -281,7 +283,6 @@ func (p *poller) serve(c *client) bool {
 		} else {
 			p.stats.NotReady++
 		}
-		busy = b.Busy()
 	}
 	if b.Release() || b.Head() != c.ring.Head() {
 		p.release(c)
@@ -621,13 +622,11 @@ func (p *poller) fault(r gpu.Result, code int, blamed uint64, err error) {
 func (p *poller) gather() {
 	for _, c := range p.clients {
 		b := c.board
-		busy := b.Busy()
-		for i := len(busy) - 1; i >= 0; i-- {
-			l := b.Lane(busy[i])
+		for i := len(b.Busy()) - 1; i >= 0; i-- {
+			l := b.Lane(b.Busy()[i]) // a lane that drains is replaced by one that was looked at
 			if n, ok := b.Poll(l); ok && n > 0 {
 				c.file.WakeLane(l.Index, l.Done)
 			}
-			busy = b.Busy()
 		}
 		if b.Release() {
 			p.release(c)

@@ -198,10 +198,9 @@ func (x *executor) setDoorbell(bell *shm.Doorbell) bool {
 			bell.Close()
 			return
 		}
-		old := x.poller.bell.Swap(bell)
+		// A post may be ringing the one before at this moment: it stays mapped until the process ends.
+		x.poller.bell.Store(bell)
 		x.poller.ownBell = true
-		// A concurrent post may still be ringing the old one: it is closed with the process.
-		x.poller.oldBell = old
 	})
 }
 

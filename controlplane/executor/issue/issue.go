@@ -421,6 +421,15 @@ func (e *Engine) Stop() {
 	e.destroy()
 }
 
+// Abandon tells the threads to end and does not wait: a call of theirs may never return. The process is about to exit.
+func (e *Engine) Abandon() {
+	e.stopping.Store(true)
+	e.SetFault(gpu.Unknown)
+	for _, t := range e.threads {
+		t.wake()
+	}
+}
+
 func (e *Engine) destroy() {
 	if e.Fault() != gpu.Success {
 		return // every call on this context fails
@@ -521,7 +530,7 @@ func (t *thread) execute(c *command) {
 	case cmdRecord:
 		t.must(d.EventRecord(c.event, t.engine.streams[c.stream].Handle))
 	case cmdWait:
-		for q := &t.engine.threads[c.thread].q; q.done.Load() < c.number; {
+		for q := &t.engine.threads[c.thread].q; q.done.Load() < c.number && t.engine.fault.Load() == 0; {
 			pause(4)
 		}
 		if t.engine.fault.Load() == 0 {

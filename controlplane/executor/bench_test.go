@@ -1,0 +1,129 @@
+package executor
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// nullClients are clients of an executor whose driver does nothing: what is left is the executor's own cost.
+func nullClients(tb testing.TB, clients, threads int) []*tester {
+	tb.Helper()
+	g := nullGPU{newFakeGPU()}
+	tb.Cleanup(g.unmapAll)
+	g.kernels["check"] = adder
+	d := start(tb, g.open, nil, func(c *Config) { c.IssueThreads = threads })
+	d.image(1, testImage)
+	var all []*tester
+	for id := 1; id <= clients; id++ {
+		c := d.client(uint64(id))
+		c.kernel(1, 1, "check")
+		c.resume()
+		all = append(all, c)
+	}
+	return all
+}
+
+// push writes a launch as cheaply as a client does.
+func (c *tester) push(lane uint32, publish bool) {
+	h := shm.Header{Kind: shm.KindLaunch, Lane: lane, Seq: c.seq[lane] + 1}
+	for {
+		body, _, ok := c.ring.Begin(h, 64+16)
+		if ok {
+			shm.Put(body, shm.Launch{Kernel: 1, GridX: 1, GridY: 1, GridZ: 1, BlockX: 1, BlockY: 1, BlockZ: 1, ParamBytes: 16})
+			break
+		}
+		if err := c.ring.WaitSpace(shm.RecordBytes(0, 80), patience); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	c.seq[lane]++
+	if publish {
+		c.ring.Publish()
+	}
+}
+
+// BenchmarkOps is how many ops a second go from rings to (null) driver calls and back, all threads running.
+func BenchmarkOps(b *testing.B) {
+	for _, clients := range []int{1, 4, 8} {
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
+			all := nullClients(b, clients, 2)
+			b.ResetTimer()
+			var wg sync.WaitGroup
+			for _, c := range all {
+				wg.Add(1)
+				go func() {
+					defer wg.Done()
+					n := b.N / clients
+					for i := range n {
+						c.push(1, i%16 == 0)
+					}
+					if n > 0 {
+						if err := c.sync(1, c.seq[1]); err != nil {
+							b.Error(err)
+						}
+					}
+				}()
+			}
+			wg.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "ops/s")
+		})
+	}
+}
+
+// BenchmarkPoller is the poller's own work for one op, from record to queue and from done word to head, on one thread: an issue
+// thread consumes the queue beside it.
+func BenchmarkPoller(b *testing.B) {
+	g := nullGPU{newFakeGPU()}
+	e, err := issue.New(g, issue.Options{Threads: 1, Streams: 32, Least: 0, Greatest: -5, Spin: time.Second})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer e.Stop()
+	c := Config{Log: quietLog()}
+	c.defaults()
+	p, err := newPoller(c, e)
+	if err != nil {
+		b.Fatal(err)
+	}
+	file, err := shm.CreateSessionFile(1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer file.Close()
+	ring, err := shm.NewProducer(file, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	board := scoreboard.New(1, file, 0)
+	board.LanesDevice = addressOf(file.LaneBytes())
+	board.AddKernel(&scoreboard.Kernel{ID: 1, Function: 5, Limit: unlimited()})
+	p.add(&client{id: 1, board: board, file: file, ring: shm.NewConsumer(file), words: file.Consumer(), status: file.Status()})
+	t := &tester{t: b, file: file, ring: ring}
+	const batch = 64
+	var spent []float64
+	for n := 0; n < b.N; {
+		for i := 0; i < batch; i++ {
+			t.push(1, false)
+			n++
+		}
+		ring.Publish()
+		var busy time.Duration
+		for board.OpsDone < uint64(n) {
+			from := time.Now()
+			p.pass()
+			if p.lastActivity == p.now { // the other passes wait for the issue thread
+				busy += time.Since(from)
+			}
+		}
+		spent = append(spent, float64(busy.Nanoseconds())/batch)
+	}
+	slices.Sort(spent) // the median: this machine's cores are shared with whatever else runs
+	b.ReportMetric(spent[len(spent)/2], "poller-ns/op")
+}
