@@ -154,11 +154,11 @@ func emitHookWrappers(entries []*table.Entry) []byte {
 			if to.TakesImplicit() {
 				extra = []string{e.ImplicitStream()}
 			}
-			fmt.Fprintf(&b, "HEDDLE_EXPORT CUresult %s(%s) {\n  HEDDLE_ENTER(%s, (%s))\n  return heddle_hook_%s(%s);\n}\n",
-				e.Name, list(e.Params), e.Name, names(e.Params), plain, names(args, extra...))
+			fmt.Fprintf(&b, "HEDDLE_WRAP(%s, (%s), (%s),\n  heddle_hook_%s(%s))\n",
+				e.Name, list(e.Params), names(e.Params), plain, names(args, extra...))
 		case table.Refuse:
-			fmt.Fprintf(&b, "HEDDLE_EXPORT CUresult %s(%s) {\n  HEDDLE_ENTER(%s, (%s))\n  if (!heddle_hooks_refuse(\"%s\", \"%s\"))\n    return heddle_real.%s(%s);\n  return CUDA_ERROR_NOT_SUPPORTED;\n}\n",
-				e.Name, list(e.Params), e.Name, names(e.Params), e.Name, e.Why, e.Name, names(e.Params))
+			fmt.Fprintf(&b, "HEDDLE_WRAP(%s, (%s), (%s),\n  heddle_hooks_refuse(\"%s\", \"%s\") ? CUDA_ERROR_NOT_SUPPORTED : heddle_real.%s(%s))\n",
+				e.Name, list(e.Params), names(e.Params), e.Name, e.Why, e.Name, names(e.Params))
 		}
 	}
 	return b.Bytes()
@@ -171,10 +171,13 @@ func emitOrderWrappers(entries []*table.Entry) []byte {
 #include "../order.h"
 #include "hooks.h"
 
-#define HEDDLE_ORDER(symbol, arguments, stream, kind, why)                                                          \
-  struct heddle_order order;                                                                                        \
-  CUresult result = heddle_order_begin(&order, (stream), HEDDLE_NATIVE_##kind, HEDDLE_NATIVE_##why);                \
-  return result == CUDA_SUCCESS ? heddle_order_end(&order, heddle_real.symbol arguments) : result;
+// The native call itself, with the lane held.
+#define HEDDLE_ORDER(symbol, arguments, stream, kind, why)                                                                  \
+  ({                                                                                                                        \
+    struct heddle_order order;                                                                                              \
+    CUresult result = heddle_order_begin(&order, (stream), HEDDLE_NATIVE_##kind, HEDDLE_NATIVE_##why);                      \
+    result == CUDA_SUCCESS ? heddle_order_end(&order, heddle_real.symbol arguments) : result;                               \
+  })
 `)
 	for _, e := range entries {
 		if e.Class != table.Order {
@@ -184,8 +187,8 @@ func emitOrderWrappers(entries []*table.Entry) []byte {
 		if e.Stream >= 0 {
 			stream = fmt.Sprintf("heddle_hooks_stream(%s, %s)", e.Params[e.Stream].Name, stream)
 		}
-		fmt.Fprintf(&b, "HEDDLE_EXPORT CUresult %s(%s) {\n  HEDDLE_ENTER(%s, (%s))\n  HEDDLE_ORDER(%s, (%s), %s, %s, %s)\n}\n",
-			e.Name, list(e.Params), e.Name, names(e.Params), e.Name, names(e.Params), stream, e.Kind, e.Reason)
+		fmt.Fprintf(&b, "HEDDLE_WRAP(%s, (%s), (%s),\n  HEDDLE_ORDER(%s, (%s), %s, %s, %s))\n",
+			e.Name, list(e.Params), names(e.Params), e.Name, names(e.Params), stream, e.Kind, e.Reason)
 	}
 	return b.Bytes()
 }

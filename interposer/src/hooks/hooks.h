@@ -37,14 +37,17 @@ bool heddle_hooks_refuse(const char *symbol, const char *why);
 
 static inline CUstream heddle_hooks_stream(CUstream s, CUstream implicit) { return s ? s : implicit; }
 
-// Exported, yet our own references (the table's pointers) stay ours when another preload defines the same symbol.
-#define HEDDLE_EXPORT __attribute__((visibility("protected")))
-// First line of every wrapper.
-#define HEDDLE_ENTER(symbol, arguments)                                     \
-  if (heddle_unlikely(!heddle_hooks_on() || !heddle_real.symbol)) {         \
-    heddle_hooks_start();                                                   \
-    if (!heddle_real.symbol) return heddle_hooks_missing(#symbol);          \
-    if (!heddle_hooks_on()) return heddle_real.symbol arguments;            \
+// A wrapper: `then` when hooks are on. What the first use needs is a function of its own, so that every later use saves no
+// registers for it. Exported as protected: our own references (the table's pointers) stay ours when another preload defines
+// the same symbol.
+#define HEDDLE_WRAP(symbol, parameters, arguments, then)                                                          \
+  static __attribute__((cold, noinline)) CUresult first_##symbol parameters {                                     \
+    heddle_hooks_start();                                                                                         \
+    if (!heddle_real.symbol) return heddle_hooks_missing(#symbol);                                                \
+    return heddle_hooks_on() ? (then) : heddle_real.symbol arguments;                                             \
+  }                                                                                                               \
+  __attribute__((visibility("protected"))) CUresult symbol parameters {                                           \
+    return heddle_likely(heddle_hooks_on() && heddle_real.symbol) ? (then) : first_##symbol arguments;            \
   }
 
 // ---- capture ----

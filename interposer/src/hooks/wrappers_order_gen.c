@@ -3,379 +3,196 @@
 #include "../order.h"
 #include "hooks.h"
 
-#define HEDDLE_ORDER(symbol, arguments, stream, kind, why)                                                          \
-  struct heddle_order order;                                                                                        \
-  CUresult result = heddle_order_begin(&order, (stream), HEDDLE_NATIVE_##kind, HEDDLE_NATIVE_##why);                \
-  return result == CUDA_SUCCESS ? heddle_order_end(&order, heddle_real.symbol arguments) : result;
-HEDDLE_EXPORT CUresult cuGraphLaunch(CUgraphExec hGraph, CUstream hStream) {
-  HEDDLE_ENTER(cuGraphLaunch, (hGraph, hStream))
-  HEDDLE_ORDER(cuGraphLaunch, (hGraph, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, GRAPH)
-}
-HEDDLE_EXPORT CUresult cuGraphLaunch_ptsz(CUgraphExec hGraphExec, CUstream hStream) {
-  HEDDLE_ENTER(cuGraphLaunch_ptsz, (hGraphExec, hStream))
-  HEDDLE_ORDER(cuGraphLaunch_ptsz, (hGraphExec, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, GRAPH)
-}
-HEDDLE_EXPORT CUresult cuGraphUpload(CUgraphExec hGraph, CUstream hStream) {
-  HEDDLE_ENTER(cuGraphUpload, (hGraph, hStream))
-  HEDDLE_ORDER(cuGraphUpload, (hGraph, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, GRAPH)
-}
-HEDDLE_EXPORT CUresult cuGraphUpload_ptsz(CUgraphExec hGraphExec, CUstream hStream) {
-  HEDDLE_ENTER(cuGraphUpload_ptsz, (hGraphExec, hStream))
-  HEDDLE_ORDER(cuGraphUpload_ptsz, (hGraphExec, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, GRAPH)
-}
-HEDDLE_EXPORT CUresult cuGraphicsMapResources(unsigned int count, CUgraphicsResource *resources, CUstream hStream) {
-  HEDDLE_ENTER(cuGraphicsMapResources, (count, resources, hStream))
-  HEDDLE_ORDER(cuGraphicsMapResources, (count, resources, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuGraphicsMapResources_ptsz(unsigned int count, CUgraphicsResource *resources, CUstream hStream) {
-  HEDDLE_ENTER(cuGraphicsMapResources_ptsz, (count, resources, hStream))
-  HEDDLE_ORDER(cuGraphicsMapResources_ptsz, (count, resources, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuGraphicsUnmapResources(unsigned int count, CUgraphicsResource *resources, CUstream hStream) {
-  HEDDLE_ENTER(cuGraphicsUnmapResources, (count, resources, hStream))
-  HEDDLE_ORDER(cuGraphicsUnmapResources, (count, resources, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuGraphicsUnmapResources_ptsz(unsigned int count, CUgraphicsResource *resources, CUstream hStream) {
-  HEDDLE_ENTER(cuGraphicsUnmapResources_ptsz, (count, resources, hStream))
-  HEDDLE_ORDER(cuGraphicsUnmapResources_ptsz, (count, resources, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuLaunch(CUfunction f) {
-  HEDDLE_ENTER(cuLaunch, (f))
-  HEDDLE_ORDER(cuLaunch, (f), CU_STREAM_LEGACY, ASYNC, ATTRIBUTE)
-}
-HEDDLE_EXPORT CUresult cuLaunchGrid(CUfunction f, int grid_width, int grid_height) {
-  HEDDLE_ENTER(cuLaunchGrid, (f, grid_width, grid_height))
-  HEDDLE_ORDER(cuLaunchGrid, (f, grid_width, grid_height), CU_STREAM_LEGACY, ASYNC, ATTRIBUTE)
-}
-HEDDLE_EXPORT CUresult cuLaunchGridAsync(CUfunction f, int grid_width, int grid_height, CUstream hStream) {
-  HEDDLE_ENTER(cuLaunchGridAsync, (f, grid_width, grid_height, hStream))
-  HEDDLE_ORDER(cuLaunchGridAsync, (f, grid_width, grid_height, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, ATTRIBUTE)
-}
-HEDDLE_EXPORT CUresult cuLaunchHostFunc(CUstream hStream, CUhostFn fn, void *userData) {
-  HEDDLE_ENTER(cuLaunchHostFunc, (hStream, fn, userData))
-  HEDDLE_ORDER(cuLaunchHostFunc, (hStream, fn, userData), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuLaunchHostFunc_ptsz(CUstream hStream, CUhostFn fn, void *userData) {
-  HEDDLE_ENTER(cuLaunchHostFunc_ptsz, (hStream, fn, userData))
-  HEDDLE_ORDER(cuLaunchHostFunc_ptsz, (hStream, fn, userData), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuMemBatchDecompressAsync(CUmemDecompressParams *paramsArray, size_t count, unsigned int flags, size_t *errorIndex, CUstream stream) {
-  HEDDLE_ENTER(cuMemBatchDecompressAsync, (paramsArray, count, flags, errorIndex, stream))
-  HEDDLE_ORDER(cuMemBatchDecompressAsync, (paramsArray, count, flags, errorIndex, stream), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, ATTRIBUTE)
-}
-HEDDLE_EXPORT CUresult cuMemBatchDecompressAsync_ptsz(CUmemDecompressParams *paramsArray, size_t count, unsigned int flags, size_t *errorIndex, CUstream stream) {
-  HEDDLE_ENTER(cuMemBatchDecompressAsync_ptsz, (paramsArray, count, flags, errorIndex, stream))
-  HEDDLE_ORDER(cuMemBatchDecompressAsync_ptsz, (paramsArray, count, flags, errorIndex, stream), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, ATTRIBUTE)
-}
-HEDDLE_EXPORT CUresult cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream) {
-  HEDDLE_ENTER(cuMemDiscardAndPrefetchBatchAsync, (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream))
-  HEDDLE_ORDER(cuMemDiscardAndPrefetchBatchAsync, (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemDiscardAndPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream) {
-  HEDDLE_ENTER(cuMemDiscardAndPrefetchBatchAsync_ptsz, (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream))
-  HEDDLE_ORDER(cuMemDiscardAndPrefetchBatchAsync_ptsz, (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemDiscardBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count, unsigned long long flags, CUstream hStream) {
-  HEDDLE_ENTER(cuMemDiscardBatchAsync, (dptrs, sizes, count, flags, hStream))
-  HEDDLE_ORDER(cuMemDiscardBatchAsync, (dptrs, sizes, count, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemDiscardBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t count, unsigned long long flags, CUstream hStream) {
-  HEDDLE_ENTER(cuMemDiscardBatchAsync_ptsz, (dptrs, sizes, count, flags, hStream))
-  HEDDLE_ORDER(cuMemDiscardBatchAsync_ptsz, (dptrs, sizes, count, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemMapArrayAsync(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream) {
-  HEDDLE_ENTER(cuMemMapArrayAsync, (mapInfoList, count, hStream))
-  HEDDLE_ORDER(cuMemMapArrayAsync, (mapInfoList, count, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuMemMapArrayAsync_ptsz(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream) {
-  HEDDLE_ENTER(cuMemMapArrayAsync_ptsz, (mapInfoList, count, hStream))
-  HEDDLE_ORDER(cuMemMapArrayAsync_ptsz, (mapInfoList, count, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream) {
-  HEDDLE_ENTER(cuMemPrefetchAsync, (devPtr, count, dstDevice, hStream))
-  HEDDLE_ORDER(cuMemPrefetchAsync, (devPtr, count, dstDevice, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream) {
-  HEDDLE_ENTER(cuMemPrefetchAsync_ptsz, (devPtr, count, dstDevice, hStream))
-  HEDDLE_ORDER(cuMemPrefetchAsync_ptsz, (devPtr, count, dstDevice, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream) {
-  HEDDLE_ENTER(cuMemPrefetchAsync_v2, (devPtr, count, location, flags, hStream))
-  HEDDLE_ORDER(cuMemPrefetchAsync_v2, (devPtr, count, location, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream) {
-  HEDDLE_ENTER(cuMemPrefetchAsync_v2_ptsz, (devPtr, count, location, flags, hStream))
-  HEDDLE_ORDER(cuMemPrefetchAsync_v2_ptsz, (devPtr, count, location, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemPrefetchBatchAsync(CUdeviceptr *dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream) {
-  HEDDLE_ENTER(cuMemPrefetchBatchAsync, (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream))
-  HEDDLE_ORDER(cuMemPrefetchBatchAsync, (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemPrefetchBatchAsync_ptsz(CUdeviceptr *dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream) {
-  HEDDLE_ENTER(cuMemPrefetchBatchAsync_ptsz, (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream))
-  HEDDLE_ORDER(cuMemPrefetchBatchAsync_ptsz, (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpy2D(const CUDA_MEMCPY2D_v1 *pCopy) {
-  HEDDLE_ENTER(cuMemcpy2D, (pCopy))
-  HEDDLE_ORDER(cuMemcpy2D, (pCopy), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpy2DAsync(const CUDA_MEMCPY2D_v1 *pCopy, CUstream hStream) {
-  HEDDLE_ENTER(cuMemcpy2DAsync, (pCopy, hStream))
-  HEDDLE_ORDER(cuMemcpy2DAsync, (pCopy, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpy2DUnaligned(const CUDA_MEMCPY2D_v1 *pCopy) {
-  HEDDLE_ENTER(cuMemcpy2DUnaligned, (pCopy))
-  HEDDLE_ORDER(cuMemcpy2DUnaligned, (pCopy), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpy3D(const CUDA_MEMCPY3D_v1 *pCopy) {
-  HEDDLE_ENTER(cuMemcpy3D, (pCopy))
-  HEDDLE_ORDER(cuMemcpy3D, (pCopy), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpy3DAsync(const CUDA_MEMCPY3D_v1 *pCopy, CUstream hStream) {
-  HEDDLE_ENTER(cuMemcpy3DAsync, (pCopy, hStream))
-  HEDDLE_ORDER(cuMemcpy3DAsync, (pCopy, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyAtoA(CUarray dstArray, unsigned int dstOffset, CUarray srcArray, unsigned int srcOffset, unsigned int ByteCount) {
-  HEDDLE_ENTER(cuMemcpyAtoA, (dstArray, dstOffset, srcArray, srcOffset, ByteCount))
-  HEDDLE_ORDER(cuMemcpyAtoA, (dstArray, dstOffset, srcArray, srcOffset, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyAtoA_v2(CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount) {
-  HEDDLE_ENTER(cuMemcpyAtoA_v2, (dstArray, dstOffset, srcArray, srcOffset, ByteCount))
-  HEDDLE_ORDER(cuMemcpyAtoA_v2, (dstArray, dstOffset, srcArray, srcOffset, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyAtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount) {
-  HEDDLE_ENTER(cuMemcpyAtoA_v2_ptds, (dstArray, dstOffset, srcArray, srcOffset, ByteCount))
-  HEDDLE_ORDER(cuMemcpyAtoA_v2_ptds, (dstArray, dstOffset, srcArray, srcOffset, ByteCount), CU_STREAM_PER_THREAD, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyAtoD(CUdeviceptr_v1 dstDevice, CUarray srcArray, unsigned int srcOffset, unsigned int ByteCount) {
-  HEDDLE_ENTER(cuMemcpyAtoD, (dstDevice, srcArray, srcOffset, ByteCount))
-  HEDDLE_ORDER(cuMemcpyAtoD, (dstDevice, srcArray, srcOffset, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyAtoD_v2(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount) {
-  HEDDLE_ENTER(cuMemcpyAtoD_v2, (dstDevice, srcArray, srcOffset, ByteCount))
-  HEDDLE_ORDER(cuMemcpyAtoD_v2, (dstDevice, srcArray, srcOffset, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyAtoD_v2_ptds(CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount) {
-  HEDDLE_ENTER(cuMemcpyAtoD_v2_ptds, (dstDevice, srcArray, srcOffset, ByteCount))
-  HEDDLE_ORDER(cuMemcpyAtoD_v2_ptds, (dstDevice, srcArray, srcOffset, ByteCount), CU_STREAM_PER_THREAD, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyAtoH(void *dstHost, CUarray srcArray, unsigned int srcOffset, unsigned int ByteCount) {
-  HEDDLE_ENTER(cuMemcpyAtoH, (dstHost, srcArray, srcOffset, ByteCount))
-  HEDDLE_ORDER(cuMemcpyAtoH, (dstHost, srcArray, srcOffset, ByteCount), CU_STREAM_LEGACY, BLOCKING, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyAtoHAsync(void *dstHost, CUarray srcArray, unsigned int srcOffset, unsigned int ByteCount, CUstream hStream) {
-  HEDDLE_ENTER(cuMemcpyAtoHAsync, (dstHost, srcArray, srcOffset, ByteCount, hStream))
-  HEDDLE_ORDER(cuMemcpyAtoHAsync, (dstHost, srcArray, srcOffset, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyAtoHAsync_v2(void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream) {
-  HEDDLE_ENTER(cuMemcpyAtoHAsync_v2, (dstHost, srcArray, srcOffset, ByteCount, hStream))
-  HEDDLE_ORDER(cuMemcpyAtoHAsync_v2, (dstHost, srcArray, srcOffset, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyAtoHAsync_v2_ptsz(void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream) {
-  HEDDLE_ENTER(cuMemcpyAtoHAsync_v2_ptsz, (dstHost, srcArray, srcOffset, ByteCount, hStream))
-  HEDDLE_ORDER(cuMemcpyAtoHAsync_v2_ptsz, (dstHost, srcArray, srcOffset, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyAtoH_v2(void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount) {
-  HEDDLE_ENTER(cuMemcpyAtoH_v2, (dstHost, srcArray, srcOffset, ByteCount))
-  HEDDLE_ORDER(cuMemcpyAtoH_v2, (dstHost, srcArray, srcOffset, ByteCount), CU_STREAM_LEGACY, BLOCKING, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyAtoH_v2_ptds(void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount) {
-  HEDDLE_ENTER(cuMemcpyAtoH_v2_ptds, (dstHost, srcArray, srcOffset, ByteCount))
-  HEDDLE_ORDER(cuMemcpyAtoH_v2_ptds, (dstHost, srcArray, srcOffset, ByteCount), CU_STREAM_PER_THREAD, BLOCKING, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyDtoA(CUarray dstArray, unsigned int dstOffset, CUdeviceptr_v1 srcDevice, unsigned int ByteCount) {
-  HEDDLE_ENTER(cuMemcpyDtoA, (dstArray, dstOffset, srcDevice, ByteCount))
-  HEDDLE_ORDER(cuMemcpyDtoA, (dstArray, dstOffset, srcDevice, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyDtoA_v2(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount) {
-  HEDDLE_ENTER(cuMemcpyDtoA_v2, (dstArray, dstOffset, srcDevice, ByteCount))
-  HEDDLE_ORDER(cuMemcpyDtoA_v2, (dstArray, dstOffset, srcDevice, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyDtoA_v2_ptds(CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount) {
-  HEDDLE_ENTER(cuMemcpyDtoA_v2_ptds, (dstArray, dstOffset, srcDevice, ByteCount))
-  HEDDLE_ORDER(cuMemcpyDtoA_v2_ptds, (dstArray, dstOffset, srcDevice, ByteCount), CU_STREAM_PER_THREAD, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyDtoD(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice, unsigned int ByteCount) {
-  HEDDLE_ENTER(cuMemcpyDtoD, (dstDevice, srcDevice, ByteCount))
-  HEDDLE_ORDER(cuMemcpyDtoD, (dstDevice, srcDevice, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyDtoDAsync(CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice, unsigned int ByteCount, CUstream hStream) {
-  HEDDLE_ENTER(cuMemcpyDtoDAsync, (dstDevice, srcDevice, ByteCount, hStream))
-  HEDDLE_ORDER(cuMemcpyDtoDAsync, (dstDevice, srcDevice, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyDtoH(void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount) {
-  HEDDLE_ENTER(cuMemcpyDtoH, (dstHost, srcDevice, ByteCount))
-  HEDDLE_ORDER(cuMemcpyDtoH, (dstHost, srcDevice, ByteCount), CU_STREAM_LEGACY, BLOCKING, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyDtoHAsync(void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount, CUstream hStream) {
-  HEDDLE_ENTER(cuMemcpyDtoHAsync, (dstHost, srcDevice, ByteCount, hStream))
-  HEDDLE_ORDER(cuMemcpyDtoHAsync, (dstHost, srcDevice, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyHtoA(CUarray dstArray, unsigned int dstOffset, const void *srcHost, unsigned int ByteCount) {
-  HEDDLE_ENTER(cuMemcpyHtoA, (dstArray, dstOffset, srcHost, ByteCount))
-  HEDDLE_ORDER(cuMemcpyHtoA, (dstArray, dstOffset, srcHost, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyHtoAAsync(CUarray dstArray, unsigned int dstOffset, const void *srcHost, unsigned int ByteCount, CUstream hStream) {
-  HEDDLE_ENTER(cuMemcpyHtoAAsync, (dstArray, dstOffset, srcHost, ByteCount, hStream))
-  HEDDLE_ORDER(cuMemcpyHtoAAsync, (dstArray, dstOffset, srcHost, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyHtoAAsync_v2(CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount, CUstream hStream) {
-  HEDDLE_ENTER(cuMemcpyHtoAAsync_v2, (dstArray, dstOffset, srcHost, ByteCount, hStream))
-  HEDDLE_ORDER(cuMemcpyHtoAAsync_v2, (dstArray, dstOffset, srcHost, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyHtoAAsync_v2_ptsz(CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount, CUstream hStream) {
-  HEDDLE_ENTER(cuMemcpyHtoAAsync_v2_ptsz, (dstArray, dstOffset, srcHost, ByteCount, hStream))
-  HEDDLE_ORDER(cuMemcpyHtoAAsync_v2_ptsz, (dstArray, dstOffset, srcHost, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyHtoA_v2(CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount) {
-  HEDDLE_ENTER(cuMemcpyHtoA_v2, (dstArray, dstOffset, srcHost, ByteCount))
-  HEDDLE_ORDER(cuMemcpyHtoA_v2, (dstArray, dstOffset, srcHost, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyHtoA_v2_ptds(CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount) {
-  HEDDLE_ENTER(cuMemcpyHtoA_v2_ptds, (dstArray, dstOffset, srcHost, ByteCount))
-  HEDDLE_ORDER(cuMemcpyHtoA_v2_ptds, (dstArray, dstOffset, srcHost, ByteCount), CU_STREAM_PER_THREAD, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyHtoD(CUdeviceptr_v1 dstDevice, const void *srcHost, unsigned int ByteCount) {
-  HEDDLE_ENTER(cuMemcpyHtoD, (dstDevice, srcHost, ByteCount))
-  HEDDLE_ORDER(cuMemcpyHtoD, (dstDevice, srcHost, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemcpyHtoDAsync(CUdeviceptr_v1 dstDevice, const void *srcHost, unsigned int ByteCount, CUstream hStream) {
-  HEDDLE_ENTER(cuMemcpyHtoDAsync, (dstDevice, srcHost, ByteCount, hStream))
-  HEDDLE_ORDER(cuMemcpyHtoDAsync, (dstDevice, srcHost, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemsetD16(CUdeviceptr_v1 dstDevice, unsigned short us, unsigned int N) {
-  HEDDLE_ENTER(cuMemsetD16, (dstDevice, us, N))
-  HEDDLE_ORDER(cuMemsetD16, (dstDevice, us, N), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemsetD2D16(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned short us, unsigned int Width, unsigned int Height) {
-  HEDDLE_ENTER(cuMemsetD2D16, (dstDevice, dstPitch, us, Width, Height))
-  HEDDLE_ORDER(cuMemsetD2D16, (dstDevice, dstPitch, us, Width, Height), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemsetD2D32(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned int ui, unsigned int Width, unsigned int Height) {
-  HEDDLE_ENTER(cuMemsetD2D32, (dstDevice, dstPitch, ui, Width, Height))
-  HEDDLE_ORDER(cuMemsetD2D32, (dstDevice, dstPitch, ui, Width, Height), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemsetD2D8(CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned char uc, unsigned int Width, unsigned int Height) {
-  HEDDLE_ENTER(cuMemsetD2D8, (dstDevice, dstPitch, uc, Width, Height))
-  HEDDLE_ORDER(cuMemsetD2D8, (dstDevice, dstPitch, uc, Width, Height), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemsetD32(CUdeviceptr_v1 dstDevice, unsigned int ui, unsigned int N) {
-  HEDDLE_ENTER(cuMemsetD32, (dstDevice, ui, N))
-  HEDDLE_ORDER(cuMemsetD32, (dstDevice, ui, N), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuMemsetD8(CUdeviceptr_v1 dstDevice, unsigned char uc, unsigned int N) {
-  HEDDLE_ENTER(cuMemsetD8, (dstDevice, uc, N))
-  HEDDLE_ORDER(cuMemsetD8, (dstDevice, uc, N), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY)
-}
-HEDDLE_EXPORT CUresult cuSignalExternalSemaphoresAsync(const CUexternalSemaphore *extSemArray, const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS *paramsArray, unsigned int numExtSems, CUstream stream) {
-  HEDDLE_ENTER(cuSignalExternalSemaphoresAsync, (extSemArray, paramsArray, numExtSems, stream))
-  HEDDLE_ORDER(cuSignalExternalSemaphoresAsync, (extSemArray, paramsArray, numExtSems, stream), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuSignalExternalSemaphoresAsync_ptsz(const CUexternalSemaphore *extSemArray, const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS *paramsArray, unsigned int numExtSems, CUstream stream) {
-  HEDDLE_ENTER(cuSignalExternalSemaphoresAsync_ptsz, (extSemArray, paramsArray, numExtSems, stream))
-  HEDDLE_ORDER(cuSignalExternalSemaphoresAsync_ptsz, (extSemArray, paramsArray, numExtSems, stream), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamAddCallback(CUstream hStream, CUstreamCallback callback, void *userData, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamAddCallback, (hStream, callback, userData, flags))
-  HEDDLE_ORDER(cuStreamAddCallback, (hStream, callback, userData, flags), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamAddCallback_ptsz(CUstream hStream, CUstreamCallback callback, void *userData, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamAddCallback_ptsz, (hStream, callback, userData, flags))
-  HEDDLE_ORDER(cuStreamAddCallback_ptsz, (hStream, callback, userData, flags), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamAttachMemAsync, (hStream, dptr, length, flags))
-  HEDDLE_ORDER(cuStreamAttachMemAsync, (hStream, dptr, length, flags), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamAttachMemAsync_ptsz(CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamAttachMemAsync_ptsz, (hStream, dptr, length, flags))
-  HEDDLE_ORDER(cuStreamAttachMemAsync_ptsz, (hStream, dptr, length, flags), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamBatchMemOp(CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamBatchMemOp, (stream, count, paramArray, flags))
-  HEDDLE_ORDER(cuStreamBatchMemOp, (stream, count, paramArray, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamBatchMemOp_ptsz(CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamBatchMemOp_ptsz, (stream, count, paramArray, flags))
-  HEDDLE_ORDER(cuStreamBatchMemOp_ptsz, (stream, count, paramArray, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamBatchMemOp_v2(CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamBatchMemOp_v2, (stream, count, paramArray, flags))
-  HEDDLE_ORDER(cuStreamBatchMemOp_v2, (stream, count, paramArray, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamBatchMemOp_v2_ptsz(CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamBatchMemOp_v2_ptsz, (stream, count, paramArray, flags))
-  HEDDLE_ORDER(cuStreamBatchMemOp_v2_ptsz, (stream, count, paramArray, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWaitValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWaitValue32, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWaitValue32, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWaitValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWaitValue32_ptsz, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWaitValue32_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWaitValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWaitValue32_v2, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWaitValue32_v2, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWaitValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWaitValue32_v2_ptsz, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWaitValue32_v2_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWaitValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWaitValue64, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWaitValue64, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWaitValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWaitValue64_ptsz, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWaitValue64_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWaitValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWaitValue64_v2, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWaitValue64_v2, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWaitValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWaitValue64_v2_ptsz, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWaitValue64_v2_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWriteValue32(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWriteValue32, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWriteValue32, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWriteValue32_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWriteValue32_ptsz, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWriteValue32_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWriteValue32_v2(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWriteValue32_v2, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWriteValue32_v2, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWriteValue32_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWriteValue32_v2_ptsz, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWriteValue32_v2_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWriteValue64(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWriteValue64, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWriteValue64, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWriteValue64_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWriteValue64_ptsz, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWriteValue64_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWriteValue64_v2(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWriteValue64_v2, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWriteValue64_v2, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuStreamWriteValue64_v2_ptsz(CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags) {
-  HEDDLE_ENTER(cuStreamWriteValue64_v2_ptsz, (stream, addr, value, flags))
-  HEDDLE_ORDER(cuStreamWriteValue64_v2_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuWaitExternalSemaphoresAsync(const CUexternalSemaphore *extSemArray, const CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS *paramsArray, unsigned int numExtSems, CUstream stream) {
-  HEDDLE_ENTER(cuWaitExternalSemaphoresAsync, (extSemArray, paramsArray, numExtSems, stream))
-  HEDDLE_ORDER(cuWaitExternalSemaphoresAsync, (extSemArray, paramsArray, numExtSems, stream), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE)
-}
-HEDDLE_EXPORT CUresult cuWaitExternalSemaphoresAsync_ptsz(const CUexternalSemaphore *extSemArray, const CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS *paramsArray, unsigned int numExtSems, CUstream stream) {
-  HEDDLE_ENTER(cuWaitExternalSemaphoresAsync_ptsz, (extSemArray, paramsArray, numExtSems, stream))
-  HEDDLE_ORDER(cuWaitExternalSemaphoresAsync_ptsz, (extSemArray, paramsArray, numExtSems, stream), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE)
-}
+// The native call itself, with the lane held.
+#define HEDDLE_ORDER(symbol, arguments, stream, kind, why)                                                                  \
+  ({                                                                                                                        \
+    struct heddle_order order;                                                                                              \
+    CUresult result = heddle_order_begin(&order, (stream), HEDDLE_NATIVE_##kind, HEDDLE_NATIVE_##why);                      \
+    result == CUDA_SUCCESS ? heddle_order_end(&order, heddle_real.symbol arguments) : result;                               \
+  })
+HEDDLE_WRAP(cuGraphLaunch, (CUgraphExec hGraph, CUstream hStream), (hGraph, hStream),
+  HEDDLE_ORDER(cuGraphLaunch, (hGraph, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, GRAPH))
+HEDDLE_WRAP(cuGraphLaunch_ptsz, (CUgraphExec hGraphExec, CUstream hStream), (hGraphExec, hStream),
+  HEDDLE_ORDER(cuGraphLaunch_ptsz, (hGraphExec, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, GRAPH))
+HEDDLE_WRAP(cuGraphUpload, (CUgraphExec hGraph, CUstream hStream), (hGraph, hStream),
+  HEDDLE_ORDER(cuGraphUpload, (hGraph, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, GRAPH))
+HEDDLE_WRAP(cuGraphUpload_ptsz, (CUgraphExec hGraphExec, CUstream hStream), (hGraphExec, hStream),
+  HEDDLE_ORDER(cuGraphUpload_ptsz, (hGraphExec, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, GRAPH))
+HEDDLE_WRAP(cuGraphicsMapResources, (unsigned int count, CUgraphicsResource *resources, CUstream hStream), (count, resources, hStream),
+  HEDDLE_ORDER(cuGraphicsMapResources, (count, resources, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuGraphicsMapResources_ptsz, (unsigned int count, CUgraphicsResource *resources, CUstream hStream), (count, resources, hStream),
+  HEDDLE_ORDER(cuGraphicsMapResources_ptsz, (count, resources, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuGraphicsUnmapResources, (unsigned int count, CUgraphicsResource *resources, CUstream hStream), (count, resources, hStream),
+  HEDDLE_ORDER(cuGraphicsUnmapResources, (count, resources, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuGraphicsUnmapResources_ptsz, (unsigned int count, CUgraphicsResource *resources, CUstream hStream), (count, resources, hStream),
+  HEDDLE_ORDER(cuGraphicsUnmapResources_ptsz, (count, resources, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuLaunch, (CUfunction f), (f),
+  HEDDLE_ORDER(cuLaunch, (f), CU_STREAM_LEGACY, ASYNC, ATTRIBUTE))
+HEDDLE_WRAP(cuLaunchGrid, (CUfunction f, int grid_width, int grid_height), (f, grid_width, grid_height),
+  HEDDLE_ORDER(cuLaunchGrid, (f, grid_width, grid_height), CU_STREAM_LEGACY, ASYNC, ATTRIBUTE))
+HEDDLE_WRAP(cuLaunchGridAsync, (CUfunction f, int grid_width, int grid_height, CUstream hStream), (f, grid_width, grid_height, hStream),
+  HEDDLE_ORDER(cuLaunchGridAsync, (f, grid_width, grid_height, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, ATTRIBUTE))
+HEDDLE_WRAP(cuLaunchHostFunc, (CUstream hStream, CUhostFn fn, void *userData), (hStream, fn, userData),
+  HEDDLE_ORDER(cuLaunchHostFunc, (hStream, fn, userData), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuLaunchHostFunc_ptsz, (CUstream hStream, CUhostFn fn, void *userData), (hStream, fn, userData),
+  HEDDLE_ORDER(cuLaunchHostFunc_ptsz, (hStream, fn, userData), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuMemBatchDecompressAsync, (CUmemDecompressParams *paramsArray, size_t count, unsigned int flags, size_t *errorIndex, CUstream stream), (paramsArray, count, flags, errorIndex, stream),
+  HEDDLE_ORDER(cuMemBatchDecompressAsync, (paramsArray, count, flags, errorIndex, stream), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, ATTRIBUTE))
+HEDDLE_WRAP(cuMemBatchDecompressAsync_ptsz, (CUmemDecompressParams *paramsArray, size_t count, unsigned int flags, size_t *errorIndex, CUstream stream), (paramsArray, count, flags, errorIndex, stream),
+  HEDDLE_ORDER(cuMemBatchDecompressAsync_ptsz, (paramsArray, count, flags, errorIndex, stream), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, ATTRIBUTE))
+HEDDLE_WRAP(cuMemDiscardAndPrefetchBatchAsync, (CUdeviceptr *dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream), (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream),
+  HEDDLE_ORDER(cuMemDiscardAndPrefetchBatchAsync, (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemDiscardAndPrefetchBatchAsync_ptsz, (CUdeviceptr *dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream), (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream),
+  HEDDLE_ORDER(cuMemDiscardAndPrefetchBatchAsync_ptsz, (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemDiscardBatchAsync, (CUdeviceptr *dptrs, size_t *sizes, size_t count, unsigned long long flags, CUstream hStream), (dptrs, sizes, count, flags, hStream),
+  HEDDLE_ORDER(cuMemDiscardBatchAsync, (dptrs, sizes, count, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemDiscardBatchAsync_ptsz, (CUdeviceptr *dptrs, size_t *sizes, size_t count, unsigned long long flags, CUstream hStream), (dptrs, sizes, count, flags, hStream),
+  HEDDLE_ORDER(cuMemDiscardBatchAsync_ptsz, (dptrs, sizes, count, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemMapArrayAsync, (CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream), (mapInfoList, count, hStream),
+  HEDDLE_ORDER(cuMemMapArrayAsync, (mapInfoList, count, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuMemMapArrayAsync_ptsz, (CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream), (mapInfoList, count, hStream),
+  HEDDLE_ORDER(cuMemMapArrayAsync_ptsz, (mapInfoList, count, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuMemPrefetchAsync, (CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream), (devPtr, count, dstDevice, hStream),
+  HEDDLE_ORDER(cuMemPrefetchAsync, (devPtr, count, dstDevice, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemPrefetchAsync_ptsz, (CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream), (devPtr, count, dstDevice, hStream),
+  HEDDLE_ORDER(cuMemPrefetchAsync_ptsz, (devPtr, count, dstDevice, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemPrefetchAsync_v2, (CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream), (devPtr, count, location, flags, hStream),
+  HEDDLE_ORDER(cuMemPrefetchAsync_v2, (devPtr, count, location, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemPrefetchAsync_v2_ptsz, (CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream), (devPtr, count, location, flags, hStream),
+  HEDDLE_ORDER(cuMemPrefetchAsync_v2_ptsz, (devPtr, count, location, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemPrefetchBatchAsync, (CUdeviceptr *dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream), (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream),
+  HEDDLE_ORDER(cuMemPrefetchBatchAsync, (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemPrefetchBatchAsync_ptsz, (CUdeviceptr *dptrs, size_t *sizes, size_t count, CUmemLocation *prefetchLocs, size_t *prefetchLocIdxs, size_t numPrefetchLocs, unsigned long long flags, CUstream hStream), (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream),
+  HEDDLE_ORDER(cuMemPrefetchBatchAsync_ptsz, (dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpy2D, (const CUDA_MEMCPY2D_v1 *pCopy), (pCopy),
+  HEDDLE_ORDER(cuMemcpy2D, (pCopy), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpy2DAsync, (const CUDA_MEMCPY2D_v1 *pCopy, CUstream hStream), (pCopy, hStream),
+  HEDDLE_ORDER(cuMemcpy2DAsync, (pCopy, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpy2DUnaligned, (const CUDA_MEMCPY2D_v1 *pCopy), (pCopy),
+  HEDDLE_ORDER(cuMemcpy2DUnaligned, (pCopy), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpy3D, (const CUDA_MEMCPY3D_v1 *pCopy), (pCopy),
+  HEDDLE_ORDER(cuMemcpy3D, (pCopy), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpy3DAsync, (const CUDA_MEMCPY3D_v1 *pCopy, CUstream hStream), (pCopy, hStream),
+  HEDDLE_ORDER(cuMemcpy3DAsync, (pCopy, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyAtoA, (CUarray dstArray, unsigned int dstOffset, CUarray srcArray, unsigned int srcOffset, unsigned int ByteCount), (dstArray, dstOffset, srcArray, srcOffset, ByteCount),
+  HEDDLE_ORDER(cuMemcpyAtoA, (dstArray, dstOffset, srcArray, srcOffset, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyAtoA_v2, (CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount), (dstArray, dstOffset, srcArray, srcOffset, ByteCount),
+  HEDDLE_ORDER(cuMemcpyAtoA_v2, (dstArray, dstOffset, srcArray, srcOffset, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyAtoA_v2_ptds, (CUarray dstArray, size_t dstOffset, CUarray srcArray, size_t srcOffset, size_t ByteCount), (dstArray, dstOffset, srcArray, srcOffset, ByteCount),
+  HEDDLE_ORDER(cuMemcpyAtoA_v2_ptds, (dstArray, dstOffset, srcArray, srcOffset, ByteCount), CU_STREAM_PER_THREAD, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyAtoD, (CUdeviceptr_v1 dstDevice, CUarray srcArray, unsigned int srcOffset, unsigned int ByteCount), (dstDevice, srcArray, srcOffset, ByteCount),
+  HEDDLE_ORDER(cuMemcpyAtoD, (dstDevice, srcArray, srcOffset, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyAtoD_v2, (CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount), (dstDevice, srcArray, srcOffset, ByteCount),
+  HEDDLE_ORDER(cuMemcpyAtoD_v2, (dstDevice, srcArray, srcOffset, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyAtoD_v2_ptds, (CUdeviceptr dstDevice, CUarray srcArray, size_t srcOffset, size_t ByteCount), (dstDevice, srcArray, srcOffset, ByteCount),
+  HEDDLE_ORDER(cuMemcpyAtoD_v2_ptds, (dstDevice, srcArray, srcOffset, ByteCount), CU_STREAM_PER_THREAD, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyAtoH, (void *dstHost, CUarray srcArray, unsigned int srcOffset, unsigned int ByteCount), (dstHost, srcArray, srcOffset, ByteCount),
+  HEDDLE_ORDER(cuMemcpyAtoH, (dstHost, srcArray, srcOffset, ByteCount), CU_STREAM_LEGACY, BLOCKING, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyAtoHAsync, (void *dstHost, CUarray srcArray, unsigned int srcOffset, unsigned int ByteCount, CUstream hStream), (dstHost, srcArray, srcOffset, ByteCount, hStream),
+  HEDDLE_ORDER(cuMemcpyAtoHAsync, (dstHost, srcArray, srcOffset, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyAtoHAsync_v2, (void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream), (dstHost, srcArray, srcOffset, ByteCount, hStream),
+  HEDDLE_ORDER(cuMemcpyAtoHAsync_v2, (dstHost, srcArray, srcOffset, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyAtoHAsync_v2_ptsz, (void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount, CUstream hStream), (dstHost, srcArray, srcOffset, ByteCount, hStream),
+  HEDDLE_ORDER(cuMemcpyAtoHAsync_v2_ptsz, (dstHost, srcArray, srcOffset, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyAtoH_v2, (void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount), (dstHost, srcArray, srcOffset, ByteCount),
+  HEDDLE_ORDER(cuMemcpyAtoH_v2, (dstHost, srcArray, srcOffset, ByteCount), CU_STREAM_LEGACY, BLOCKING, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyAtoH_v2_ptds, (void *dstHost, CUarray srcArray, size_t srcOffset, size_t ByteCount), (dstHost, srcArray, srcOffset, ByteCount),
+  HEDDLE_ORDER(cuMemcpyAtoH_v2_ptds, (dstHost, srcArray, srcOffset, ByteCount), CU_STREAM_PER_THREAD, BLOCKING, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyDtoA, (CUarray dstArray, unsigned int dstOffset, CUdeviceptr_v1 srcDevice, unsigned int ByteCount), (dstArray, dstOffset, srcDevice, ByteCount),
+  HEDDLE_ORDER(cuMemcpyDtoA, (dstArray, dstOffset, srcDevice, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyDtoA_v2, (CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount), (dstArray, dstOffset, srcDevice, ByteCount),
+  HEDDLE_ORDER(cuMemcpyDtoA_v2, (dstArray, dstOffset, srcDevice, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyDtoA_v2_ptds, (CUarray dstArray, size_t dstOffset, CUdeviceptr srcDevice, size_t ByteCount), (dstArray, dstOffset, srcDevice, ByteCount),
+  HEDDLE_ORDER(cuMemcpyDtoA_v2_ptds, (dstArray, dstOffset, srcDevice, ByteCount), CU_STREAM_PER_THREAD, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyDtoD, (CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice, unsigned int ByteCount), (dstDevice, srcDevice, ByteCount),
+  HEDDLE_ORDER(cuMemcpyDtoD, (dstDevice, srcDevice, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyDtoDAsync, (CUdeviceptr_v1 dstDevice, CUdeviceptr_v1 srcDevice, unsigned int ByteCount, CUstream hStream), (dstDevice, srcDevice, ByteCount, hStream),
+  HEDDLE_ORDER(cuMemcpyDtoDAsync, (dstDevice, srcDevice, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyDtoH, (void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount), (dstHost, srcDevice, ByteCount),
+  HEDDLE_ORDER(cuMemcpyDtoH, (dstHost, srcDevice, ByteCount), CU_STREAM_LEGACY, BLOCKING, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyDtoHAsync, (void *dstHost, CUdeviceptr_v1 srcDevice, unsigned int ByteCount, CUstream hStream), (dstHost, srcDevice, ByteCount, hStream),
+  HEDDLE_ORDER(cuMemcpyDtoHAsync, (dstHost, srcDevice, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyHtoA, (CUarray dstArray, unsigned int dstOffset, const void *srcHost, unsigned int ByteCount), (dstArray, dstOffset, srcHost, ByteCount),
+  HEDDLE_ORDER(cuMemcpyHtoA, (dstArray, dstOffset, srcHost, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyHtoAAsync, (CUarray dstArray, unsigned int dstOffset, const void *srcHost, unsigned int ByteCount, CUstream hStream), (dstArray, dstOffset, srcHost, ByteCount, hStream),
+  HEDDLE_ORDER(cuMemcpyHtoAAsync, (dstArray, dstOffset, srcHost, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyHtoAAsync_v2, (CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount, CUstream hStream), (dstArray, dstOffset, srcHost, ByteCount, hStream),
+  HEDDLE_ORDER(cuMemcpyHtoAAsync_v2, (dstArray, dstOffset, srcHost, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyHtoAAsync_v2_ptsz, (CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount, CUstream hStream), (dstArray, dstOffset, srcHost, ByteCount, hStream),
+  HEDDLE_ORDER(cuMemcpyHtoAAsync_v2_ptsz, (dstArray, dstOffset, srcHost, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyHtoA_v2, (CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount), (dstArray, dstOffset, srcHost, ByteCount),
+  HEDDLE_ORDER(cuMemcpyHtoA_v2, (dstArray, dstOffset, srcHost, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyHtoA_v2_ptds, (CUarray dstArray, size_t dstOffset, const void *srcHost, size_t ByteCount), (dstArray, dstOffset, srcHost, ByteCount),
+  HEDDLE_ORDER(cuMemcpyHtoA_v2_ptds, (dstArray, dstOffset, srcHost, ByteCount), CU_STREAM_PER_THREAD, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyHtoD, (CUdeviceptr_v1 dstDevice, const void *srcHost, unsigned int ByteCount), (dstDevice, srcHost, ByteCount),
+  HEDDLE_ORDER(cuMemcpyHtoD, (dstDevice, srcHost, ByteCount), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemcpyHtoDAsync, (CUdeviceptr_v1 dstDevice, const void *srcHost, unsigned int ByteCount, CUstream hStream), (dstDevice, srcHost, ByteCount, hStream),
+  HEDDLE_ORDER(cuMemcpyHtoDAsync, (dstDevice, srcHost, ByteCount, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemsetD16, (CUdeviceptr_v1 dstDevice, unsigned short us, unsigned int N), (dstDevice, us, N),
+  HEDDLE_ORDER(cuMemsetD16, (dstDevice, us, N), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemsetD2D16, (CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned short us, unsigned int Width, unsigned int Height), (dstDevice, dstPitch, us, Width, Height),
+  HEDDLE_ORDER(cuMemsetD2D16, (dstDevice, dstPitch, us, Width, Height), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemsetD2D32, (CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned int ui, unsigned int Width, unsigned int Height), (dstDevice, dstPitch, ui, Width, Height),
+  HEDDLE_ORDER(cuMemsetD2D32, (dstDevice, dstPitch, ui, Width, Height), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemsetD2D8, (CUdeviceptr_v1 dstDevice, unsigned int dstPitch, unsigned char uc, unsigned int Width, unsigned int Height), (dstDevice, dstPitch, uc, Width, Height),
+  HEDDLE_ORDER(cuMemsetD2D8, (dstDevice, dstPitch, uc, Width, Height), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemsetD32, (CUdeviceptr_v1 dstDevice, unsigned int ui, unsigned int N), (dstDevice, ui, N),
+  HEDDLE_ORDER(cuMemsetD32, (dstDevice, ui, N), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuMemsetD8, (CUdeviceptr_v1 dstDevice, unsigned char uc, unsigned int N), (dstDevice, uc, N),
+  HEDDLE_ORDER(cuMemsetD8, (dstDevice, uc, N), CU_STREAM_LEGACY, ASYNC, FOREIGN_MEMORY))
+HEDDLE_WRAP(cuSignalExternalSemaphoresAsync, (const CUexternalSemaphore *extSemArray, const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS *paramsArray, unsigned int numExtSems, CUstream stream), (extSemArray, paramsArray, numExtSems, stream),
+  HEDDLE_ORDER(cuSignalExternalSemaphoresAsync, (extSemArray, paramsArray, numExtSems, stream), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuSignalExternalSemaphoresAsync_ptsz, (const CUexternalSemaphore *extSemArray, const CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS *paramsArray, unsigned int numExtSems, CUstream stream), (extSemArray, paramsArray, numExtSems, stream),
+  HEDDLE_ORDER(cuSignalExternalSemaphoresAsync_ptsz, (extSemArray, paramsArray, numExtSems, stream), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamAddCallback, (CUstream hStream, CUstreamCallback callback, void *userData, unsigned int flags), (hStream, callback, userData, flags),
+  HEDDLE_ORDER(cuStreamAddCallback, (hStream, callback, userData, flags), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamAddCallback_ptsz, (CUstream hStream, CUstreamCallback callback, void *userData, unsigned int flags), (hStream, callback, userData, flags),
+  HEDDLE_ORDER(cuStreamAddCallback_ptsz, (hStream, callback, userData, flags), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamAttachMemAsync, (CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags), (hStream, dptr, length, flags),
+  HEDDLE_ORDER(cuStreamAttachMemAsync, (hStream, dptr, length, flags), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamAttachMemAsync_ptsz, (CUstream hStream, CUdeviceptr dptr, size_t length, unsigned int flags), (hStream, dptr, length, flags),
+  HEDDLE_ORDER(cuStreamAttachMemAsync_ptsz, (hStream, dptr, length, flags), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamBatchMemOp, (CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray, unsigned int flags), (stream, count, paramArray, flags),
+  HEDDLE_ORDER(cuStreamBatchMemOp, (stream, count, paramArray, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamBatchMemOp_ptsz, (CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray, unsigned int flags), (stream, count, paramArray, flags),
+  HEDDLE_ORDER(cuStreamBatchMemOp_ptsz, (stream, count, paramArray, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamBatchMemOp_v2, (CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray, unsigned int flags), (stream, count, paramArray, flags),
+  HEDDLE_ORDER(cuStreamBatchMemOp_v2, (stream, count, paramArray, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamBatchMemOp_v2_ptsz, (CUstream stream, unsigned int count, CUstreamBatchMemOpParams *paramArray, unsigned int flags), (stream, count, paramArray, flags),
+  HEDDLE_ORDER(cuStreamBatchMemOp_v2_ptsz, (stream, count, paramArray, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWaitValue32, (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWaitValue32, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWaitValue32_ptsz, (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWaitValue32_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWaitValue32_v2, (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWaitValue32_v2, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWaitValue32_v2_ptsz, (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWaitValue32_v2_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWaitValue64, (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWaitValue64, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWaitValue64_ptsz, (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWaitValue64_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWaitValue64_v2, (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWaitValue64_v2, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWaitValue64_v2_ptsz, (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWaitValue64_v2_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWriteValue32, (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWriteValue32, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWriteValue32_ptsz, (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWriteValue32_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWriteValue32_v2, (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWriteValue32_v2, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWriteValue32_v2_ptsz, (CUstream stream, CUdeviceptr addr, cuuint32_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWriteValue32_v2_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWriteValue64, (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWriteValue64, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWriteValue64_ptsz, (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWriteValue64_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWriteValue64_v2, (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWriteValue64_v2, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuStreamWriteValue64_v2_ptsz, (CUstream stream, CUdeviceptr addr, cuuint64_t value, unsigned int flags), (stream, addr, value, flags),
+  HEDDLE_ORDER(cuStreamWriteValue64_v2_ptsz, (stream, addr, value, flags), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE))
+HEDDLE_WRAP(cuWaitExternalSemaphoresAsync, (const CUexternalSemaphore *extSemArray, const CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS *paramsArray, unsigned int numExtSems, CUstream stream), (extSemArray, paramsArray, numExtSems, stream),
+  HEDDLE_ORDER(cuWaitExternalSemaphoresAsync, (extSemArray, paramsArray, numExtSems, stream), heddle_hooks_stream(stream, CU_STREAM_LEGACY), ASYNC, NONE))
+HEDDLE_WRAP(cuWaitExternalSemaphoresAsync_ptsz, (const CUexternalSemaphore *extSemArray, const CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS *paramsArray, unsigned int numExtSems, CUstream stream), (extSemArray, paramsArray, numExtSems, stream),
+  HEDDLE_ORDER(cuWaitExternalSemaphoresAsync_ptsz, (extSemArray, paramsArray, numExtSems, stream), heddle_hooks_stream(stream, CU_STREAM_PER_THREAD), ASYNC, NONE))
