@@ -91,6 +91,7 @@ func TestOrderOfRandomPrograms(t *testing.T) {
 		{1, 2000, 14, 4}, // small programs: a failure is easy to read
 		{50000, 600, 60, 6},
 		{60000, 200, 120, 12},
+		{100000, 6000, 40, 5}, // streams that are destroyed while they owe something
 		{70000, 20, 400, 90}, // more dependencies than a record or a lane can name
 	} {
 		args := []string{strconv.Itoa(c.seed), strconv.Itoa(c.programs), strconv.Itoa(c.steps), strconv.Itoa(c.streams)}
