@@ -92,7 +92,7 @@ func TestOrderOfRandomPrograms(t *testing.T) {
 		{50000, 600, 60, 6},
 		{60000, 200, 120, 12},
 		{100000, 6000, 40, 5}, // streams that are destroyed while they owe something
-		{70000, 20, 400, 90}, // more dependencies than a record or a lane can name
+		{70000, 20, 400, 90},  // more dependencies than a record or a lane can name
 	} {
 		args := []string{strconv.Itoa(c.seed), strconv.Itoa(c.programs), strconv.Itoa(c.steps), strconv.Itoa(c.streams)}
 		t.Run(strings.Join(args, "-"), func(t *testing.T) { run(t, []string{"HEDDLE_SPIN_US=0"}, path, args...) })
