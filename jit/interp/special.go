@@ -174,8 +174,8 @@ func (w *warp) fill(fr *frame, f *fill) {
 	case spLanemaskEq, spLanemaskLe, spLanemaskLt, spLanemaskGe, spLanemaskGt:
 		for i := range r {
 			eq := uint32(1) << i
-			r[i] = uint64(map[special]uint32{spLanemaskEq: eq, spLanemaskLe: eq | eq - 1, spLanemaskLt: eq - 1,
-				spLanemaskGe: ^(eq - 1), spLanemaskGt: ^(eq | eq - 1)}[f.kind])
+			r[i] = uint64(map[special]uint32{spLanemaskEq: eq, spLanemaskLe: eq | (eq - 1), spLanemaskLt: eq - 1,
+				spLanemaskGe: ^(eq - 1), spLanemaskGt: ^(eq | (eq - 1))}[f.kind])
 		}
 		return
 	}

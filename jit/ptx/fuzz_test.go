@@ -20,7 +20,7 @@ func seeds(f *testing.F) {
 	}
 	files, _ := filepath.Glob("../interp/kernels/ptx/*.ptx")
 	for _, n := range files {
-		if b, err := os.ReadFile(n); err == nil && len(b) < 40<<10 {
+		if b, err := os.ReadFile(n); err == nil && len(b) < 12<<10 {
 			f.Add(b)
 		}
 	}

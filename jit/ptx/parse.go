@@ -33,6 +33,7 @@ type parser struct {
 	errs  ErrorList
 	depth int
 	nodes int
+	call  bool // in the operands of a call, where ( ) is a list
 }
 
 // node counts one node of the tree.

@@ -80,6 +80,7 @@ func (p *parser) inst() *Inst {
 		in.Pos = p.peek().pos
 	}
 	in.Op = p.ident("an opcode").text
+	p.call = in.Op == "call"
 	for p.peek().kind == tDot {
 		in.Mods = append(in.Mods, p.next().text)
 		if len(in.Mods) > 32 {
@@ -147,7 +148,7 @@ func (p *parser) operand1() Operand {
 		if p.is("[") { // var[3][2]… inside an address list has no meaning
 			p.failAt(p.peek().pos, "found \"[\" after an address")
 		}
-	case t.kind == tPunct && t.text == "(" && p.listAhead():
+	case t.kind == tPunct && t.text == "(" && p.call:
 		o.Kind, o.Elems = List, p.elems(")")
 	case t.kind == tPunct && t.text == "!" && p.peekN(1).kind == tIdent:
 		p.next()
@@ -177,13 +178,6 @@ func (p *parser) operand1() Operand {
 		o.Kind, o.Int, o.Unsigned = Imm, int64(v), uns
 	}
 	return o
-}
-
-// listAhead tells a call's (a, b) from a parenthesised constant: a constant
-// starts with a number, a sign or another parenthesis.
-func (p *parser) listAhead() bool {
-	n := p.peekN(1)
-	return n.kind == tIdent || n.kind == tPunct && (n.text == ")" || n.text == "[") || n.kind == tFloat || n.kind == tInt
 }
 
 // offsets reads "+ 4", "- 4", "+ %r1" and "[4]" after a name.
