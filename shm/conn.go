@@ -260,7 +260,11 @@ func parseMessage(p []byte) (Message, error) {
 		return Message{}, fmt.Errorf("%w: type %#x does not exist", ErrProtocol, h.Type)
 	}
 	if uint64(len(p)) != uint64(messageHeaderBytes)+uint64(body)+uint64(h.TailBytes) {
-		return Message{}, fmt.Errorf("%w: %s of %d bytes; header %d, body %d and tail %d come to another number", ErrProtocol, TypeName(h.Type), len(p), messageHeaderBytes, body, h.TailBytes)
+		hint := ""
+		if h.Type&^ReplyBit == TypeHello {
+			hint = ": the other side comes from another build of heddle"
+		}
+		return Message{}, fmt.Errorf("%w: %s of %d bytes; header %d, body %d and tail %d come to another number%s", ErrProtocol, TypeName(h.Type), len(p), messageHeaderBytes, body, h.TailBytes, hint)
 	}
 	data := append([]byte(nil), p[messageHeaderBytes:]...)
 	return Message{Type: h.Type, Status: h.Status, Request: h.Request, ClientID: h.ClientID, Body: data[:body:body], Tail: data[body:]}, nil

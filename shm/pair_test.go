@@ -53,13 +53,13 @@ func forPairings(t *testing.T, f func(t *testing.T, s *SessionFile, producer, co
 	for _, pair := range []struct{ producer, consumer string }{{"Go", "Go"}, {"C", "Go"}, {"Go", "C"}, {"C", "C"}} {
 		t.Run(fmt.Sprintf("%s to %s", pair.producer, pair.consumer), func(t *testing.T) {
 			s, d := newSession(t)
-			make := func(language string) end {
+			open := func(language string) end {
 				if language == "C" {
 					return newCEnd(t, s, d)
 				}
 				return goEnd{s, d}
 			}
-			f(t, s, make(pair.producer), make(pair.consumer))
+			f(t, s, open(pair.producer), open(pair.consumer))
 		})
 	}
 }
