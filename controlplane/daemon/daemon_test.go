@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -106,6 +107,15 @@ func fakeExecutor() int {
 			switch string(m.Tail) {
 			case "die":
 				if files[m.ClientID].Status().Epoch < 2 { // the successor survives it
+					return 3
+				}
+			case "fault":
+				if files[m.ClientID].Status().Epoch < 2 {
+					words := append(binary.LittleEndian.AppendUint64(nil, m.ClientID), "an illegal memory access"...)
+					fault := shm.Encode(shm.Fault{CUDAResult: 700, Clients: 1, Blamed: m.ClientID})
+					if err := conn.Send(shm.Message{Type: shm.TypeFault, Body: fault, Tail: words}); err != nil {
+						return 1
+					}
 					return 3
 				}
 			case "refuse":
@@ -408,6 +418,21 @@ func TestLostGlobalsAreAnErrorAndNotASurprise(t *testing.T) {
 	st := c.file.Status()
 	if atomic.LoadUint32(&st.Error) != cudaErrorLaunchFailed || atomic.LoadUint32(&st.ErrorReason) != shm.ReasonLostGlobals {
 		t.Fatalf("error %d reason %d", st.Error, st.ErrorReason)
+	}
+}
+
+func TestWhoFaultsGetsTheFaultsOwnCode(t *testing.T) {
+	h := start(t)
+	guilty, other := h.dial(), h.dial()
+	eventually(t, "both live", func() bool { return guilty.state() == shm.StateLive && other.state() == shm.StateLive })
+	img := guilty.image(t, "code")
+	guilty.must(t, shm.TypeKernel, shm.Encode(shm.Kernel{ImageID: img}), []byte("fault"))
+	st := guilty.file.Status()
+	if atomic.LoadUint32(&st.Error) != 700 || atomic.LoadUint32(&st.ErrorReason) != shm.ReasonFault {
+		t.Errorf("error %d reason %d; expected 700 and FAULT", st.Error, st.ErrorReason)
+	}
+	if code := atomic.LoadUint32(&other.file.Status().Error); code != 0 {
+		t.Errorf("the other client got error %d", code)
 	}
 }
 

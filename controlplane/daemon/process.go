@@ -46,7 +46,10 @@ type executorProcess struct {
 	// draining: the socket was closed by us, so the end may take a while.
 	draining bool
 	fault    string
-	status   string
+
+	blamed     uint64 // by the executor's fault report: this client and no other
+	blamedCode uint32
+	status     string
 }
 
 // startExecutor runs `heddle executor` with our end of a socket pair, as the
@@ -180,7 +183,15 @@ func (p *executorProcess) noteFault(m shm.Message) {
 	p.log.Error("device fault", "text", text)
 	p.mu.Lock()
 	p.fault = text
+	p.blamed, p.blamedCode = f.Blamed, f.CUDAResult
 	p.mu.Unlock()
+}
+
+// blame names the session whose op ended the executor, and the CUresult; 0 when nobody is known to have.
+func (p *executorProcess) blame() (client uint64, code uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.blamed, p.blamedCode
 }
 
 func (p *executorProcess) faultText() string {

@@ -164,6 +164,11 @@ func (sl *slot) lost(p *executorProcess) {
 	}
 	sl.set(slotLost)
 	sl.log.Warn("executor ended", "pid", p.pid(), "how", p.exitText(), "fault", sl.fault)
+	if id, code := p.blame(); code != 0 && sl.sessions[id] != nil {
+		// As natively: whoever faults gets the fault's own code (docs/protocol.md section 3). Nobody serves now, so nobody
+		// else writes this word.
+		sl.sessions[id].file.SetError(code, shm.ReasonFault)
+	}
 	for _, s := range sl.sessions {
 		s.setState(shm.StateLost)
 	}
