@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 )
 
@@ -139,6 +140,7 @@ func (g *fakeGPU) Copy3D(s gpu.Stream, c *gpu.Copy3D) gpu.Result {
 
 func (g *fakeGPU) WriteValue32(s gpu.Stream, address uint64, value uint32) gpu.Result {
 	return g.push(s, func() {
+		scoreboard.GPUStores()
 		atomic.StoreUint32((*uint32)(unsafe.Add(unsafe.Pointer(nil), address)), value)
 	})
 }
@@ -346,6 +348,7 @@ func (nullGPU) StreamQuery(gpu.Stream) gpu.Result                { return gpu.Su
 func (nullGPU) EventQuery(gpu.Event) gpu.Result                  { return gpu.Success }
 func (nullGPU) Copy(_ gpu.Stream, _, _, _ uint64) gpu.Result     { return gpu.Success }
 func (nullGPU) WriteValue32(_ gpu.Stream, a uint64, v uint32) gpu.Result {
+	scoreboard.GPUStores()
 	atomic.StoreUint32((*uint32)(unsafe.Add(unsafe.Pointer(nil), a)), v)
 	return gpu.Success
 }

@@ -331,6 +331,7 @@ func (s *Session) Poll(l *Lane) (completed int, ok bool) {
 		return 0, true
 	}
 	v := atomic.LoadUint32(&l.word.Done)
+	gpuLoads()
 	if v == l.Done || !shm.Reached(v, l.Done) {
 		return 0, true // nothing new; a word that went back is the client's own doing and the next GPU write mends it
 	}
