@@ -79,23 +79,31 @@ func library(soname string) []string {
 	return []string{"-shared", "-fPIC", "-Wl,-soname," + soname}
 }
 
-func buildAll() error {
+// heddleSources are the arguments that link the part of the library under test with the answering hooks.
+func heddleSources() ([]string, error) {
 	hooks, err := filepath.Glob(root + "/interposer/src/hooks/*.c")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	exports, err := os.ReadFile(root + "/interposer/src/hooks/exports.map")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	script := write("exports.map", strings.Replace(string(exports), "global:", "global: rest_*;", 1))
-	heddle := append(library("libheddle.so"), "-O2", "-fvisibility=hidden", "-fno-semantic-interposition", "-Wl,-z,now",
-		"-Wl,--version-script="+script, "-Wl,-z,defs")
-	heddle = append(heddle, hooks...)
+	args := append(library("libheddle.so"), "-O2", "-fvisibility=hidden", "-fno-semantic-interposition", "-Wl,-z,now",
+		"-Wl,--version-script="+script)
+	args = append(args, hooks...)
 	for _, f := range []string{"config.c", "log.c", "tools.c"} {
-		heddle = append(heddle, root+"/interposer/src/"+f)
+		args = append(args, root+"/interposer/src/"+f)
 	}
-	heddle = append(heddle, "testdata/rest.c", write("hooks.c", hookSource(entries)))
+	return append(args, "testdata/rest.c", write("hooks.c", hookSource(entries))), nil
+}
+
+func buildAll() error {
+	heddle, err := heddleSources()
+	if err != nil {
+		return err
+	}
 	steps := []struct {
 		out  string
 		args []string
@@ -111,7 +119,7 @@ func buildAll() error {
 		{"libempty-release.so", append(library("libempty-release.so"), "-x", "c", os.DevNull, "-Wl,--no-as-needed", "-l:libpthread.so.0", "-l:libdl.so.2")},
 		{"libcupti.so.13", append(library("libcupti.so.13"), "testdata/cupti.c")},
 	}
-	for _, d := range []string{"driver", "old", "none"} {
+	for _, d := range []string{"driver", "old", "none", "thread", "address"} {
 		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
 			return err
 		}

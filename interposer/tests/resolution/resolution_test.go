@@ -119,6 +119,32 @@ func TestForkExecThreadsCaptures(t *testing.T) {
 	}
 }
 
+// Data races and bad memory accesses of loading, forking and resolving. (HEDDLE_SANITIZE runs every test this way.)
+func TestUnderSanitizers(t *testing.T) {
+	if os.Getenv("HEDDLE_SANITIZE") != "" {
+		return // they are all built so already
+	}
+	sources, err := heddleSources()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for kind, flag := range map[string]string{"thread": "-fsanitize=thread", "address": "-fsanitize=address,undefined"} {
+		if err := cc(kind+"/libheddle.so", append([]string{flag, "-g"}, sources...)...); err != nil {
+			t.Fatal(err)
+		}
+		if err := cc(kind+"/life", flag, "-g", plainly, "testdata/life.c", filepath.Join(dir, "driver/libcuda.so.1"), "-lpthread"); err != nil {
+			t.Fatal(err)
+		}
+		// A preload comes before the sanitizer's runtime; the program leaves to exit what it does not free.
+		p := process{preload: []string{kind + "/libheddle.so"}, env: []string{"ASAN_OPTIONS=verify_asan_link_order=0:detect_leaks=0"}}
+		for _, part := range []string{"fork", "captures", "threads", "cupti", "cupti-by-name"} {
+			if text := right(t, p, kind+"/life", part); strings.Contains(text, "runtime error") {
+				t.Errorf("%s %s: %s", kind, part, text)
+			}
+		}
+	}
+}
+
 func TestTools(t *testing.T) {
 	const on, off = "state 2\n", "state 1\n"
 	for _, c := range []struct {
