@@ -225,25 +225,25 @@ type answer struct {
 func (d *Daemon) handle(s *session, m *shm.Message) (answer, error) {
 	switch m.Type {
 	case shm.TypeWindow:
-		return d.handleWindow(s, *m)
+		return d.handleWindow(s, m)
 	case shm.TypeSegment:
 		return d.handleSegment(s, m)
 	case shm.TypeSegmentDrop:
-		return d.handleSegmentDrop(s, *m)
+		return d.handleSegmentDrop(s, m)
 	case shm.TypeHostSegment:
-		return d.handleHostSegment(s, *m)
+		return d.handleHostSegment(s, m)
 	case shm.TypeHostSegmentDrop:
-		return d.handleHostSegmentDrop(s, *m)
+		return d.handleHostSegmentDrop(s, m)
 	case shm.TypeImageQuery:
-		return d.handleImageQuery(s, *m)
+		return d.handleImageQuery(s, m)
 	case shm.TypeImageFilled:
-		return d.handleImageFilled(s, *m)
+		return d.handleImageFilled(s, m)
 	case shm.TypeKernel:
-		return d.handleKernel(s, *m)
+		return d.handleKernel(s, m)
 	case shm.TypeGlobal:
-		return d.handleGlobal(s, *m)
+		return d.handleGlobal(s, m)
 	case shm.TypeFuncAttr, shm.TypeLimit:
-		return d.handleSetting(s, *m)
+		return d.handleSetting(s, m)
 	}
 	return answer{}, refuse(shm.StatusInvalid, "a client does not send %s", shm.TypeName(m.Type))
 }
@@ -276,7 +276,7 @@ func (d *Daemon) tell(s *session, told *executorProcess, send func(*executorProc
 	}
 }
 
-func (d *Daemon) handleWindow(s *session, m shm.Message) (answer, error) {
+func (d *Daemon) handleWindow(s *session, m *shm.Message) (answer, error) {
 	r, err := shm.Decode[shm.Range](m.Body)
 	if err != nil {
 		return answer{}, err
@@ -332,7 +332,7 @@ func (d *Daemon) handleSegment(s *session, m *shm.Message) (answer, error) {
 	return answer{Message: m.Reply(shm.StatusOK, m.Body)}, nil
 }
 
-func (d *Daemon) handleSegmentDrop(s *session, m shm.Message) (answer, error) {
+func (d *Daemon) handleSegmentDrop(s *session, m *shm.Message) (answer, error) {
 	r, err := shm.Decode[shm.Range](m.Body)
 	if err != nil {
 		return answer{}, err
@@ -363,7 +363,7 @@ func (d *Daemon) handleSegmentDrop(s *session, m shm.Message) (answer, error) {
 	return answer{Message: m.Reply(shm.StatusOK, m.Body)}, nil
 }
 
-func (d *Daemon) handleHostSegment(s *session, m shm.Message) (answer, error) {
+func (d *Daemon) handleHostSegment(s *session, m *shm.Message) (answer, error) {
 	r, err := shm.Decode[shm.Range](m.Body)
 	if err != nil {
 		return answer{}, err
@@ -392,7 +392,7 @@ func (d *Daemon) handleHostSegment(s *session, m shm.Message) (answer, error) {
 	return answer{Message: reply}, nil
 }
 
-func (d *Daemon) handleHostSegmentDrop(s *session, m shm.Message) (answer, error) {
+func (d *Daemon) handleHostSegmentDrop(s *session, m *shm.Message) (answer, error) {
 	r, err := shm.Decode[shm.Range](m.Body)
 	if err != nil {
 		return answer{}, err
@@ -423,7 +423,7 @@ func (d *Daemon) handleHostSegmentDrop(s *session, m shm.Message) (answer, error
 	return answer{Message: m.Reply(shm.StatusOK, m.Body)}, nil
 }
 
-func (d *Daemon) handleImageQuery(s *session, m shm.Message) (answer, error) {
+func (d *Daemon) handleImageQuery(s *session, m *shm.Message) (answer, error) {
 	r, err := shm.Decode[shm.Image](m.Body)
 	if err != nil {
 		return answer{}, err
@@ -441,7 +441,7 @@ func (d *Daemon) handleImageQuery(s *session, m shm.Message) (answer, error) {
 	return answer{Message: reply}, nil
 }
 
-func (d *Daemon) handleImageFilled(s *session, m shm.Message) (answer, error) {
+func (d *Daemon) handleImageFilled(s *session, m *shm.Message) (answer, error) {
 	r, err := shm.Decode[shm.Image](m.Body)
 	if err != nil {
 		return answer{}, err
@@ -452,7 +452,7 @@ func (d *Daemon) handleImageFilled(s *session, m shm.Message) (answer, error) {
 	return answer{Message: m.Reply(shm.StatusOK, shm.Encode(r))}, nil
 }
 
-func (d *Daemon) handleKernel(s *session, m shm.Message) (answer, error) {
+func (d *Daemon) handleKernel(s *session, m *shm.Message) (answer, error) {
 	r, err := shm.Decode[shm.Kernel](m.Body)
 	if err != nil {
 		return answer{}, err
@@ -501,7 +501,7 @@ func (s *session) kernelCount() int {
 	return len(s.kernels)
 }
 
-func (d *Daemon) handleGlobal(s *session, m shm.Message) (answer, error) {
+func (d *Daemon) handleGlobal(s *session, m *shm.Message) (answer, error) {
 	r, err := shm.Decode[shm.Kernel](m.Body)
 	if err != nil {
 		return answer{}, err
@@ -543,7 +543,7 @@ func (d *Daemon) handleGlobal(s *session, m shm.Message) (answer, error) {
 	return answer{Message: m.Reply(shm.StatusOK, shm.Encode(body))}, nil
 }
 
-func (d *Daemon) handleSetting(s *session, m shm.Message) (answer, error) {
+func (d *Daemon) handleSetting(s *session, m *shm.Message) (answer, error) {
 	r, err := shm.Decode[shm.Setting](m.Body)
 	if err != nil {
 		return answer{}, err

@@ -547,6 +547,10 @@ func TestClientDeathIsSeenWhileAForkedChildHoldsTheSocket(t *testing.T) {
 	if _, err := fmt.Fscan(out, &id); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the executor has the session", func() bool {
+		s, err := h.conn.Status(context.Background())
+		return err == nil && len(s.Clients) == 1 && s.Clients[0].State == slotLive
+	})
 	held := pidfdGetfd(t, cmd.Process.Pid) // as a forked child would
 	defer closeFds(held)
 	cmd.Process.Kill()
