@@ -343,7 +343,9 @@ CUresult heddle_hook_cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute a
   if (r != CUDA_SUCCESS || heddle_real.cuCtxGetDevice(&device) != CUDA_SUCCESS || device >= HEDDLE_MAX_DEVICES) return r;
   struct heddle_record *f = heddle_table_find(&functions, hfunc);
   if (!f) f = record_resolve(hfunc);
-  if (f && f->image) attribute_note(f, attrib, value, device);
+  if (!f || !f->image) return r;
+  attribute_note(f, attrib, value, device);
+  if (f->kernel) attribute_note(f->kernel, attrib, value, device); // its launches in this context are launches of f
   return r;
 }
 
@@ -353,12 +355,19 @@ struct kernel_setting {
   int value;
   CUdevice device;
   uint32_t n, ids[8]; // of its functions (one a context) that the executor knows
+  bool overruled;     // a function of it has a setting of its own: that of its context counts
+  int own;
 };
 static bool inherit(void *entry, void *arg) {
   struct heddle_record *r = entry;
   struct kernel_setting *set = arg;
   // A function's own setting has precedence over its kernel's (cuKernelSetAttribute).
-  if (r->kernel != set->kernel || atomic_load(&r->attributes) >> set->attribute & 1) return false;
+  if (r->kernel != set->kernel) return false;
+  if (atomic_load(&r->attributes) >> set->attribute & 1) {
+    set->overruled = true;
+    set->own = atomic_load(&r->attribute[set->attribute]);
+    return false;
+  }
   if (set->attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) atomic_store(&r->fn.max_dynamic_shared, (uint32_t)set->value);
   uint32_t id = atomic_load_explicit(&r->fn.kernel_id[set->device], memory_order_acquire);
   if (id && id != UINT32_MAX && set->n < 8) set->ids[set->n++] = id;
@@ -376,6 +385,7 @@ CUresult heddle_hook_cuKernelSetAttribute(CUfunction_attribute attrib, int val, 
   pthread_mutex_lock(&heddle_code_lock);
   heddle_table_remove(&functions, inherit, &set); // visits every record, removes none
   pthread_mutex_unlock(&heddle_code_lock);
+  if (set.overruled) attribute_note(k, attrib, set.own, dev);
   struct heddle_session *s = heddle_session_peek(dev);
   for (uint32_t i = 0; s && i < set.n; i++) setting_send(s, HEDDLE_WIRE_TYPE_FUNC_ATTR, set.ids[i], (uint32_t)attrib, (uint64_t)(int64_t)val);
   return r;

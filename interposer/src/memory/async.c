@@ -188,7 +188,12 @@ CUresult heddle_hook_cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) {
   struct heddle_segment *s = NULL;
   struct heddle_block *b = heddle_block_locked(dptr, &m, &s);
   if (!b) return native_free(dptr, hStream);
-  bool good = b->address == dptr && !(b->flags & HEDDLE_BLOCK_FREEING) && s->kind == HEDDLE_SEGMENT_STREAM;
+  bool good = b->address == dptr && !(b->flags & HEDDLE_BLOCK_FREEING);
+  if (good && s->kind == HEDDLE_SEGMENT_DEVICE) { // memory of cuMemAlloc: nothing is gained by keeping it for a stream
+    pthread_mutex_unlock(&m->lock);
+    return heddle_hook_cuMemFree_v2(dptr);
+  }
+  good = good && s->kind == HEDDLE_SEGMENT_STREAM;
   if (good) b->flags |= HEDDLE_BLOCK_FREEING;
   pthread_mutex_unlock(&m->lock);
   if (!good) return CUDA_ERROR_INVALID_VALUE;
