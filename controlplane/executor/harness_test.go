@@ -66,6 +66,17 @@ func start(t testing.TB, open func() (Driver, Facts, error), bell *shm.Doorbell,
 		defer close(over)
 		d.result <- Run(context.Background(), c)
 	}()
+	d.listen()
+	t.Cleanup(func() {
+		d.conn.Close()
+		<-over
+	})
+	return d
+}
+
+// listen hands replies to whoever asked.
+func (d *daemon) listen() {
+	conn := d.conn
 	go func() {
 		for {
 			m, err := conn.Recv(time.Time{})
@@ -85,11 +96,6 @@ func start(t testing.TB, open func() (Driver, Facts, error), bell *shm.Doorbell,
 			}
 		}
 	}()
-	t.Cleanup(func() {
-		d.conn.Close()
-		<-over
-	})
-	return d
 }
 
 // send sends a request and returns where its reply will come.
@@ -190,11 +196,8 @@ func (d *daemon) client(id uint64) *tester {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	c := &tester{t: d.t, d: d, id: id, file: file, window: testWindow + id*windowStep, fd: memfd(d.t, nil, segmentBytes)}
+	c := d.session(id, file, memfd(d.t, nil, segmentBytes))
 	if c.memory, err = unix.Mmap(c.fd, 0, segmentBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED); err != nil {
-		d.t.Fatal(err)
-	}
-	if c.ring, err = shm.NewProducer(file, d.bell); err != nil {
 		d.t.Fatal(err)
 	}
 	d.t.Cleanup(func() {
@@ -202,6 +205,17 @@ func (d *daemon) client(id uint64) *tester {
 		file.Close()
 	})
 	c.attach(d)
+	return c
+}
+
+// session is a client with a segment behind fd that is not attached yet.
+func (d *daemon) session(id uint64, file *shm.SessionFile, fd int) *tester {
+	d.t.Helper()
+	c := &tester{t: d.t, d: d, id: id, file: file, window: testWindow + id*windowStep, fd: fd}
+	var err error
+	if c.ring, err = shm.NewProducer(file, d.bell); err != nil {
+		d.t.Fatal(err)
+	}
 	return c
 }
 
@@ -213,6 +227,14 @@ func (c *tester) attach(d *daemon) {
 	d.must(shm.Message{Type: shm.TypeAttach, ClientID: c.id, Tail: window, Fds: []int{c.file.Fd(), d.bell.Fd()},
 		Body: shm.Encode(shm.Attach{ClientID: c.id, HostBase: testHost + c.id*windowStep, HostBytes: windowStep, Windows: 1})})
 	d.must(shm.Message{Type: shm.TypeSegment, ClientID: c.id, Body: shm.Encode(shm.Range{Address: c.window, Bytes: segmentBytes}), Fds: []int{c.fd}})
+}
+
+// get reads device memory through the ring.
+func (c *tester) get(lane uint32, address uint64, bytes int) []byte {
+	c.t.Helper()
+	seq, room := putAt(c, shm.KindGet, lane, shm.InlineCopy{Address: address, Bytes: uint64(bytes)}, make([]byte, bytes), nil)
+	c.mustSync(lane, seq)
+	return append([]byte(nil), room[:bytes]...)
 }
 
 func (c *tester) kernel(image uint64, id uint32, name string) {

@@ -106,6 +106,7 @@ type poller struct {
 
 	// stalled is read by the watch thread: ops are in flight and nothing has completed for Tuning.Progress.
 	stalled atomic.Bool
+	alarm   chan struct{} // stalled has become true
 	ended   chan struct{}
 }
 
@@ -117,6 +118,7 @@ func newPoller(c Config, e *issue.Engine) (*poller, error) {
 	p := &poller{
 		config: c, tune: c.Tuning, log: c.Log, engine: e, policy: policy.NewOldestFirst(e.Levels()), builder: word.Single{},
 		mail: make(chan func(), 64), garbage: make(chan struct{}, 1), base: time.Now(), ended: make(chan struct{}),
+		alarm: make(chan struct{}, 1),
 	}
 	p.bell.Store(bell)
 	p.recheck = p.anythingNew
@@ -216,6 +218,12 @@ func (p *poller) pass() bool {
 	if late := p.now-p.lastComplete > int64(p.tune.Progress); late != p.late {
 		p.late = late
 		p.stalled.Store(late)
+		if late {
+			select {
+			case p.alarm <- struct{}{}:
+			default:
+			}
+		}
 	}
 	if p.config.MaxKernelTime > 0 && p.now-p.lastOverdue > int64(time.Millisecond) {
 		p.lastOverdue = p.now

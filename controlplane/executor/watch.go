@@ -15,10 +15,8 @@ type watch struct {
 	done chan struct{}
 }
 
-const (
-	watchIdle    = 10 * time.Millisecond
-	watchStalled = time.Millisecond
-)
+// watchEvery is the time between two questions while ops are in flight and nothing completes.
+const watchEvery = time.Millisecond
 
 func newWatch(x *executor) *watch {
 	return &watch{x: x, quit: make(chan struct{}), done: make(chan struct{})}
@@ -27,24 +25,27 @@ func newWatch(x *executor) *watch {
 func (w *watch) run() {
 	defer close(w.done)
 	runtime.LockOSThread() // never unlocked: the thread carries the CUDA context
-	if bind, ok := w.x.driver.(interface{ Bind() error }); ok {
-		if err := bind.Bind(); err != nil {
-			w.x.engine.SetFault(codeOf(err))
-			return
-		}
+	if err := w.x.driver.Bind(); err != nil {
+		w.x.engine.SetFault(codeOf(err))
+		return
 	}
-	next := 0
-	for wait := watchIdle; ; {
+	p := w.x.poller
+	tick := time.NewTimer(0)
+	defer tick.Stop()
+	for next := 0; ; {
+		if p.stalled.Load() {
+			tick.Reset(watchEvery)
+		}
 		select {
 		case <-w.quit:
 			return
-		case <-time.After(wait):
+		case <-p.alarm: // it has just stalled
+			continue
+		case <-tick.C:
 		}
-		wait = watchIdle
-		if !w.x.poller.stalled.Load() || w.x.engine.Fault() != gpu.Success {
+		if !p.stalled.Load() || w.x.engine.Fault() != gpu.Success {
 			continue
 		}
-		wait = watchStalled
 		next = (next + 1) % w.x.engine.Streams()
 		if r := w.x.driver.StreamQuery(w.x.engine.Stream(next).Handle); r != gpu.Success && r != gpu.NotReady {
 			w.x.engine.SetFault(r)
