@@ -121,6 +121,7 @@ type Launch struct {
 	Printf               io.Writer     // device printf and assert messages; nil discards
 	Clock                func() uint64 // nanoseconds for %globaltimer and nanosleep; nil: derived from instructions executed
 	GridID               uint64        // %gridid
+	EnvReg               [32]uint32    // %envreg; 1 and 2 hold a cooperative grid's workspace address (high, low)
 	// Malloc and Free serve device-side malloc and free; without them malloc returns null.
 	Malloc func(size uint64) uint64
 	Free   func(addr uint64)

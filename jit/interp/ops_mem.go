@@ -28,7 +28,7 @@ func init() {
 		"createpolicy":  {forms: "all (gives zero)", decode: decPolicy},
 		"fence":         {forms: "all (execution is sequentially consistent)", decode: decIgnore},
 		"membar":        {forms: "all (execution is sequentially consistent)", decode: decIgnore},
-		"cp":            {forms: ".async{.ca,.cg}.shared.global with sizes, ignore-src, .commit_group .wait_group .wait_all (done at once)", decode: decCp},
+		"cp":            {forms: ".async{.ca,.cg}.shared.global with sizes, ignore-src, .commit_group .wait_group .wait_all, .mbarrier.arrive, .bulk between .global and .shared (all done at once)", decode: decCp},
 		"alloca":        {forms: ".u32 .u64", decode: decAlloca},
 		"stacksave":     {forms: ".u32 .u64", decode: decStack},
 		"stackrestore":  {forms: ".u32 .u64", decode: decStack},
@@ -590,11 +590,14 @@ func decCp(d *decoder, m *mods, in *ptx.Inst) error {
 	if !m.flag(".async") {
 		return notSupported(in.Pos, "cp without .async")
 	}
+	if m.flag(".mbarrier") {
+		return decCpMbar(d, m, in)
+	}
+	if m.flag(".bulk") {
+		return decCpBulk(d, m, in)
+	}
 	if m.oneOf(".commit_group", ".wait_group", ".wait_all") != "" {
 		return nil
-	}
-	if m.flag(".mbarrier") || m.flag(".bulk") {
-		return notSupported(in.Pos, "cp.async%s is not supported by the interpreter", strings.Join(in.Mods[1:], ""))
 	}
 	memMods(m)
 	dspc := m.oneOf(".shared", ".shared::cta")

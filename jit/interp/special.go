@@ -1,6 +1,7 @@
 package interp
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/heddle-gpu/heddle/jit/ptx"
@@ -34,6 +35,7 @@ const (
 	spClusterCtarank
 	spClusterNctarank
 	spExplicitCluster
+	spEnvreg // off: number
 	spDynSmem
 	spTotalSmem
 	spZero
@@ -71,8 +73,12 @@ var specials = map[string]specialInfo{
 
 func specialByName(name string) (specialInfo, bool) {
 	s, ok := specials[name]
-	if !ok && (strings.HasPrefix(name, "%envreg") || strings.HasPrefix(name, "%pm")) && len(name) <= 10 {
+	if !ok && (strings.HasPrefix(name, "%pm") && len(name) <= 7 || name == "%reserved_smem_offset_0" || name == "%reserved_smem_offset_1") {
 		return specialInfo{spZero, 32, false}, true
+	}
+	if n := strings.TrimPrefix(name, "%envreg"); !ok && n != name {
+		k, err := strconv.Atoi(n)
+		return specialInfo{spEnvreg, 32, false}, err == nil && k >= 0 && k < 32 && n == strconv.Itoa(k)
 	}
 	return s, ok
 }
@@ -98,6 +104,9 @@ func (d *decoder) specialSrc(o *ptx.Operand, t typ) (int32, error) {
 	}
 	if o.Off != 0 || o.OffReg != "" || o.Neg {
 		return 0, d.errorf(o.Pos, "%s: expected the register alone", o.Name)
+	}
+	if s.k == spEnvreg {
+		comp, _ = strconv.Atoi(o.Name[len("%envreg"):])
 	}
 	// Reading as 16 or 32 bits takes the low part (mov.u32 %r, %gridid; mov.u16 %rs, %tid.x).
 	slot := int32(0)
@@ -217,6 +226,8 @@ func (w *warp) fill(fr *frame, f *fill) {
 		v = uint64(b.rank)
 	case spClusterNctarank:
 		v = uint64(w.g.csize)
+	case spEnvreg:
+		v = uint64(l.EnvReg[f.off])
 	case spDynSmem:
 		v = uint64(l.DynShared)
 	case spTotalSmem:

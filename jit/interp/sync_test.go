@@ -197,6 +197,38 @@ ld.shared.v4.u32 {r10, r11, r12, r13}, [r5]; add.u32 r9, r10, r11; add.u32 r9, r
 	}
 }
 
+// TestMbarrier: arrivals, transactions, phases, and a bulk copy.
+func TestMbarrier(t *testing.T) {
+	for seed := uint64(0); seed < 4; seed++ {
+		out, _, err := launch(t, each(`
+.shared .align 8 .b64 bar; .shared .align 16 .b8 s[64];
+.reg .b64 st; .reg .b64 g;
+ld.param.u64 g, [po];
+setp.ne.u32 p1, r0, 0; @p1 bra READY;
+mbarrier.init.shared.b64 [bar], 64; st.global.v4.u32 [g], {11, 22, 33, 44};
+READY: bar.sync 0;
+@p1 bra PLAIN;
+mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 st, [bar], 16;
+mov.u32 r5, s; mov.u32 r6, bar;
+cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [r5], [g], 16, [r6];
+bra WAIT;
+PLAIN: mbarrier.arrive.shared.b64 st, [bar];
+WAIT: mbarrier.try_wait.shared.b64 p2, [bar], st; @!p2 bra WAIT;
+and.b32 r7, r0, 3; shl.b32 r7, r7, 2; mov.u32 r5, s; add.u32 r7, r7, r5; ld.shared.u32 r9, [r7];
+mbarrier.arrive.shared.b64 _, [bar];
+AGAIN: mbarrier.test_wait.parity.shared.b64 p3, [bar], 1; @!p3 bra AGAIN;
+@p1 bra DONE; mbarrier.inval.shared.b64 [bar];`), Launch{Block: [3]uint32{64}, Seed: seed}, 256)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, g := range words(out) {
+			if want := uint32(i%4+1) * 11; g != want {
+				t.Errorf("seed %d thread %d: %d, want %d", seed, i, g, want)
+			}
+		}
+	}
+}
+
 // A racy kernel: threads of two warps add to one word without atomics.
 var racy = `.visible .entry k(.param .u64 po) {
 .reg .b32 r<9>; .reg .b64 q<3>; .reg .pred p;
