@@ -213,15 +213,15 @@ CUresult sim_cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *pCopy, CUstream hStream)
     return copy_2d(pCopy, hStream, true);
 }
 
-static CUresult copy_3d(const CUDA_MEMCPY3D *p, CUstream stream, bool async)
+/* The copy that p asks for. */
+static CUresult shape_3d(const CUDA_MEMCPY3D *p, struct copy *out, enum want *dw, enum want *sw)
 {
     struct copy c = {0};
-    enum want dw, sw;
     if (!p || p->srcLOD || p->dstLOD)
         return CUDA_ERROR_INVALID_VALUE;
-    CUresult res = operand(p->dstMemoryType, p->dstHost, p->dstDevice, &c.dst, &dw);
+    CUresult res = operand(p->dstMemoryType, p->dstHost, p->dstDevice, &c.dst, dw);
     if (res == CUDA_SUCCESS)
-        res = operand(p->srcMemoryType, p->srcHost, p->srcDevice, &c.src, &sw);
+        res = operand(p->srcMemoryType, p->srcHost, p->srcDevice, &c.src, sw);
     if (res != CUDA_SUCCESS)
         return res;
     c.width = p->WidthInBytes;
@@ -237,7 +237,35 @@ static CUresult copy_3d(const CUDA_MEMCPY3D *p, CUstream stream, bool async)
     c.src_slice = c.src_pitch * src_rows;
     c.dst += p->dstZ * c.dst_slice + p->dstY * c.dst_pitch + p->dstXInBytes;
     c.src += p->srcZ * c.src_slice + p->srcY * c.src_pitch + p->srcXInBytes;
-    return do_copy(stream, &c, dw, sw, async);
+    *out = c;
+    return CUDA_SUCCESS;
+}
+
+static CUresult copy_3d(const CUDA_MEMCPY3D *p, CUstream stream, bool async)
+{
+    struct copy c;
+    enum want dw, sw;
+    CUresult res = shape_3d(p, &c, &dw, &sw);
+    return res == CUDA_SUCCESS ? do_copy(stream, &c, dw, sw, async) : res;
+}
+
+CUresult sim_copy_prepare(const CUDA_MEMCPY3D *p, struct sim_request *req)
+{
+    struct copy c;
+    enum want dw, sw;
+    enum place dst, src;
+    uint64_t dst_bytes, src_bytes;
+    CUresult res = shape_3d(p, &c, &dw, &sw);
+    if (res != CUDA_SUCCESS)
+        return res;
+    if (!c.width || !c.height || !c.depth || !extent(c.dst_pitch, c.dst_slice, &c, &dst_bytes) || !extent(c.src_pitch, c.src_slice, &c, &src_bytes))
+        return CUDA_ERROR_INVALID_VALUE;
+    res = classify(c.dst, dst_bytes, dw, &dst);
+    if (res == CUDA_SUCCESS)
+        res = classify(c.src, src_bytes, sw, &src);
+    SIM_REQ(copy, SIM_OP_COPY, 0, 0, SIM_COPY_ASYNC, c.dst, c.dst_pitch, c.dst_slice, c.src, c.src_pitch, c.src_slice, c.width, c.height, c.depth);
+    *req = copy;
+    return res;
 }
 
 CUresult sim_cuMemcpy3D_v2(const CUDA_MEMCPY3D *pCopy)

@@ -11,11 +11,11 @@ static CUresult event_resolve(CUevent handle, struct sim_event **event)
     return *event ? sim_ctx_error((*event)->ctx) : CUDA_ERROR_INVALID_HANDLE;
 }
 
-static CUresult event_new(struct sim_ctx *ctx, unsigned flags, bool foreign, CUevent *out)
+struct sim_event *sim_event_new(struct sim_ctx *ctx, unsigned flags, bool foreign)
 {
     struct sim_event *e = sim_obj_new(SIM_EVENT);
     if (!e)
-        return CUDA_ERROR_OUT_OF_MEMORY;
+        return NULL;
     e->ctx = ctx;
     e->flags = flags;
     e->foreign = foreign;
@@ -25,12 +25,27 @@ static CUresult event_new(struct sim_ctx *ctx, unsigned flags, bool foreign, CUe
     e->nodes = NULL;
     e->nnodes = 0;
     SIM_REQ(req, SIM_OP_EVENT_CREATE, e->obj.index, flags);
-    CUresult res = sim_post(&req);
-    if (res != CUDA_SUCCESS)
+    if (sim_post(&req) != CUDA_SUCCESS) {
         sim_obj_free(SIM_EVENT, e);
-    else
-        *out = (CUevent)e;
-    return res;
+        return NULL;
+    }
+    return e;
+}
+
+void sim_event_free(struct sim_event *e)
+{
+    SIM_REQ(req, SIM_OP_EVENT_DESTROY, e->obj.index);
+    sim_post(&req);
+    free(e->nodes);
+    e->nodes = NULL;
+    sim_obj_free(SIM_EVENT, e);
+}
+
+static CUresult event_new(struct sim_ctx *ctx, unsigned flags, bool foreign, CUevent *out)
+{
+    struct sim_event *e = sim_event_new(ctx, flags, foreign);
+    *out = (CUevent)e;
+    return e ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 CUresult sim_cuEventCreate(CUevent *phEvent, unsigned int Flags)
@@ -51,11 +66,7 @@ CUresult sim_cuEventDestroy_v2(CUevent hEvent)
     struct sim_event *e = SIM_OBJ(SIM_EVENT, hEvent);
     if (!e)
         return CUDA_ERROR_INVALID_HANDLE;
-    SIM_REQ(req, SIM_OP_EVENT_DESTROY, e->obj.index);
-    sim_post(&req);
-    free(e->nodes);
-    e->nodes = NULL;
-    sim_obj_free(SIM_EVENT, e);
+    sim_event_free(e);
     return CUDA_SUCCESS;
 }
 
@@ -79,6 +90,8 @@ CUresult sim_cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned i
         return CUDA_ERROR_INVALID_HANDLE;
     if (atomic_load(&s->capture) != CU_STREAM_CAPTURE_STATUS_NONE)
         return sim_capture_event_record(s, e);
+    if (s->kind == SIM_STREAM_LEGACY && (res = sim_capture_legacy(s->ctx)) != CUDA_SUCCESS)
+        return res;
     e->graph = NULL;
     SIM_REQ(req, SIM_OP_EVENT_RECORD, 0, 0, e->obj.index);
     return sim_submit_event(s, &req, e);

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "sim.h"
@@ -30,16 +31,49 @@ struct replaced {
 };
 static struct replaced *replaced;
 
+/*
+ * Copies size bytes from base to view, and moves view to base, in its place.
+ * Nothing is written to memory in between: base may hold this thread's stack.
+ */
+static bool copy_and_move(void *view, uintptr_t base, size_t size)
+{
+#if defined(__x86_64__)
+    void *to = view;
+    const void *from = (const void *)base;
+    size_t n = size;
+    register long flags __asm__("r10") = MREMAP_MAYMOVE | MREMAP_FIXED;
+    register uintptr_t place __asm__("r8") = base;
+    register void *moved __asm__("r12") = view;
+    register size_t len __asm__("r13") = size;
+    long res;
+    __asm__ volatile("rep movsb\n\t"
+                     "mov %[moved], %%rdi\n\t"
+                     "mov %[len], %%rsi\n\t"
+                     "mov %[len], %%rdx\n\t"
+                     "mov %[nr], %%eax\n\t"
+                     "syscall"
+                     : "+D"(to), "+S"(from), "+c"(n), "=&a"(res)
+                     : [moved] "r"(moved), [len] "r"(len), [nr] "i"(SYS_mremap), "r"(flags), "r"(place)
+                     : "rdx", "r11", "memory", "cc");
+    return res == (long)base;
+#else
+    memcpy(view, (void *)base, size); /* not for this thread's own stack */
+    return mremap(view, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)base) != MAP_FAILED;
+#endif
+}
+
 /* Gives [base, base+size) private memory with its present content. */
 static bool make_private(uintptr_t base, size_t size, int prot)
 {
     void *copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (copy == MAP_FAILED)
         return false;
-    memcpy(copy, (void *)base, size);
-    if (prot != (PROT_READ | PROT_WRITE))
-        mprotect(copy, size, prot);
-    return mremap(copy, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)base) != MAP_FAILED;
+    bool moved = copy_and_move(copy, base, size);
+    if (moved && prot != (PROT_READ | PROT_WRITE))
+        mprotect((void *)base, size, prot);
+    if (!moved)
+        munmap(copy, size);
+    return moved;
 }
 
 static void child_of_fork(void)
@@ -207,13 +241,12 @@ static int replace_private(uintptr_t base, size_t size, int prot)
     void *view = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (view == MAP_FAILED)
         goto fail;
-    memcpy(view, (void *)base, size);
-    if (prot != (PROT_READ | PROT_WRITE))
-        mprotect(view, size, prot);
-    if (mremap(view, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)base) == MAP_FAILED) {
+    if (!copy_and_move(view, base, size)) {
         munmap(view, size);
         goto fail;
     }
+    if (prot != (PROT_READ | PROT_WRITE))
+        mprotect((void *)base, size, prot);
     pthread_once(&fork_once, watch_forks);
     *r = (struct replaced){base, size, prot, replaced};
     replaced = r;

@@ -124,6 +124,7 @@ CUresult sim_launch_prepare(struct sim_ctx *ctx, const struct sim_launch *l, str
     const uint64_t list[] = {SIM_OP_LAUNCH, 0, 0, f->module->instance, f->entry, l->grid[0], l->grid[1], l->grid[2], l->block[0], l->block[1],
                              l->block[2], l->cluster[0], l->cluster[1], l->cluster[2], l->shared, l->cooperative};
     sim_req_init(req, list, sizeof list / sizeof list[0]);
+    req->function = l->f;
     req->blob = *blob;
     req->blob_len = size;
     return CUDA_SUCCESS;

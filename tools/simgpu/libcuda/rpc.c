@@ -53,6 +53,7 @@ void sim_req_init(struct sim_request *req, const uint64_t *list, size_t n)
     req->blob = NULL;
     req->blob_len = 0;
     req->fd = -1;
+    req->function = NULL;
     req->nout = 0;
     req->out_blob = NULL;
     req->out_blob_cap = req->out_blob_len = 0;
@@ -260,6 +261,11 @@ CUresult sim_submit(struct sim_stream *stream, struct sim_request *req, bool wai
 {
     if (atomic_load(&stream->capture) != CU_STREAM_CAPTURE_STATUS_NONE)
         return sim_capture_request(stream, req);
+    if (stream->kind == SIM_STREAM_LEGACY) {
+        CUresult res = sim_capture_legacy(stream->ctx);
+        if (res != CUDA_SUCCESS)
+            return res;
+    }
     return submit(stream, req, wait, NULL);
 }
 

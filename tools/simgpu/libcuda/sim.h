@@ -8,7 +8,7 @@
  * Handles are addresses inside arenas, one arena for each type, so a handle of
  * any value can be checked without touching memory that is not ours.
  *
- * Lock order: sim_map_lock, then sim_send_lock. Nothing is called back with a
+ * Lock order: sim_capture_lock, sim_map_lock, sim_send_lock. Nothing is called back with a
  * lock held.
  */
 #ifndef SIM_H
@@ -201,6 +201,7 @@ struct sim_request {
     const void *blob;
     size_t blob_len;
     int fd;          /* -1: none */
+    CUfunction function; /* of a launch; stays here */
     /* reply */
     uint64_t out[8];
     unsigned nout;
@@ -294,7 +295,16 @@ struct sim_stream *sim_stream_new(struct sim_ctx *ctx, unsigned flags, int prior
 /* Ends the context's streams and events, without messages. */
 void sim_ctx_forget(struct sim_ctx *ctx);
 CUresult sim_stream_sync(struct sim_stream *stream);
+/* Destroys a stream that sim_stream_new made. */
+void sim_stream_end(struct sim_stream *stream);
 extern pthread_mutex_t sim_capture_lock;
+/* Starts the thread that runs host functions. */
+CUresult sim_callback_helper(void);
+
+/* ---- event.c ---- */
+
+struct sim_event *sim_event_new(struct sim_ctx *ctx, unsigned flags, bool foreign);
+void sim_event_free(struct sim_event *event);
 
 /* ---- map.c: what the process has in its address space ---- */
 
@@ -370,7 +380,12 @@ struct sim_launch {
 CUresult sim_launch_prepare(struct sim_ctx *ctx, const struct sim_launch *l, struct sim_request *req, void **blob);
 CUresult sim_occupancy(const struct sim_entry *e, int block, size_t dynamic, int *blocks);
 
-/* ---- graph.c ---- */
+/* ---- copy.c ---- */
+
+/* The request of a copy that is a graph's node. */
+CUresult sim_copy_prepare(const CUDA_MEMCPY3D *p, struct sim_request *req);
+
+/* ---- capture.c ---- */
 
 /* Records a request of a capturing stream as a node. */
 CUresult sim_capture_request(struct sim_stream *stream, struct sim_request *req);
@@ -378,6 +393,8 @@ CUresult sim_capture_event_record(struct sim_stream *stream, struct sim_event *e
 CUresult sim_capture_event_wait(struct sim_stream *stream, struct sim_event *event, bool *handled);
 /* The answer to a call that must not happen while stream captures; invalidates. */
 CUresult sim_capture_forbid(struct sim_stream *stream);
+/* The answer to work on the legacy default stream: fails while a blocking stream of ctx captures. */
+CUresult sim_capture_legacy(const struct sim_ctx *ctx);
 /* The answer to a call that may synchronise: fails in global capture mode. */
 CUresult sim_capture_unsafe(void);
 

@@ -79,7 +79,7 @@ struct sim_stream *sim_stream_new(struct sim_ctx *ctx, unsigned flags, int prior
     return s;
 }
 
-static void destroy(struct sim_stream *s)
+void sim_stream_end(struct sim_stream *s)
 {
     SIM_REQ(req, SIM_OP_STREAM_DESTROY, s->obj.index);
     sim_post(&req);
@@ -91,7 +91,7 @@ static void own_release(void *list)
     for (struct sim_own_stream *o = list, *next; o; o = next) {
         next = o->next;
         if (!atomic_load(&sim_forked) && atomic_load(&o->ctx->obj.live) && o->ctx->id == o->ctx_id)
-            destroy(o->stream);
+            sim_stream_end(o->stream);
         free(o);
     }
 }
@@ -206,7 +206,7 @@ CUresult sim_cuStreamDestroy_v2(CUstream hStream)
         return CUDA_ERROR_INVALID_HANDLE;
     if (atomic_load(&s->capture) != CU_STREAM_CAPTURE_STATUS_NONE)
         sim_capture_forbid(s);
-    destroy(s);
+    sim_stream_end(s);
     return CUDA_SUCCESS;
 }
 
@@ -532,7 +532,7 @@ static void *helper(void *unused)
     }
 }
 
-static CUresult start_helper(void)
+CUresult sim_callback_helper(void)
 {
     CUresult res = CUDA_SUCCESS;
     pthread_mutex_lock(&helper_lock);
@@ -556,7 +556,7 @@ static CUresult host_call(CUstream stream, uintptr_t fn, void *data, uint64_t ki
     if (res == CUDA_SUCCESS && !fn)
         res = CUDA_ERROR_INVALID_VALUE;
     if (res == CUDA_SUCCESS)
-        res = start_helper();
+        res = sim_callback_helper();
     if (res != CUDA_SUCCESS)
         return res;
     SIM_REQ(req, SIM_OP_HOST_FUNC, 0, 0, fn, (uint64_t)(uintptr_t)data, kind, handle);

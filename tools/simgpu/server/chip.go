@@ -23,9 +23,10 @@ const (
 	hbmBytesPerUs  = 2_500_000 // 2.5 TB/s
 	durMemop       = 900
 
-	costLaunch = 2200 // what a call costs the host
-	costMemop  = 1800
-	costCall   = 1000
+	costLaunch    = 2200 // what a call costs the host
+	costMemop     = 1800
+	costCall      = 1000
+	costGraphNode = 250
 )
 
 // chip is the state of one device's engines in virtual time; device.mu guards it.

@@ -374,7 +374,11 @@ func (c *client) launchOp(r *wire.Request) {
 	l.Malloc, l.Free = s.d.heapMalloc, s.d.heapFree
 	o.bytes = int64(len(r.Blob))
 	o.run = func(o *op) uint32 { return c.runKernel(s, o, in, entry, l) }
-	s.submit(o, costLaunch)
+	cost := int64(costLaunch)
+	if a[14]&wire.LaunchFromGraph != 0 {
+		cost = costGraphNode
+	}
+	s.submit(o, cost)
 	c.status(r.Tag, success)
 }
 

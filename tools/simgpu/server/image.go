@@ -73,7 +73,33 @@ func loadImage(raw []byte) (*image, error) {
 			return nil, &imageError{errInvalidPTX, fmt.Sprintf("ptxas error : Undefined reference to '%s'", g.Name)}
 		}
 	}
+	for i := range im.entries {
+		if err := im.entries[i].Err; err != nil && !knownInstruction(err) {
+			return nil, &imageError{errInvalidPTX, ptxLog(err)}
+		}
+	}
 	return im, nil
+}
+
+// beyond lists the PTX instructions that the interpreter may lack: a module
+// that uses one loads, as on the device, and only its kernels cannot run.
+var beyond = map[string]bool{"applypriority": true, "barrier": true, "clusterlaunchcontrol": true, "cp": true, "createpolicy": true,
+	"discard": true, "elect": true, "fence": true, "getctarank": true, "griddepcontrol": true, "isspacep": true, "istypep": true,
+	"ldmatrix": true, "ldu": true, "mapa": true, "mbarrier": true, "mma": true, "movmatrix": true, "multimem": true, "pmevent": true,
+	"prefetch": true, "prefetchu": true, "red": true, "redux": true, "setmaxnreg": true, "stackrestore": true, "stacksave": true,
+	"alloca": true, "stmatrix": true, "suld": true, "suq": true, "sured": true, "sust": true, "szext": true, "tcgen05": true,
+	"tensormap": true, "tex": true, "tld4": true, "txq": true, "vabsdiff": true, "vadd": true, "vmad": true, "vmax": true, "vmin": true,
+	"vset": true, "vshl": true, "vshr": true, "vsub": true, "wgmma": true, "wmma": true, "bmsk": true, "dp2a": true, "dp4a": true,
+	"atom": true, "st": true, "ld": true, "cvt": true, "vote": true, "match": true, "nanosleep": true}
+
+// knownInstruction tells code that is PTX but beyond the interpreter from code that is wrong.
+func knownInstruction(err error) bool {
+	_, after, found := strings.Cut(err.Error(), ": instruction ")
+	if !found {
+		return !strings.Contains(err.Error(), "is not declared")
+	}
+	name, _, _ := strings.Cut(strings.Fields(after)[0], ".")
+	return beyond[name]
 }
 
 // looksLikePTX tells PTX text from other bytes: its first directive is .version.
@@ -95,7 +121,11 @@ func looksLikePTX(src []byte) bool {
 // ptxLog words errors as the driver's compiler does, one a line: "line:col".
 func ptxLog(err error) string {
 	var list ptx.ErrorList
-	if !errors.As(err, &list) {
+	var one *ptx.Error
+	if errors.As(err, &one) && !errors.As(err, &list) {
+		list = ptx.ErrorList{one}
+	}
+	if len(list) == 0 {
 		return "ptxas fatal : " + err.Error()
 	}
 	var b strings.Builder

@@ -258,7 +258,7 @@ func newestSource() (time.Time, error) {
 func CompileC(t testing.TB, src string, flags ...string) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), strings.TrimSuffix(filepath.Base(src), ".c"))
-	args := append([]string{"-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-deprecated-declarations", "-isystem", Include(t), "-o", out, src}, flags...)
+	args := append([]string{"-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-deprecated-declarations", "-isystem", Include(t), "-o", out, src}, flags...)
 	if sanitize() {
 		args = append(args, "-fsanitize=address,undefined")
 	}

@@ -1,15 +1,12 @@
 package simtest_test
 
 import (
-	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/heddle-gpu/heddle/tools/simgpu/server"
 	"github.com/heddle-gpu/heddle/tools/simgpu/simtest"
 )
-
-func TestMain(m *testing.M) { os.Exit(m.Run()) }
 
 func source(name string) string { return filepath.Join("..", "testdata", name) }
 
@@ -25,5 +22,22 @@ func TestVecadd(t *testing.T) {
 	if st.Images != 0 {
 		t.Errorf("%d images left", st.Images)
 	}
-	_ = server.Rule{}
+}
+
+// TestPrograms runs each program alone; it checks itself. Afterwards the
+// server must hold nothing.
+func TestPrograms(t *testing.T) {
+	for _, name := range []string{"streams", "vmm_share", "memops", "errors", "memory", "host", "threads", "fork", "modules", "procaddr", "context", "ipc", "graphs", "devices"} {
+		t.Run(name, func(t *testing.T) {
+			srv := simtest.Start(t, func(o *server.Options) {
+				o.MaxInstructions = 3e6
+				o.Devices = 2
+			})
+			srv.Run(simtest.CompileC(t, source(name+".c")))
+			srv.WaitUsed(0)
+			if st := srv.Stats(); st.Images != 0 || st.Exports != 0 {
+				t.Errorf("left behind: %d images, %d exported objects", st.Images, st.Exports)
+			}
+		})
+	}
 }

@@ -138,6 +138,12 @@ const (
 	StreamPerThread = 2
 )
 
+// Flags of a launch.
+const (
+	LaunchCooperative = 1
+	LaunchFromGraph   = 2 // the host pays once for all nodes
+)
+
 // MaxMemops bounds the operations of one OpMemop.
 const MaxMemops = 256
 
@@ -176,7 +182,7 @@ func Constants() []struct {
 		{"KIND_CLIENT", KindClient}, {"KIND_CONTROL", KindControl},
 		{"COPY_ASYNC", CopyAsync}, {"COPY_SYNC", CopySync}, {"COPY_SNAPSHOT", CopySnapshot}, {"COPY_INLINE", CopyInline},
 		{"MEMOP_WRITE32", MemopWrite32}, {"MEMOP_WRITE64", MemopWrite64}, {"MEMOP_WAIT32", MemopWait32},
-		{"MEMOP_WAIT64", MemopWait64}, {"MEMOP_BARRIER", MemopBarrier}, {"MAX_MEMOPS", MaxMemops},
+		{"MEMOP_WAIT64", MemopWait64}, {"MEMOP_BARRIER", MemopBarrier}, {"MAX_MEMOPS", MaxMemops}, {"LAUNCH_FROM_GRAPH", LaunchFromGraph},
 		{"STREAM_NORMAL", StreamNormal}, {"STREAM_LEGACY", StreamLegacy}, {"STREAM_PER_THREAD", StreamPerThread},
 		{"STATUS_MAGIC", StatusMagic}, {"STATUS_RULES_GEN", StatusRulesGen}, {"STATUS_PRINTF", StatusPrintf},
 		{"STATUS_CTX_ERR", StatusCtxErr}, {"STATUS_CALLS", StatusCalls}, {"STATUS_RULES", StatusRules},
