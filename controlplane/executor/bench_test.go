@@ -101,7 +101,7 @@ func BenchmarkPoller(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	board := scoreboard.New(1, file, 0)
+	board := scoreboard.New(1, file)
 	board.LanesDevice = addressOf(file.LaneBytes())
 	board.AddKernel(&scoreboard.Kernel{ID: 1, Function: 5, Limit: unlimited()})
 	p.add(&client{id: 1, board: board, file: file, ring: shm.NewConsumer(file), words: file.Consumer(), status: file.Status()})

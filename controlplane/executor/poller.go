@@ -400,8 +400,10 @@ func (p *poller) scan(c *client) bool {
 		case scoreboard.SignalNow:
 			p.engine.Signal(c.board, c.board.Lane(v.Lane)) // without room, serve tries again
 		case scoreboard.Elapsed:
+			// One a pass: the question goes past the policy, and must not crowd out what the policy orders.
 			c.elapsed = true
 			p.elapsed(c)
+			return did
 		}
 	}
 	return did
@@ -458,7 +460,7 @@ func (p *poller) signalDue(l *scoreboard.Lane) bool {
 func (p *poller) idle(inFlight int) {
 	quiet := p.now - p.lastActivity
 	if quiet < int64(p.tune.SignalAfter) || !p.engine.Idle() {
-		issue.Pause(4)
+		issue.Pause(1)
 		return
 	}
 	if inFlight > 0 {
@@ -485,7 +487,7 @@ func (p *poller) idle(inFlight int) {
 		// Whoever rang is about to launch: the issue thread wakes up while the ring is being read.
 		p.engine.Wake()
 	default:
-		issue.Pause(16)
+		issue.Pause(2)
 	}
 }
 

@@ -163,7 +163,7 @@ func (s *session) attach(m *shm.Message) error {
 	s.host = shm.Range{Address: a.HostBase, Bytes: a.HostBytes}
 	s.base = uint64(uintptr(file.Base()))
 	words := file.Consumer()
-	board := scoreboard.New(s.id, file, atomic.LoadUint64(&words.Head))
+	board := scoreboard.New(s.id, file)
 	err = s.x.loader.do(func() error {
 		at, r := s.x.driver.HostRegister(s.base, uint64(len(file.Bytes())))
 		if r != gpu.Success {

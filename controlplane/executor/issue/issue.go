@@ -389,7 +389,7 @@ func (e *Engine) signal(s *scoreboard.Session, l *scoreboard.Lane) bool {
 // Elapsed answers e through reply: status, bits of the milliseconds as a 32-bit float, then state 2. false: no room now.
 func (e *Engine) Elapsed(s *scoreboard.Session, el shm.Elapsed, reply *shm.ReplySlot) bool {
 	t := e.threads[0]
-	if t.q.room() < 1 {
+	if t.q.room() <= queueLength-queueUse {
 		return false
 	}
 	c := t.q.next()
@@ -485,7 +485,7 @@ func (t *thread) run(ready chan<- error) {
 				return
 			}
 			if time.Since(since) < t.spin {
-				pause(8)
+				pause(2)
 				continue
 			}
 			atomic.StoreUint32(&t.parked, 1)

@@ -1,6 +1,7 @@
 package scoreboard
 
 import (
+	"fmt"
 	"sync/atomic"
 
 	"github.com/heddle-gpu/heddle/shm"
@@ -29,9 +30,10 @@ type prior struct {
 // will be skipped by Accept. The consumer must have been resumed at the head, and must be resumed there again afterwards. It
 // works for a new session too, which has left nothing. The error is the consumer's: the ring cannot be parsed.
 //
-// An op is done when its lane's done word says so, or when a done op depends on it: the word may lag behind, and repeating a
+// Everything below the consumer's head is done. An op is done when its lane's done word says so, or when a done op depends on it: the word may lag behind, and repeating a
 // predecessor of a done op could destroy what that op wrote.
 func (s *Session) Survey(c *shm.Consumer) (Doubt, error) {
+	s.head = c.Head()
 	var left []prior
 	var cells []shm.Dep
 	for {
@@ -75,6 +77,11 @@ func (s *Session) Survey(c *shm.Consumer) (Doubt, error) {
 	for _, p := range left {
 		if !shm.Reached(done[p.lane], p.seq) && shm.Reached(issued[p.lane], p.seq) {
 			unsure = append(unsure, p)
+		}
+	}
+	for i := range s.lanes {
+		if first[i] != 0 && !shm.Reached(after(done[i]), first[i]) {
+			return Doubt{}, &shm.BadRecord{Position: s.head, Reason: fmt.Sprintf("lane %d: done is %d and the oldest record left is number %d: some between are missing", i, done[i], first[i])}
 		}
 	}
 	for i := range s.lanes {

@@ -77,11 +77,12 @@ type Words interface {
 	Lane(i uint32) *shm.Lane
 }
 
-// New makes the board of a session whose lane words are words, with everything below the ring position head done.
-func New(id uint64, words Words, head uint64) *Session {
+// New makes the board of a session whose lane words are words. Survey must follow before the first Accept unless the session has
+// never been served.
+func New(id uint64, words Words) *Session {
 	s := &Session{
 		ID: id, lanes: make([]Lane, shm.Lanes), kernels: map[uint32]*Kernel{},
-		ops: make([]Op, OpsPerSession), deps: make([]shm.Dep, depsPerSession), busy: make([]uint32, 0, shm.Lanes), head: head,
+		ops: make([]Op, OpsPerSession), deps: make([]shm.Dep, depsPerSession), busy: make([]uint32, 0, shm.Lanes),
 	}
 	for i := range s.lanes {
 		s.lanes[i] = Lane{Index: uint32(i), Stream: NoStream, word: words.Lane(uint32(i))}
