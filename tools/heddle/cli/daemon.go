@@ -24,7 +24,7 @@ func newDaemon(o *options) *cobra.Command {
 	var dir string
 	var idle time.Duration
 	var readyFd int
-	var verbose bool
+	var verbose, detach bool
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the supervisor in the foreground",
@@ -33,6 +33,9 @@ each GPU and user. Under systemd it takes activated sockets and tells when it is
 ready. ^C or SIGTERM: executors finish what was issued, clients go on natively.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if detach {
+				return startDetached(dir, idle, readyFd)
+			}
 			level := slog.LevelInfo
 			if verbose {
 				level = slog.LevelDebug
@@ -55,8 +58,11 @@ ready. ^C or SIGTERM: executors finish what was issued, clients go on natively.`
 	cmd.Flags().DurationVar(&idle, "idle-exit", 0, "leave after this long without clients (0: never)")
 	cmd.Flags().IntVar(&readyFd, "ready-fd", -1, "write \"ready\" or the reason why not to this fd")
 	cmd.Flags().BoolVar(&verbose, "verbose", false, "log every message")
-	if err := cmd.Flags().MarkHidden("ready-fd"); err != nil {
-		panic(err) // the flag is defined two lines above
+	cmd.Flags().BoolVar(&detach, "detach", false, "start the daemon as nobody's child and leave")
+	for _, hidden := range []string{"ready-fd", "detach"} {
+		if err := cmd.Flags().MarkHidden(hidden); err != nil {
+			panic(err) // the flags are defined above
+		}
 	}
 	return cmd
 }

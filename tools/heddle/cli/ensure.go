@@ -54,7 +54,9 @@ func listens(path string) bool {
 }
 
 // startDaemon starts `heddle daemon` in a session of its own and waits for its
-// word on a pipe: "ready", or why not.
+// word on a pipe: "ready", or why not. It starts through a process that leaves at
+// once: `heddle run` becomes the program by exec, and a program must not find a
+// child that it did not start (wait(2) would block on it as long as it lives).
 func startDaemon(dir string) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -70,18 +72,16 @@ func startDaemon(dir string) error {
 		return err
 	}
 	defer r.Close()
-	cmd := exec.Command(self, "daemon", "--runtime-dir", dir, "--idle-exit", idleExit.String(), "--ready-fd", "3")
+	cmd := exec.Command(self, "daemon", "--runtime-dir", dir, "--idle-exit", idleExit.String(), "--ready-fd", "3", "--detach")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.ExtraFiles = []*os.File{w}
 	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Env = withoutPreload(os.Environ())
-	if err := cmd.Start(); err != nil {
-		w.Close()
-		return fmt.Errorf("starting the daemon: %w", err)
-	}
+	err = cmd.Run()
 	w.Close()
-	go cmd.Wait() // reap it if it dies while we are still here
+	if err != nil {
+		return fmt.Errorf("starting the daemon: %w: see %s", err, log.Name())
+	}
 
 	if err := r.SetReadDeadline(time.Now().Add(startTimeout)); err != nil {
 		return err
@@ -100,6 +100,29 @@ func startDaemon(dir string) error {
 	default:
 		return fmt.Errorf("the daemon's first word: %w", err)
 	}
+}
+
+// startDetached starts the daemon of startDaemon and returns without waiting for
+// it, so that the daemon is adopted by init when this process ends.
+func startDetached(dir string, idle time.Duration, readyFd int) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	args := []string{"daemon", "--runtime-dir", dir, "--idle-exit", idle.String()}
+	cmd := exec.Command(self, args...)
+	if readyFd >= 0 {
+		ready := os.NewFile(uintptr(readyFd), "ready")
+		defer ready.Close()
+		cmd.ExtraFiles = []*os.File{ready}
+		cmd.Args = append(cmd.Args, "--ready-fd", "3")
+	}
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting the daemon: %w", err)
+	}
+	return cmd.Process.Release()
 }
 
 // withoutPreload removes what would load the interposer into the daemon and its
