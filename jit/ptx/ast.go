@@ -68,6 +68,8 @@ type Directive struct {
 	Name string // with the dot
 	// Args are the values between commas or blanks, as written.
 	Args []string
+	// Text is everything between name and end, as written.
+	Text string
 	// Raw is the text between braces for .section and the like.
 	Raw string
 	// Semi records whether a semicolon ended it.

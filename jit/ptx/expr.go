@@ -6,12 +6,12 @@ package ptx
 var binPrec = map[string]int{"||": 1, "&&": 2, "|": 3, "^": 4, "&": 5, "==": 6, "!=": 6, "<": 7, "<=": 7, ">": 7, ">=": 7,
 	"<<": 8, ">>": 8, "+": 9, "-": 9, "*": 10, "/": 10, "%": 10}
 
-// constExpr evaluates an expression; "|" is left alone, because between
-// operands it pairs destinations (a|b).
+// constExpr evaluates an expression. Between the operands of an instruction
+// "|" is left alone, because there it pairs destinations (a|b).
 func (p *parser) constExpr() (v uint64, unsigned bool) {
 	p.enter(p.peek().pos)
 	defer func() { p.depth-- }()
-	v, unsigned = p.constBin(4)
+	v, unsigned = p.constBin(1)
 	if p.accept("?") {
 		a, ua := p.constExpr()
 		p.expect(":")
@@ -36,7 +36,7 @@ func (p *parser) constBin(min int) (uint64, bool) {
 	for {
 		t := p.peek()
 		prec, ok := binPrec[t.text]
-		if t.kind != tPunct || !ok || prec < min {
+		if t.kind != tPunct || !ok || prec < min || t.text == "|" && !p.pipe {
 			return a, ua
 		}
 		p.next()
@@ -133,7 +133,10 @@ func (p *parser) constPrimary() (uint64, bool) {
 				v, _ := p.constPrimary()
 				return v, d.text == ".u64"
 			}
+			pipe := p.pipe
+			p.pipe = true
 			v, u := p.constExpr()
+			p.pipe = pipe
 			p.expect(")")
 			return v, u
 		case "-":

@@ -34,6 +34,7 @@ type parser struct {
 	depth int
 	nodes int
 	call  bool // in the operands of a call, where ( ) is a list
+	pipe  bool // "|" is an operator: not between an instruction's operands
 }
 
 // node counts one node of the tree.
@@ -125,6 +126,7 @@ func (p *parser) guard(f func()) (ok bool) {
 				panic(r)
 			}
 			p.depth = depth
+			p.pipe = false
 			ok = false
 		}
 	}()
@@ -293,6 +295,9 @@ func (p *parser) simple() *Directive {
 	d := &Directive{Pos: t.pos, Name: t.text}
 	byLine := lineDirectives[t.text]
 	lastLine := t.pos.Line
+	begin := t.off + len(t.text)
+	end := begin
+	defer func() { d.Text = strings.Join(strings.Fields(p.lex.src[begin:end]), " ") }()
 	for {
 		a := p.peek()
 		comma := a.kind == tPunct && a.text == ","
@@ -318,8 +323,10 @@ func (p *parser) simple() *Directive {
 		p.next()
 		p.node(a.pos)
 		s := a.text
+		end = a.off + len(a.text)
 		if a.kind == tString {
 			s = `"` + s + `"`
+			end += 2
 		}
 		// Signs and plus belong to their neighbours: "name+4", "-1".
 		if n := len(d.Args); n > 0 && a.glued && !comma && d.Args[n-1] != "," && (a.kind == tPunct || joins(d.Args[n-1])) {
@@ -415,22 +422,8 @@ func (p *parser) function(link []string) *Func {
 func (p *parser) funcAttr() *Directive {
 	t := p.next()
 	d := &Directive{Pos: t.pos, Name: t.text}
-	if p.accept("(") { // .attribute(.unified(1,2))
-		depth := 1
-		for depth > 0 {
-			a := p.next()
-			switch {
-			case a.kind == tEOF:
-				p.failAt(a.pos, "%s( is not closed: expected \")\"", t.text)
-			case a.text == "(" && a.kind == tPunct:
-				depth++
-			case a.text == ")" && a.kind == tPunct:
-				depth--
-			}
-			if depth > 0 {
-				d.Args = append(d.Args, a.text)
-			}
-		}
+	if p.is("(") { // .attribute(.unified(1,2))
+		d.Text = p.attribute()
 		return d
 	}
 	for {

@@ -1,18 +1,146 @@
 package ptx
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
-func TestSmoke(t *testing.T) {
-	b, err := os.ReadFile(os.Getenv("PTX"))
-	if err != nil {
-		return
+// samples gives our own odd sources and the corpus that nvcc made.
+func samples(t testing.TB) map[string][]byte {
+	out := map[string][]byte{}
+	for _, pat := range []string{"testdata/*.ptx", "../interp/kernels/ptx/*.ptx"} {
+		files, err := filepath.Glob(pat)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v", pat, err)
+		}
+		for _, f := range files {
+			b, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out[filepath.Base(f)] = b
+		}
 	}
-	m, err := Parse(b)
-	t.Log(err)
-	if m != nil {
-		t.Log(len(m.Funcs), len(m.Vars))
+	return out
+}
+
+// anywhere makes positions equal.
+var anywhere = cmp.Comparer(func(a, b Pos) bool { return true })
+
+// TestPrint: parse → print → parse is the identity, and printing is stable.
+func TestPrint(t *testing.T) {
+	for name, src := range samples(t) {
+		a, err := Parse(src)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		text := a.Bytes()
+		b, err := Parse(text)
+		if err != nil {
+			t.Errorf("%s printed: %v", name, err)
+			continue
+		}
+		if d := cmp.Diff(a, b, anywhere); d != "" {
+			t.Errorf("%s changed by printing (-read +reread):\n%s", name, clipTo(d, 2000))
+		}
+		if again := b.Bytes(); string(again) != string(text) {
+			t.Errorf("%s: second printing differs from the first", name)
+		}
+	}
+}
+
+func clipTo(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "…"
+	}
+	return s
+}
+
+// TestErrors: message and position of what is wrong, several per source.
+func TestErrors(t *testing.T) {
+	const head = ".version 8.0\n.target sm_90\n.address_size 64\n"
+	for _, c := range []struct {
+		src  string
+		want []string // "line:col: start of message", lines counted after head
+	}{
+		{"junk;", []string{`1:1: found "junk", expected a directive`}},
+		{".entry k( { ret; }", []string{`1:11: declaration lacks a state space`}},
+		{".entry k() {\n add.u32 a b;\n ret\n }", []string{`2:12: found "b", expected "," or ";"`, `4:2: found "}", expected an operand`}},
+		{".entry k() {\n mov.u32 %r1, ;\n mov.u32 %r1, %r2;\n @%p ret %r1 %r2;\n}\n.global .u32 x[;\n", []string{`2:15: found ";", expected an operand`, `4:14: found "%r2"`, `6:16: found ";"`}},
+		{".entry k() {\n ld.global.u32 %r1, [];\n}", []string{"2:21: [] is empty"}},
+		{".entry k() {", []string{`1:12: "{" is not closed`}},
+		{".global .u32 x = 1 / 0;", []string{"1:20: division by zero"}},
+		{".global .u32 x = 99999999999999999999;", []string{`1:18: "99999999999999999999" is not a number`}},
+		{".global .align 3 .u32 x;", []string{"1:9: alignment 3 is not a power of two"}},
+		{".global .u31 x;", []string{`1:9: found ".u31", expected a type`}},
+		{".entry k() {\n /* never closed\n ret; }", []string{"2:2: comment is not closed"}},
+		{".entry k() {\n mov.u32 %r1, \x01;\n}", []string{`2:15: byte '\x01' does not belong`}},
+		{".entry k() {\n.reg .u32 %r<0>;\n}", []string{`2:14: found "0", expected the number of registers`}},
+		{".entry a() { ret;\n.entry b() { ret; }", []string{`2:1: found .entry in a function body`}},
+		{strings.Repeat(".entry k() { x y z; }\n", 30), nil},
+		{".entry k() {" + strings.Repeat("{", 100), []string{"1:76: nested deeper than 64"}},
+		{".global .u32 x = " + strings.Repeat("(", 1000), []string{"1:50: nested deeper"}},
+	} {
+		m, err := Parse([]byte(head + c.src))
+		var l ErrorList
+		if m != nil || !errors.As(err, &l) {
+			t.Errorf("%q: module %v, error %v", clipTo(c.src, 40), m != nil, err)
+			continue
+		}
+		if len(l) > MaxErrors {
+			t.Errorf("%d errors", len(l))
+		}
+		for i, w := range c.want {
+			if i >= len(l) {
+				t.Errorf("%q: %d errors, expected %q too", c.src, len(l), w)
+				break
+			}
+			e := *l[i]
+			e.Line -= 3
+			if got := strings.TrimPrefix(e.Error(), "ptx:"); !strings.HasPrefix(got, w) {
+				t.Errorf("%q: error %d is %q, want %q", clipTo(c.src, 40), i, got, w)
+			}
+		}
+	}
+	if _, err := Parse([]byte(".target sm_90\n")); err == nil || !strings.Contains(err.Error(), "1:1: .target before .version") {
+		t.Errorf("no .version: %v", err)
+	}
+	if _, err := Parse(make([]byte, MaxSource+1)); err == nil {
+		t.Error("source above MaxSource was read")
+	}
+	if _, err := Parse([]byte(head + ".global .b8 x[] = {" + strings.Repeat("1,", MaxNodes) + "1};")); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("more than MaxNodes: %v", clipTo(err.Error(), 100))
+	}
+}
+
+// TestLayout: places in the parameter block.
+func TestLayout(t *testing.T) {
+	m, err := Parse([]byte(`.version 8.0
+.target sm_90
+.address_size 64
+.entry k(.param .u8 a, .param .align 8 .b8 b[13], .param .f16 c, .param .u64 .ptr .global .align 16 d, .param .v4 .f32 e)
+.maxntid 128, 2
+.minnctapersm 3 .maxnreg 40 .reqnctapercluster 2, 1, 1 { ret; }`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := m.Func("k")
+	p, n, err := f.Layout()
+	want := []Param{{"a", 0, 1, 1}, {"b", 8, 13, 8}, {"c", 22, 2, 2}, {"d", 24, 8, 8}, {"e", 32, 16, 16}}
+	if d := cmp.Diff(want, p); d != "" || n != 48 || err != nil {
+		t.Errorf("size %d, %v\n%s", n, err, d)
+	}
+	l := f.Limits()
+	if l.MaxNTID != [3]uint32{128, 2, 1} || l.MinCTAPerSM != 3 || l.MaxReg != 40 || l.ReqNCTAPerClstr != [3]uint32{2, 1, 1} {
+		t.Errorf("%+v", l)
+	}
+	if d := f.Params[3]; !d.Ptr || d.PtrSpc != ".global" || d.PtrAln != 16 {
+		t.Errorf("%+v", d)
 	}
 }

@@ -154,10 +154,6 @@ func (p *parser) operand1() Operand {
 		p.next()
 		n := p.next()
 		o.Kind, o.Name, o.Neg = Sym, n.text, true
-	case t.kind == tPunct && t.text == "-" && p.peekN(1).kind == tIdent:
-		p.next()
-		n := p.next()
-		o.Kind, o.Name, o.Neg = Sym, n.text, true
 	case t.kind == tPunct && t.text == "-" && p.peekN(1).kind == tFloat:
 		p.next()
 		n := p.next()
@@ -308,7 +304,9 @@ func (p *parser) declarator(v *Var) {
 		p.expect("]")
 	}
 	if p.accept("=") {
+		p.pipe = true
 		init := p.initial()
+		p.pipe = false
 		v.Init = &init
 	}
 }

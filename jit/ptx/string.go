@@ -58,7 +58,7 @@ func (o *Operand) write(b *strings.Builder) {
 			b.WriteString("+" + o.OffReg)
 		}
 		if o.Off != 0 {
-			fmt.Fprintf(b, "%+d", o.Off)
+			fmt.Fprintf(b, "+%d", o.Off) // "+-4": ptxas takes no "-4" here
 		}
 	case Imm:
 		if o.Unsigned {
