@@ -66,6 +66,7 @@ CUresult heddle_hook_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigne
 CUresult heddle_hook_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **kernelParams, void **extra, CUstream implicit);
 
 // ---- memory ----
+CUresult heddle_hook_cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags);
 CUresult heddle_hook_cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool);
 CUresult heddle_hook_cuExternalMemoryGetMappedBuffer(CUdeviceptr *devPtr, CUexternalMemory extMem, const CUDA_EXTERNAL_MEMORY_BUFFER_DESC *bufferDesc);
 CUresult heddle_hook_cuGraphAddMemAllocNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies, size_t numDependencies, CUDA_MEM_ALLOC_NODE_PARAMS *nodeParams);
@@ -105,6 +106,7 @@ CUresult heddle_hook_cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *p
 CUresult heddle_hook_cuMemPoolDestroy(CUmemoryPool pool);
 CUresult heddle_hook_cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value);
 CUresult heddle_hook_cuMemPoolImportPointer(CUdeviceptr *ptr_out, CUmemoryPool pool, CUmemPoolPtrExportData *shareData);
+CUresult heddle_hook_cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc *map, size_t count);
 CUresult heddle_hook_cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value);
 CUresult heddle_hook_cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep);
 CUresult heddle_hook_cuMemRelease(CUmemGenericAllocationHandle handle);

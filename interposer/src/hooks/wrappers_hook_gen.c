@@ -7,6 +7,8 @@ HEDDLE_WRAP(cuCtxDestroy_v2, (CUcontext ctx), (ctx),
   heddle_hook_cuCtxDestroy_v2(ctx))
 HEDDLE_WRAP(cuCtxDetach, (CUcontext ctx), (ctx),
   heddle_hook_cuCtxDetach(ctx))
+HEDDLE_WRAP(cuCtxEnablePeerAccess, (CUcontext peerContext, unsigned int Flags), (peerContext, Flags),
+  heddle_hook_cuCtxEnablePeerAccess(peerContext, Flags))
 HEDDLE_WRAP(cuCtxRecordEvent, (CUcontext hCtx, CUevent hEvent), (hCtx, hEvent),
   heddle_hook_cuCtxRecordEvent(hCtx, hEvent))
 HEDDLE_WRAP(cuCtxSetLimit, (CUlimit limit, size_t value), (limit, value),
@@ -195,6 +197,8 @@ HEDDLE_WRAP(cuMemPoolGetAttribute, (CUmemoryPool pool, CUmemPool_attribute attr,
   heddle_hook_cuMemPoolGetAttribute(pool, attr, value))
 HEDDLE_WRAP(cuMemPoolImportPointer, (CUdeviceptr *ptr_out, CUmemoryPool pool, CUmemPoolPtrExportData *shareData), (ptr_out, pool, shareData),
   heddle_hook_cuMemPoolImportPointer(ptr_out, pool, shareData))
+HEDDLE_WRAP(cuMemPoolSetAccess, (CUmemoryPool pool, const CUmemAccessDesc *map, size_t count), (pool, map, count),
+  heddle_hook_cuMemPoolSetAccess(pool, map, count))
 HEDDLE_WRAP(cuMemPoolSetAttribute, (CUmemoryPool pool, CUmemPool_attribute attr, void *value), (pool, attr, value),
   heddle_hook_cuMemPoolSetAttribute(pool, attr, value))
 HEDDLE_WRAP(cuMemPoolTrimTo, (CUmemoryPool pool, size_t minBytesToKeep), (pool, minBytesToKeep),

@@ -138,7 +138,14 @@ void heddle_stream_release_locked(struct heddle_memory *m, struct heddle_pending
 // ---- pool.c ----
 // Whether allocations of a pool come from our segments (device memory that nobody exports), and its accounts.
 bool heddle_pool_served(CUmemoryPool pool, CUdevice device);
+// The device of a pool that we serve; false for others.
+bool heddle_pool_device(CUmemoryPool pool, CUdevice *device);
 void heddle_pool_account(CUmemoryPool pool, int64_t bytes);
+
+// ---- peer.c ----
+extern _Atomic uint32_t heddle_peers[HEDDLE_MAX_DEVICES]; // bit d: device d may access memory of the device
+// Who may access memory of a device: itself and its peers. desc has room for HEDDLE_MAX_DEVICES; returns how many.
+size_t heddle_peer_access(CUdevice owner, CUmemAccessDesc *desc);
 
 // ---- host.c ----
 // Unmaps and unregisters a shared host segment here and in the executor. The caller has drained; the lock is not held.

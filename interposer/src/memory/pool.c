@@ -27,14 +27,30 @@ static struct pool *pool_add(CUmemoryPool handle, CUdevice device, bool served) 
   return p;
 }
 
+// The entry of a pool; a device's default pool, which nobody created, gets its entry here. The lock is held.
+static struct pool *pool_known(CUmemoryPool handle, CUdevice device) {
+  struct pool *p = handle ? pool_find(handle) : NULL;
+  CUmemoryPool standard = NULL;
+  if (!p && heddle_real.cuDeviceGetDefaultMemPool && heddle_real.cuDeviceGetDefaultMemPool(&standard, device) == CUDA_SUCCESS && standard == handle)
+    p = pool_add(handle, device, true);
+  return p;
+}
+
+bool heddle_pool_device(CUmemoryPool handle, CUdevice *device) {
+  int devices = 0;
+  struct pool *p = NULL;
+  heddle_real.cuDeviceGetCount(&devices);
+  pthread_mutex_lock(&pool_lock);
+  for (CUdevice d = 0; !p && d < devices && d < HEDDLE_MAX_DEVICES; d++) p = pool_known(handle, d);
+  bool served = p && p->served;
+  if (served) *device = p->device;
+  pthread_mutex_unlock(&pool_lock);
+  return served;
+}
+
 bool heddle_pool_served(CUmemoryPool handle, CUdevice device) {
   pthread_mutex_lock(&pool_lock);
-  struct pool *p = pool_find(handle);
-  if (!p) { // the device's default pool was created by nobody
-    CUmemoryPool standard = NULL;
-    if (heddle_real.cuDeviceGetDefaultMemPool && heddle_real.cuDeviceGetDefaultMemPool(&standard, device) == CUDA_SUCCESS && standard == handle)
-      p = pool_add(handle, device, true);
-  }
+  struct pool *p = pool_known(handle, device);
   bool served = p && p->served && p->device == device;
   pthread_mutex_unlock(&pool_lock);
   return served;

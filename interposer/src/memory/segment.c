@@ -77,10 +77,11 @@ static CUresult make(struct heddle_memory *m, enum heddle_segment_kind kind, uin
     return CUDA_ERROR_NOT_SUPPORTED; // no addresses: the real driver may still serve it
   }
   uint64_t base = place->address;
-  CUmemAccessDesc access = {.location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = m->device}, .flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE};
+  CUmemAccessDesc access[HEDDLE_MAX_DEVICES];
+  uint32_t peers = atomic_load(&heddle_peers[m->device]);
   r = heddle_real.cuMemMap(base, bytes, 0, handle, 0);
   if (r == CUDA_SUCCESS) {
-    r = heddle_real.cuMemSetAccess(base, bytes, &access, 1);
+    r = heddle_real.cuMemSetAccess(base, bytes, access, heddle_peer_access(m->device, access));
     if (r == CUDA_SUCCESS && !heddle_segment_share(m, base, bytes, handle)) r = CUDA_ERROR_NOT_SUPPORTED;
     if (r != CUDA_SUCCESS) heddle_real.cuMemUnmap(base, bytes);
   }
@@ -111,6 +112,8 @@ static CUresult make(struct heddle_memory *m, enum heddle_segment_kind kind, uin
     heddle_real.cuMemRelease(handle);
     return r;
   }
+  // Peer access that was enabled meanwhile may have missed this one.
+  if (atomic_load(&heddle_peers[m->device]) != peers) heddle_real.cuMemSetAccess(base, bytes, access, heddle_peer_access(m->device, access));
   *made = s;
   return CUDA_SUCCESS;
 }
