@@ -73,8 +73,10 @@ __attribute__((destructor)) static void report(void) {
     unsigned long long n = atomic_load_explicit(&native_counts[i], memory_order_relaxed);
     if (n && at < sizeof text) at += (size_t)snprintf(text + at, sizeof text - at, " %s=%llu", native_names[i], n);
   }
+  unsigned long long forwarded = 0;
+  for (int i = 0; i < HEDDLE_MAX_DEVICES; i++) forwarded += devices[i].session.forwarded;
   // Asked for by name, so whatever the log level is.
-  dprintf(STDERR_FILENO, "heddle[%d]: native calls by reason:%s\n", (int)getpid(), at ? text : " none");
+  dprintf(STDERR_FILENO, "heddle[%d]: forwarded=%llu native calls by reason:%s\n", (int)getpid(), forwarded, at ? text : " none");
 }
 
 // ---- hello ----

@@ -49,6 +49,7 @@ struct heddle_session {
   uint64_t window_base, window_bytes;
   uint64_t host_base, host_bytes;
   CUdeviceptr lanes_device;      // device address of lanes[0] in this process (memops); 0 until registered
+  uint64_t forwarded;            // kernels, memsets and device-to-device copies published so far; guarded by ring_lock
   _Atomic int live;              // 1: forward; 0: native (never attached, or closed)
   _Atomic int sticky;            // CUresult to return from every call; 0 none
 };
@@ -78,7 +79,7 @@ void heddle_session_close(struct heddle_session *s, enum heddle_native_reason wh
 void heddle_session_forked(void);
 // A context was destroyed or reset: what was registered in it is registered anew at the next use. Called by memory/.
 void heddle_session_context_gone(CUcontext context);
-// Counters by reason (process wide); printed at exit with HEDDLE_LOG=stats.
+// Counters by reason (process wide); printed at exit with HEDDLE_LOG=stats, behind the number of forwarded ops that use the SMs.
 void heddle_count_native(enum heddle_native_reason why);
 
 #endif
