@@ -217,9 +217,16 @@ CUresult sim_cuStreamDestroy(CUstream hStream)
 
 CUresult sim_stream_sync(struct sim_stream *stream)
 {
-    CUresult res = CUDA_SUCCESS;
-    SIM_REQ(req, SIM_OP_STREAM_SYNC, stream->obj.index);
-    res = sim_call(&req);
+    CUresult res;
+    pthread_mutex_lock(&sim_send_lock);
+    uint64_t seq = stream->seq;
+    pthread_mutex_unlock(&sim_send_lock);
+    if (stream->kind != SIM_STREAM_LEGACY && sim_stream_done(stream) >= seq) {
+        res = sim_ctx_error(stream->ctx);
+    } else {
+        SIM_REQ(req, SIM_OP_STREAM_SYNC, stream->obj.index);
+        res = sim_call(&req);
+    }
     sim_printf_drain(stream->ctx);
     return res;
 }

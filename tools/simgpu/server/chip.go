@@ -81,11 +81,11 @@ func (d *device) computed(c *deviceContext, start int64, w work, n *counters) (i
 	defer d.mu.Unlock()
 	start = d.begin(c, start+launchGap, n)
 	blocks := max(w.blocks, 1)
-	perThread := w.instructions / max(blocks*w.threads, 1)
+	perThread, perBlock := w.instructions/max(blocks*w.threads, 1), w.instructions/blocks
 	// One block alone: bound by the latency of a thread's instructions. A full SM: by its issue rate.
 	alone := int64(perThread * clocksPerInstr * psPerClock / 1000)
 	issue := func(resident uint64) int64 {
-		return int64(w.instructions / blocks * resident * psPerClock / (lanesPerClock * 1000))
+		return int64(perBlock * resident * psPerClock / (lanesPerClock * 1000))
 	}
 	begin, end := int64(-1), start
 	place := func(resident uint64) {

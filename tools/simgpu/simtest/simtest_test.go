@@ -13,7 +13,7 @@ func source(name string) string { return filepath.Join("..", "testdata", name) }
 // TestVecadd runs the simplest program and checks what the server counted.
 func TestVecadd(t *testing.T) {
 	srv := simtest.Start(t)
-	srv.Run(simtest.CompileC(t, source("vecadd.c")))
+	srv.Run(simtest.CompileC(t, source("vecadd.c")), "alone")
 	srv.WaitUsed(0)
 	st := srv.Stats()
 	if st.Launches != 2 || len(st.Processes) != 1 || st.Processes[0].Name != "vecadd" || st.Processes[0].Calls["cuLaunchKernel"] != 2 {
