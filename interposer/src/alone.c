@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -152,26 +153,49 @@ static CUresult run(struct replay *p, const struct heddle_wire_record *r, unsign
 
 // ---- the rule ----
 
-static bool overlap(uint64_t a, uint64_t an, uint64_t b, uint64_t bn) { return a < b + bn && b < a + an; }
+struct range {
+  uint64_t first, bytes;
+};
+static bool overlap(struct range a, struct range b) {
+  return a.bytes != 0 && b.bytes != 0 && a.first < b.first + b.bytes && b.first < a.first + a.bytes;
+}
 
 static uint64_t extent3d(uint64_t pitch, uint64_t rows, uint64_t x, uint64_t y, uint64_t z, const struct heddle_wire_copy3d *w) {
   return ((z + w->depth - 1) * rows + y + w->height - 1) * pitch + x + w->width;
 }
 
-// Doing it twice gives the same as doing it once, wherever the first time stopped.
-static bool repeatable(const struct heddle_wire_record *r, const unsigned char *body) {
+// What an op reads and writes in memory that others see; empty ranges where nothing. Not for launches.
+static void touches(const struct heddle_wire_record *r, const unsigned char *body, struct range *reads, struct range *writes) {
+  *reads = *writes = (struct range){0, 0};
   switch (r->kind) {
+  case HEDDLE_WIRE_KIND_MEMSET: {
+    const struct heddle_wire_memset *w = (const struct heddle_wire_memset *)body;
+    *writes = (struct range){w->dst, w->pitch * (w->height - 1) + w->width * w->element};
+    break;
+  }
   case HEDDLE_WIRE_KIND_COPY: {
     const struct heddle_wire_copy *w = (const struct heddle_wire_copy *)body;
-    return !overlap(w->dst, w->bytes, w->src, w->bytes);
+    *reads = (struct range){w->src, w->bytes};
+    *writes = (struct range){w->dst, w->bytes};
+    break;
   }
   case HEDDLE_WIRE_KIND_COPY3D: {
     const struct heddle_wire_copy3d *w = (const struct heddle_wire_copy3d *)body;
-    return !overlap(w->dst, extent3d(w->dst_pitch, w->dst_height, w->dst_x, w->dst_y, w->dst_z, w), w->src,
-                    extent3d(w->src_pitch, w->src_height, w->src_x, w->src_y, w->src_z, w));
+    *reads = (struct range){w->src, extent3d(w->src_pitch, w->src_height, w->src_x, w->src_y, w->src_z, w)};
+    *writes = (struct range){w->dst, extent3d(w->dst_pitch, w->dst_height, w->dst_x, w->dst_y, w->dst_z, w)};
+    break;
   }
-  case HEDDLE_WIRE_KIND_LAUNCH: return false;
-  default: return true;
+  case HEDDLE_WIRE_KIND_PUT: {
+    const struct heddle_wire_inline_copy *w = (const struct heddle_wire_inline_copy *)body;
+    *writes = (struct range){w->address, w->bytes};
+    break;
+  }
+  case HEDDLE_WIRE_KIND_GET: {
+    const struct heddle_wire_inline_copy *w = (const struct heddle_wire_inline_copy *)body;
+    *reads = (struct range){w->address, w->bytes};
+    break;
+  }
+  default: break;
   }
 }
 
@@ -239,28 +263,73 @@ static bool is_op(const struct heddle_wire_record *r) {
   }
 }
 
-// One pass over the ring. With p == NULL it only judges; otherwise it runs. *ran counts ops. A CUresult, or CUDA_SUCCESS.
-static CUresult pass(struct heddle_session *s, uint64_t head, uint64_t tail, struct replay *p, uint32_t *ran) {
-  uint32_t seen_done[HEDDLE_WIRE_LANES];
-  for (uint32_t i = 0; i < HEDDLE_WIRE_LANES; i++) seen_done[i] = p != NULL ? p->last[i] : heddle_load_acquire32(&s->lanes[i].done);
+#define DOUBTS 4096u // more ops in doubt than any executor's window holds
+
+// Fills known[] (per lane: every op up to this number is done, by its word or because an op that is done depended on it) and says
+// whether what is left may be run. A CUresult for the session, or CUDA_SUCCESS.
+static CUresult judge(struct heddle_session *s, uint64_t head, uint64_t tail, uint32_t *known) {
+  struct { struct range reads, writes; } *doubt = NULL;
+  uint64_t *at = NULL;
+  uint32_t n = 0, room = 0, doubts = 0;
+  CUresult e = CUDA_SUCCESS;
+  unsigned char *body;
+  for (uint32_t i = 0; i < HEDDLE_WIRE_LANES; i++) known[i] = heddle_load_acquire32(&s->lanes[i].done);
+  for (uint64_t position = head; position != tail && e == CUDA_SUCCESS;) {
+    struct heddle_wire_record *r = record_at(&s->ring, position, tail, &body);
+    if (r == NULL) { e = CUDA_ERROR_LAUNCH_FAILED; break; }
+    if (is_op(r)) {
+      if (n == room) {
+        uint64_t *more = realloc(at, (room = room * 2 + 1024) * sizeof *at);
+        if (more == NULL) { e = CUDA_ERROR_OUT_OF_MEMORY; break; }
+        at = more;
+      }
+      at[n++] = position;
+    }
+    position += r->size;
+  }
+  // Dependencies name earlier records only, so one way back through the ring finds them all.
+  for (uint32_t i = n; i-- > 0 && e == CUDA_SUCCESS;) {
+    struct heddle_wire_record *r = record_at(&s->ring, at[i], tail, &body);
+    if (r == NULL) { e = CUDA_ERROR_LAUNCH_FAILED; break; }
+    const struct heddle_wire_dep *dep = (const struct heddle_wire_dep *)(r + 1);
+    if (!heddle_reached(known[r->lane], r->seq)) continue;
+    for (uint32_t k = 0; k < r->ndeps; k++)
+      if (dep[k].lane < HEDDLE_WIRE_LANES && !heddle_reached(known[dep[k].lane], dep[k].value)) known[dep[k].lane] = dep[k].value;
+  }
+  if (e == CUDA_SUCCESS && (doubt = calloc(DOUBTS, sizeof *doubt)) == NULL) e = CUDA_ERROR_OUT_OF_MEMORY;
+  for (uint32_t i = 0; i < n && e == CUDA_SUCCESS; i++) {
+    struct heddle_wire_record *r = record_at(&s->ring, at[i], tail, &body);
+    if (r == NULL) { e = CUDA_ERROR_LAUNCH_FAILED; break; }
+    if (heddle_reached(known[r->lane], r->seq)) continue;
+    bool in_doubt = heddle_reached(heddle_load_acquire32(&s->lanes[r->lane].issued), r->seq);
+    if (touches_global(s, r, body) || (in_doubt && (r->kind == HEDDLE_WIRE_KIND_LAUNCH || doubts == DOUBTS))) e = CUDA_ERROR_LAUNCH_FAILED;
+    if (!in_doubt || e != CUDA_SUCCESS) continue;
+    touches(r, body, &doubt[doubts].reads, &doubt[doubts].writes);
+    doubts++;
+    // Done again, an op must read what it read the first time: nothing that it or a later op in doubt may have written.
+    for (uint32_t k = 0; k < doubts; k++)
+      if (overlap(doubt[k].reads, doubt[doubts - 1].writes)) e = CUDA_ERROR_LAUNCH_FAILED;
+  }
+  free(doubt);
+  free(at);
+  return e;
+}
+
+// Runs what is left, in ring order; p->last is what judge found. *ran counts ops. A CUresult, or CUDA_SUCCESS.
+static CUresult run_rest(struct heddle_session *s, uint64_t head, uint64_t tail, struct replay *p, uint32_t *ran) {
   for (uint64_t at = head; at != tail;) {
     unsigned char *body;
     struct heddle_wire_record *r = record_at(&s->ring, at, tail, &body);
     if (r == NULL) return CUDA_ERROR_LAUNCH_FAILED;
     at += r->size;
-    if (r->kind == HEDDLE_WIRE_KIND_ELAPSED && p != NULL) {
+    if (r->kind == HEDDLE_WIRE_KIND_ELAPSED) {
       uint32_t slot = ((struct heddle_wire_elapsed *)body)->reply;
       if (slot >= HEDDLE_WIRE_REPLIES || heddle_load_acquire32(&s->replies[slot].state) != 1) continue;
       heddle_store_relaxed32(&s->replies[slot].status, CUDA_ERROR_INVALID_HANDLE);
       heddle_store_release32(&s->replies[slot].state, 2);
       (void)heddle_futex_wake(&s->replies[slot].state, INT_MAX);
     }
-    if (!is_op(r) || heddle_reached(seen_done[r->lane], r->seq)) continue;
-    if (p == NULL) {
-      bool in_doubt = heddle_reached(heddle_load_acquire32(&s->lanes[r->lane].issued), r->seq);
-      if ((in_doubt && !repeatable(r, body)) || touches_global(s, r, body)) return CUDA_ERROR_LAUNCH_FAILED;
-      continue;
-    }
+    if (!is_op(r) || heddle_reached(p->last[r->lane], r->seq)) continue;
     const struct heddle_wire_dep *dep = (const struct heddle_wire_dep *)(r + 1);
     CUresult e = r->ready == 0 ? CUDA_SUCCESS : await_ready(p, r->lane, r->ready);
     for (uint32_t i = 0; i < r->ndeps && e == CUDA_SUCCESS; i++)
@@ -272,7 +341,7 @@ static CUresult pass(struct heddle_session *s, uint64_t head, uint64_t tail, str
     p->pending = true;
     ++*ran;
   }
-  return p == NULL ? CUDA_SUCCESS : flush(p);
+  return flush(p);
 }
 
 // ---- the whole ----
@@ -306,14 +375,13 @@ void heddle_order_finish_alone(struct heddle_session *s) {
     CUcontext before = NULL;
     CUstreamCaptureMode mode = heddle_capture_relax();
     (void)heddle_real.cuCtxGetCurrent(&before);
-    r = pass(s, head, tail, NULL, &ran);
+    struct replay *p = &(struct replay){.s = s, .pending = true};
+    r = judge(s, head, tail, p->last);
     if (r != CUDA_SUCCESS) {
       heddle_log(HEDDLE_LOG_ERROR, "device %d: the executor is gone while an operation was under way that must not be repeated, or with "
                                    "this program's device globals: CUDA error %d for the rest of this context", s->device, (int)r);
     } else {
-      struct replay *p = &(struct replay){.s = s};
-      for (uint32_t i = 0; i < HEDDLE_WIRE_LANES; i++) p->last[i] = heddle_load_acquire32(&s->lanes[i].done);
-      r = pass(s, head, tail, p, &ran);
+      r = run_rest(s, head, tail, p, &ran);
       if (p->stream != NULL) (void)heddle_real.cuStreamDestroy_v2(p->stream);
       if (r != CUDA_SUCCESS) heddle_log(HEDDLE_LOG_ERROR, "device %d: finishing without an executor failed: CUDA error %d", s->device, (int)r);
     }

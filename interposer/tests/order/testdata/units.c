@@ -399,6 +399,37 @@ static void doubt(void) {
   CHECK(heddle_lane_done(fake_session, l->id, 2), "nobody waits for ever");
   CHECK(heddle_hook_cuLaunchKernel(KERNEL, 1, 1, 1, 32, 1, 1, 0, s, params, NULL) == CUDA_ERROR_LAUNCH_FAILED, "the error stays");
 }
+// A copy in doubt whose source a later operation in doubt overwrites must not be repeated …
+static void overwritten(void) {
+  CUstream s = fake_stream(CU_STREAM_NON_BLOCKING);
+  struct heddle_lane *l = heddle_lane_of(s);
+  OK(heddle_hook_cuMemcpyDtoDAsync_v2(DEVICE_BASE, DEVICE_BASE + 4096, 64, s));
+  OK(heddle_hook_cuMemsetD8Async(DEVICE_BASE + 4100, 0, 4, s));
+  heddle_store_release32(&fake_session->lanes[l->id].issued, 2);
+  lose_executor();
+  CHECK(heddle_hook_cuStreamSynchronize(s) == CUDA_ERROR_LAUNCH_FAILED, "the copy would read what the memset wrote");
+  CHECK(native_ops == 0, "nothing was run");
+}
+// … and an operation is not in doubt when one that depends on it is known to be done, though its own word lags.
+static void implied(void) {
+  CUstream s = fake_stream(CU_STREAM_NON_BLOCKING), t = fake_stream(CU_STREAM_NON_BLOCKING);
+  uint64_t a = 1, b = 2;
+  uint32_t c = 3;
+  void *params[] = {&a, &b, &c};
+  CUevent e;
+  OK(heddle_hook_cuEventCreate(&e, CU_EVENT_DISABLE_TIMING));
+  OK(heddle_hook_cuLaunchKernel(KERNEL, 1, 1, 1, 32, 1, 1, 0, s, params, NULL));
+  OK(heddle_hook_cuEventRecord(e, s));
+  OK(heddle_hook_cuStreamWaitEvent(t, e, 0));
+  OK(heddle_hook_cuLaunchKernel(KERNEL, 1, 1, 1, 32, 1, 1, 0, t, params, NULL));
+  OK(heddle_hook_cuMemsetD8Async(DEVICE_BASE, 0, 4, s));
+  heddle_store_release32(&fake_session->lanes[heddle_lane_of(s)->id].issued, 1);
+  heddle_store_release32(&fake_session->lanes[heddle_lane_of(t)->id].issued, 1);
+  heddle_store_release32(&fake_session->lanes[heddle_lane_of(t)->id].done, 1);
+  lose_executor();
+  OK(heddle_hook_cuStreamSynchronize(s));
+  CHECK(native_ops == 1, "%u operations were finished here, only the memset was left", native_ops);
+}
 // Both daemon and executor vanish without a word while a thread sleeps.
 static void vanished(void) {
   CUstream s = fake_stream(CU_STREAM_NON_BLOCKING);
@@ -451,7 +482,7 @@ static void cost(void) {
 int main(int argc, char **argv) {
   static const struct { const char *name; void (*run)(void); uint64_t ring; } units[] = {
       {"launch", launch, 1 << 20}, {"copy", copy, 1 << 20}, {"full", full, 1 << 16}, {"threads", threads, 1 << 18}, {"events", events, 1 << 20},
-      {"sticky", sticky, 1 << 20}, {"alone", alone, 1 << 20}, {"doubt", doubt, 1 << 20}, {"vanished", vanished, 1 << 20}, {"lanes", lanes, 1 << 20},
+      {"sticky", sticky, 1 << 20}, {"alone", alone, 1 << 20}, {"doubt", doubt, 1 << 20}, {"vanished", vanished, 1 << 20}, {"overwritten", overwritten, 1 << 20}, {"implied", implied, 1 << 20}, {"lanes", lanes, 1 << 20},
       {"cost", cost, 1 << 22}};
   CHECK(argc == 2, "usage: units NAME");
   fake_native = on_native;
