@@ -3,7 +3,7 @@ package ptx
 import (
 	"errors"
 	"os"
-	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -18,11 +18,13 @@ func seeds(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	files, _ := filepath.Glob("../interp/kernels/ptx/*.ptx")
-	for _, n := range files {
-		if b, err := os.ReadFile(n); err == nil && len(b) < 12<<10 {
-			f.Add(b)
-		}
+	b, err := os.ReadFile("testdata/forms.ptx")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, line := range strings.SplitAfter(string(b), ";\n") { // small pieces mutate better
+		f.Add([]byte(".version 8.6\n.target sm_90\n.func f() {" + line + "}"))
+		f.Add([]byte(".version 8.6\n.target sm_90\n" + line))
 	}
 }
 
@@ -55,6 +57,14 @@ func FuzzParse(f *testing.F) {
 		for _, v := range m.Vars {
 			v.Size()
 			v.Alignment()
+		}
+		text := m.Bytes()
+		again, err := Parse(text)
+		if err != nil {
+			t.Fatalf("printed module does not parse: %v\n%s", err, text)
+		}
+		if string(again.Bytes()) != string(text) {
+			t.Fatalf("printing is not stable:\n%s\n---\n%s", text, again.Bytes())
 		}
 	})
 }

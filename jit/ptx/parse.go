@@ -295,9 +295,8 @@ func (p *parser) simple() *Directive {
 	d := &Directive{Pos: t.pos, Name: t.text}
 	byLine := lineDirectives[t.text]
 	lastLine := t.pos.Line
-	begin := t.off + len(t.text)
-	end := begin
-	defer func() { d.Text = strings.Join(strings.Fields(p.lex.src[begin:end]), " ") }()
+	var text strings.Builder
+	defer func() { d.Text = text.String() }()
 	for {
 		a := p.peek()
 		comma := a.kind == tPunct && a.text == ","
@@ -323,10 +322,9 @@ func (p *parser) simple() *Directive {
 		p.next()
 		p.node(a.pos)
 		s := a.text
-		end = a.off + len(a.text)
+		glue(&text, a)
 		if a.kind == tString {
 			s = `"` + s + `"`
-			end += 2
 		}
 		// Signs and plus belong to their neighbours: "name+4", "-1".
 		if n := len(d.Args); n > 0 && a.glued && !comma && d.Args[n-1] != "," && (a.kind == tPunct || joins(d.Args[n-1])) {
@@ -338,6 +336,18 @@ func (p *parser) simple() *Directive {
 	}
 	d.tidy()
 	return d
+}
+
+// glue appends a token as written, one blank for any between it and the last.
+func glue(b *strings.Builder, t token) {
+	if !t.glued && b.Len() > 0 {
+		b.WriteByte(' ')
+	}
+	if t.kind == tString {
+		b.WriteString(`"` + t.text + `"`)
+	} else {
+		b.WriteString(t.text)
+	}
 }
 
 func joins(s string) bool { c := s[len(s)-1]; return c == '+' || c == '-' }

@@ -1,6 +1,9 @@
 package ptx
 
-import "math"
+import (
+	"math"
+	"strings"
+)
 
 // stmt reads one statement of a body and appends what it declares or does.
 func (p *parser) stmt(out []Stmt) []Stmt {
@@ -260,6 +263,7 @@ func (p *parser) varHead(link []string) *Var {
 func (p *parser) attribute() string {
 	open := p.expect("(")
 	depth := 1
+	var text strings.Builder
 	for {
 		a := p.next()
 		switch {
@@ -269,9 +273,10 @@ func (p *parser) attribute() string {
 			depth++
 		case a.kind == tPunct && a.text == ")":
 			if depth--; depth == 0 {
-				return p.lex.src[open.off+1 : a.off]
+				return text.String()
 			}
 		}
+		glue(&text, a)
 	}
 }
 
