@@ -20,6 +20,9 @@ func newExecutor(o *options) *cobra.Command {
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := keepHeapAway(); err != nil {
+				return exitError{ExitFailed, err}
+			}
 			config.Log = slog.New(slog.NewTextHandler(o.stderr, nil)).With("executor", os.Getpid())
 			if s := os.Getenv("HEDDLE_ISSUE_THREADS"); s != "" {
 				n, err := strconv.Atoi(s)
