@@ -19,7 +19,7 @@ fi
 gcc -std=c11 -D_GNU_SOURCE $flags -fPIC -shared -pthread -fvisibility=hidden \
     -Wall -Wextra -Werror -Wmissing-prototypes -Wno-deprecated-declarations \
     -I "$src" -I "$out/gen" -isystem "$include" \
-    -Wl,-soname,libcuda.so.1 -Wl,--version-script="$out/gen/libcuda.map" -Wl,-z,defs -Wl,-z,nodelete \
+    -Wl,-soname,libcuda.so.1 -Wl,--version-script="$out/gen/libcuda.map" -Wl,-Bsymbolic -Wl,-z,defs -Wl,-z,nodelete \
     -o "$out/lib/libcuda.so.1" "$src"/*.c "$out/gen/entry_points.c"
 ln -sf libcuda.so.1 "$out/lib/libcuda.so"
 go build -o "$out/bin/simgpu" ./tools/simgpu/cmd/simgpu

@@ -77,7 +77,7 @@ static CUresult do_copy(CUstream stream, const struct copy *c, enum want dst_wan
             req.blob_len = c->width;
             wait = false;
         } else {
-            req.args[2] = async && src_bytes <= SNAPSHOT_LIMIT ? SIM_COPY_SNAPSHOT : SIM_COPY_SYNC;
+            req.args[2] = async && src_bytes <= SNAPSHOT_LIMIT && c->height <= SIM_SNAPSHOT_ROWS && c->height * c->depth <= SIM_SNAPSHOT_ROWS ? SIM_COPY_SNAPSHOT : SIM_COPY_SYNC;
             wait = true;
         }
     } else if (!capturing && dst == PAGEABLE) {

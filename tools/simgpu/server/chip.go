@@ -112,6 +112,7 @@ func (d *device) computed(c *deviceContext, start int64, w work, n *counters) (i
 			d.chip.sm[i] = max(d.chip.sm[i], start) + extra
 		}
 		blocks -= (full - 4) * wave
+		begin = start
 	}
 	for blocks > 0 {
 		// Spread over the SMs before stacking on one.

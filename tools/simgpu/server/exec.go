@@ -126,7 +126,7 @@ func (c *client) copyOp(r *wire.Request) {
 	case wire.CopyInline:
 		staged = append([]byte(nil), r.Blob...)
 	case wire.CopySnapshot:
-		if e.bytes() > maxBacklog/4 {
+		if e.bytes() > maxBacklog/4 || e.height*e.depth > wire.SnapshotRows {
 			c.finishBad(s, o, r.Tag)
 			return
 		}

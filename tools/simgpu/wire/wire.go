@@ -167,6 +167,7 @@ const (
 	RuleSize        = 96 // char name[80]; u32 nth; u32 code; u32 delay_us; u32 times
 	RuleNameSize    = 80
 	InlineCopyBytes = 16 << 10
+	SnapshotRows    = 65536 // rows that a CopySnapshot may have
 )
 
 // Constants lists every constant that the C side needs, in order, for wire.h.
@@ -188,7 +189,7 @@ func Constants() []struct {
 		{"STATUS_CTX_ERR", StatusCtxErr}, {"STATUS_CALLS", StatusCalls}, {"STATUS_RULES", StatusRules},
 		{"STATUS_DONE", StatusDone}, {"STATUS_SIZE", StatusSize}, {"MAX_CONTEXTS", MaxContexts},
 		{"MAX_ENTRIES", MaxEntries}, {"MAX_RULES", MaxRules}, {"MAX_STREAMS", MaxStreams}, {"MAX_EVENTS", MaxEvents},
-		{"RULE_SIZE", RuleSize}, {"RULE_NAME_SIZE", RuleNameSize}, {"INLINE_COPY_BYTES", InlineCopyBytes}}
+		{"RULE_SIZE", RuleSize}, {"RULE_NAME_SIZE", RuleNameSize}, {"INLINE_COPY_BYTES", InlineCopyBytes}, {"SNAPSHOT_ROWS", SnapshotRows}}
 	for op := Op(1); op < opEnd; op++ {
 		out = append(out, c{"OP_" + Names[op], uint64(op)})
 	}
