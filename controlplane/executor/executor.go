@@ -145,7 +145,7 @@ func (c *Config) defaults() {
 	}
 	set(&t.SignalAfter, 20*time.Microsecond)
 	set(&t.Progress, time.Millisecond)
-	spin := 200 * time.Microsecond
+	spin := time.Millisecond // longer than the gaps within a request, so that only idle clients pay for a wake-up
 	if cores < c.IssueThreads+2 {
 		spin = 20 * time.Microsecond // the clients need the cores more
 	}

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 )
 
@@ -140,7 +139,6 @@ func (g *fakeGPU) Copy3D(s gpu.Stream, c *gpu.Copy3D) gpu.Result {
 
 func (g *fakeGPU) WriteValue32(s gpu.Stream, address uint64, value uint32) gpu.Result {
 	return g.push(s, func() {
-		scoreboard.GPUStores()
 		atomic.StoreUint32((*uint32)(unsafe.Add(unsafe.Pointer(nil), address)), value)
 	})
 }
@@ -348,7 +346,6 @@ func (nullGPU) StreamQuery(gpu.Stream) gpu.Result                { return gpu.Su
 func (nullGPU) EventQuery(gpu.Event) gpu.Result                  { return gpu.Success }
 func (nullGPU) Copy(_ gpu.Stream, _, _, _ uint64) gpu.Result     { return gpu.Success }
 func (nullGPU) WriteValue32(_ gpu.Stream, a uint64, v uint32) gpu.Result {
-	scoreboard.GPUStores()
 	atomic.StoreUint32((*uint32)(unsafe.Add(unsafe.Pointer(nil), a)), v)
 	return gpu.Success
 }
@@ -391,3 +388,10 @@ func (g *fakeGPU) loaded() int {
 	defer g.mu.Unlock()
 	return g.loads
 }
+
+func (nullGPU) Memset(gpu.Stream, uint64, uint64, uint64, uint64, uint32, uint32) gpu.Result {
+	return gpu.Success
+}
+func (nullGPU) CopyToDevice(_ gpu.Stream, _, _, _ uint64) gpu.Result { return gpu.Success }
+func (nullGPU) CopyToHost(_ gpu.Stream, _, _, _ uint64) gpu.Result   { return gpu.Success }
+func (nullGPU) Copy3D(gpu.Stream, *gpu.Copy3D) gpu.Result            { return gpu.Success }

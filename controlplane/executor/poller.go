@@ -23,6 +23,8 @@ const (
 	ringPressure = shm.RingBytes / 2
 	// collectAfter is how much must have been allocated before an idle executor collects garbage.
 	collectAfter = 32 << 20
+	// mendEvery is the time between attempts to have the done words of a detached client written again.
+	mendEvery = 50 * time.Millisecond
 	// sleepBound bounds a sleep on the doorbell: a hostile client can clear the word that says that we sleep.
 	sleepBound = 500 * time.Millisecond
 )
@@ -169,6 +171,10 @@ func (p *poller) time() int64 { return int64(time.Since(p.base)) }
 func (p *poller) run() {
 	runtime.LockOSThread()
 	defer close(p.ended)
+	if err := p.engine.Bind(); err != nil {
+		p.end = &ending{code: ExitFault, result: gpu.Unknown, err: err}
+		return
+	}
 	p.lastActivity = p.time()
 	p.lastComplete = p.lastActivity
 	for p.pass() {
@@ -204,6 +210,7 @@ func (p *poller) pass() bool {
 		}
 	}
 	p.active = active
+	p.engine.Direct = active <= 1
 	if p.force {
 		p.lastForce = p.now
 	}
@@ -312,6 +319,13 @@ func (p *poller) finish(c *client) {
 	switch {
 	case c.idleDone == nil:
 	case c.board.InFlight() > 0:
+		if p.now-max(c.mended, c.detached) > int64(mendEvery) {
+			// The client may have overwritten a done word before it died; now nobody does any more.
+			c.mended = p.now
+			for _, i := range c.board.Busy() {
+				p.engine.SignalAgain(c.board, c.board.Lane(i))
+			}
+		}
 		if p.now-c.detached > int64(p.config.DeadKernelTime) {
 			p.endless(c.id, fmt.Errorf("an op of client %d, which is gone, did not end within %v", c.id, p.config.DeadKernelTime))
 		}
@@ -426,6 +440,8 @@ func (p *poller) schedule() bool {
 		if !op.Signal && p.signalDue(l) {
 			op.Signal = true
 		}
+		// A flood keeps the threads busy and the poller free to read; a lone launch goes out at once.
+		p.engine.Direct = p.active <= 1 && p.policy.Len() == 0 && p.slots[s.Slot].ring.Empty()
 		if !p.engine.Issue(p.builder.Build(op)) {
 			p.later = append(p.later, op)
 			continue
@@ -484,8 +500,6 @@ func (p *poller) idle(inFlight int) {
 		default:
 		}
 		p.bell.Load().Sleep(p.recheck, sleepBound)
-		// Whoever rang is about to launch: the issue thread wakes up while the ring is being read.
-		p.engine.Wake()
 	default:
 		issue.Pause(2)
 	}

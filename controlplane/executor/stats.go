@@ -23,6 +23,7 @@ type Stats struct {
 	Words         uint64  `json:"words"`       // launches issued; a word holds one or more ops
 	Signals       uint64  `json:"signals"`     // done words written by the GPU
 	Orders        uint64  `json:"orders"`      // events between streams
+	Directly      uint64  `json:"directly"`    // words and signals that the poller issued itself
 	ReadyWaits    uint64  `json:"ready_waits"` // looks at an op that could not be issued yet
 	Wakeups       uint64  `json:"wakeups"`     // clients woken from their sleep
 	Sleeps        uint64  `json:"sleeps"`      // of the poller on the doorbell
@@ -64,7 +65,7 @@ func (p *poller) snapshot() Stats {
 	n, e := &p.stats, p.engine
 	st := Stats{
 		PID: os.Getpid(), UptimeSeconds: time.Since(p.base).Seconds(), Ops: n.Ops, Launches: n.Launches, Words: e.Words, Signals: e.Signals,
-		Orders: e.Orders, ReadyWaits: n.NotReady, Wakeups: n.Wakeups, Sleeps: n.Sleeps, Naps: n.Naps, Passes: n.Passes, BadRecords: n.BadRecords,
+		Orders: e.Orders, Directly: e.Directly, ReadyWaits: n.NotReady, Wakeups: n.Wakeups, Sleeps: n.Sleeps, Naps: n.Naps, Passes: n.Passes, BadRecords: n.BadRecords,
 	}
 	for i := range e.Threads() {
 		st.IssueBusySeconds = append(st.IssueBusySeconds, e.Busy(i).Seconds())

@@ -104,6 +104,33 @@ type Engine struct {
 	Words, Signals, Orders uint64
 	// Now is the poller's clock, for Stream.Since.
 	Now int64
+	// Direct lets the poller make the calls of a command itself when the stream's thread has nothing left to do: one client that
+	// waits for what it launched then pays for no hand-over to another thread. The poller must have called Bind.
+	Direct  bool
+	command command // the one that is executed directly
+	// Directly counts commands that the poller executed itself.
+	Directly uint64
+}
+
+// Bind makes the calling thread, the poller's, fit for direct calls.
+func (e *Engine) Bind() error { return e.driver.Bind() }
+
+// direct returns a cell to fill and execute at once, or nil when t must do it. While t's queue is empty t touches no stream, and
+// only the poller could give it work.
+func (e *Engine) direct(t *thread) *command {
+	if !e.Direct || t.q.tail.Load() != t.q.done.Load() {
+		return nil
+	}
+	return &e.command
+}
+
+// executeNow makes the calls of a cell that direct returned.
+func (e *Engine) executeNow(t *thread, c *command) {
+	e.Directly++
+	if e.fault.Load() == 0 {
+		t.execute(c)
+	}
+	c.word = word.Word{}
 }
 
 // New makes streams and starts the threads. The calling thread must be bound to the driver.
@@ -229,9 +256,6 @@ func (e *Engine) Passed(m Mark) bool {
 	return true
 }
 
-// Wake gets the thread of the first stream out of its sleep early, because work is likely to come.
-func (e *Engine) Wake() { e.threads[e.streams[e.levels[len(e.levels)-1][0]].thread].wake() }
-
 // leastLoaded returns the stream of a level with the fewest lanes, then ops.
 func (e *Engine) leastLoaded(lvl int) int {
 	best := -1
@@ -310,8 +334,17 @@ func (e *Engine) Issue(w word.Word) bool {
 			e.Signals++
 		}
 	}
+	if c := e.direct(t); c != nil && n == 0 {
+		c.kind, c.stream, c.word = cmdWord, int32(stream), w
+		e.Words++
+		e.executeNow(t, c)
+		return true
+	}
 	c := t.q.next()
 	c.kind, c.stream, c.word = cmdWord, int32(stream), w
+	for i := range int(w.Count) {
+		w.Slots[i].Passed, w.Slots[i].Number = &t.q.done, t.q.tail.Load()+1
+	}
 	t.push()
 	e.Words++
 	return true
@@ -378,11 +411,16 @@ func (e *Engine) signal(s *scoreboard.Session, l *scoreboard.Lane) bool {
 		return false
 	}
 	l.Signalled, l.Want = l.Issued, false
+	on.extra++
+	e.Signals++
+	if c := e.direct(t); c != nil {
+		c.kind, c.stream, c.address, c.value = cmdSignal, int32(l.Stream), s.DoneAddress(l.Index), l.Issued
+		e.executeNow(t, c)
+		return true
+	}
 	c := t.q.next()
 	c.kind, c.stream, c.address, c.value = cmdSignal, int32(l.Stream), s.DoneAddress(l.Index), l.Issued
 	t.push()
-	on.extra++
-	e.Signals++
 	return true
 }
 

@@ -2,7 +2,7 @@
 // policy chooses among the ready ops, word binds them, issue hands them to the driver.
 //
 // A Session belongs to the poller's thread. Issue threads read an Op between the hand-off through their queue and the
-// completion of its command, and write nothing but Op.Launch.Stream. Nothing here allocates after New.
+// execution of its command, and write nothing but Op.Launch.Stream. Nothing here allocates after New.
 //
 // Source: docs/protocol.md sections 2 and 3.
 package scoreboard
@@ -48,6 +48,10 @@ type Op struct {
 	Lane    uint32
 	Seq     uint32
 	Ready   uint32
+	// Passed counts the commands that the op's issue thread has executed, Number is the op's own; nil until it is issued. The op
+	// belongs to that thread until Passed reaches Number, whatever the done word, which the client can write, says.
+	Passed *atomic.Uint64
+	Number uint64
 	// Arrival orders ops of all sessions by when they were scanned.
 	Arrival uint64
 	// Launch is filled for LAUNCH, Args for the other kinds: the body's words in the wire's order (Copy3D) or as decode.go says.

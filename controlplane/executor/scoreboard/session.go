@@ -183,7 +183,7 @@ func (s *Session) Accept(v *shm.RecordView, arrival uint64) (a Action, steps int
 		}
 	}
 	op := &s.ops[s.opTail%uint64(len(s.ops))]
-	op.Kernel, op.Dropped, op.next = nil, false, nil
+	op.Kernel, op.Dropped, op.next, op.Passed = nil, false, nil, nil
 	if why := s.body(op, v); why != "" {
 		return Consumed, 0, &shm.BadRecord{Position: v.Pos, Reason: why}
 	}
@@ -332,7 +332,6 @@ func (s *Session) Poll(l *Lane) (completed int, ok bool) {
 		return 0, true
 	}
 	v := atomic.LoadUint32(&l.word.Done)
-	gpuLoads()
 	if v == l.Done || !shm.Reached(v, l.Done) {
 		return 0, true // nothing new; a word that went back is the client's own doing and the next GPU write mends it
 	}
@@ -363,6 +362,9 @@ func (s *Session) Release() bool {
 		op := &s.ops[s.opHead%uint64(len(s.ops))]
 		if !op.Dropped && !shm.Reached(s.lanes[op.Lane].Done, op.Seq) {
 			break
+		}
+		if op.Passed != nil && op.Passed.Load() < op.Number {
+			break // its thread has not read it yet: the done word was forged
 		}
 		s.head, s.depHead = op.end, op.depEnd
 		op.Kernel, op.Session = nil, nil

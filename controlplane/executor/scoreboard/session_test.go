@@ -1,0 +1,454 @@
+package scoreboard
+
+import (
+	"sync/atomic"
+	"testing"
+	"unsafe"
+
+	"pgregory.net/rapid"
+
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+const (
+	base = uint64(0x4000_0000)
+	room = uint64(1 << 16)
+)
+
+// board is a session's board on a real session file, with a client that writes records.
+type board struct {
+	file *shm.SessionFile
+	prod *shm.Producer
+	ring *shm.Consumer
+	s    *Session
+	seq  map[uint32]uint32
+}
+
+func newBoard(t testing.TB) *board {
+	t.Helper()
+	f, err := shm.CreateSessionFile(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := shm.NewProducer(f, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &board{file: f, prod: p, ring: shm.NewConsumer(f), seq: map[uint32]uint32{}}
+	b.s = b.fresh(t)
+	return b
+}
+
+func (b *board) fresh(t testing.TB) *Session {
+	t.Helper()
+	s := New(1, b.file)
+	s.AddKernel(&Kernel{ID: 1, Limit: &atomic.Uint32{}})
+	if err := s.Memory.Add(base, room); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func write[T shm.WireStruct](b *board, kind uint16, lane uint32, v T, payload int, deps []shm.Dep) uint32 {
+	h := shm.Header{Kind: kind, Lane: lane, Deps: deps}
+	if shm.HasSeq(kind) {
+		b.seq[lane]++
+		h.Seq = b.seq[lane]
+	}
+	body, _, ok := b.prod.Begin(h, int(unsafe.Sizeof(v))+payload)
+	if !ok {
+		panic("the test's ring is full")
+	}
+	shm.Put(body, v)
+	b.prod.Publish()
+	return h.Seq
+}
+
+func (b *board) launch(lane uint32, deps ...shm.Dep) uint32 {
+	return write(b, shm.KindLaunch, lane, shm.Launch{Kernel: 1, GridX: 1}, 0, deps)
+}
+func (b *board) memset(lane uint32, at, n uint64, deps ...shm.Dep) uint32 {
+	return write(b, shm.KindMemset, lane, shm.Memset{Dst: base + at, Width: n, Height: 1, Element: 1}, 0, deps)
+}
+func (b *board) copies(lane uint32, dst, src, n uint64, deps ...shm.Dep) uint32 {
+	return write(b, shm.KindCopy, lane, shm.Copy{Dst: base + dst, Src: base + src, Bytes: n}, 0, deps)
+}
+
+// scan takes every record.
+func (b *board) scan(t testing.TB) {
+	t.Helper()
+	for b.s.Room() {
+		v, ok, err := b.ring.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			return
+		}
+		if _, _, err := b.s.Accept(&v, v.Pos); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (b *board) words(lane, done, issued uint32) {
+	l := b.file.Lane(lane)
+	atomic.StoreUint32(&l.Done, done)
+	atomic.StoreUint32(&l.Issued, issued)
+}
+
+// takeOver is what the next executor does.
+func (b *board) takeOver(t testing.TB) (Doubt, error) {
+	t.Helper()
+	head := atomic.LoadUint64(&b.file.Consumer().Head)
+	b.ring = shm.NewConsumer(b.file)
+	if err := b.ring.Resume(atomic.LoadUint64(&b.file.Consumer().Read), head); err != nil {
+		return Doubt{}, err
+	}
+	b.s = b.fresh(t)
+	d, err := b.s.Survey(b.ring)
+	if err != nil {
+		return d, err
+	}
+	return d, b.ring.Resume(b.ring.Read(), head)
+}
+
+func TestDoubt(t *testing.T) {
+	for name, c := range map[string]struct {
+		left     func(b *board)
+		inDoubt  int
+		hopeless bool
+	}{
+		"nothing was issued":                 {func(b *board) { b.launch(1); b.launch(2) }, 0, false},
+		"all is done":                        {func(b *board) { b.launch(1); b.launch(1); b.words(1, 2, 2) }, 0, false},
+		"a kernel":                           {func(b *board) { b.memset(1, 0, 8); b.launch(1); b.words(1, 1, 2) }, 1, true},
+		"a memset":                           {func(b *board) { b.memset(1, 0, 8); b.launch(1); b.words(1, 0, 1) }, 1, false},
+		"a memset before a kernel":           {func(b *board) { b.memset(1, 0, 8); b.launch(2); b.words(1, 0, 1); b.words(2, 0, 1) }, 2, true},
+		"a copy":                             {func(b *board) { b.copies(1, 0, 64, 64); b.words(1, 0, 1) }, 1, false},
+		"an overlapping copy":                {func(b *board) { b.copies(1, 0, 32, 64); b.words(1, 0, 1) }, 1, true},
+		"a copy whose source is overwritten": {func(b *board) { b.copies(1, 0, 64, 64); b.memset(1, 100, 4); b.words(1, 0, 2) }, 2, true},
+		"a copy of what was just written":    {func(b *board) { b.memset(1, 64, 64); b.copies(1, 0, 64, 64); b.words(1, 0, 2) }, 2, false},
+		"a memset whose successor in another lane is done": {func(b *board) {
+			n := b.memset(1, 0, 64)
+			b.launch(2, shm.Dep{Lane: 1, Value: n})
+			b.words(1, 0, 1)
+			b.words(2, 1, 1)
+		}, 0, false},
+		"the same through a third lane": {func(b *board) {
+			n := b.launch(1)
+			m := b.memset(3, 0, 64, shm.Dep{Lane: 1, Value: n})
+			b.launch(2, shm.Dep{Lane: 3, Value: m})
+			b.words(1, 0, 1)
+			b.words(3, 0, 1)
+			b.words(2, 1, 1)
+		}, 0, false},
+		"an event": {func(b *board) { write(b, shm.KindEvent, 1, shm.EventMark{Slot: 3}, 0, nil); b.words(1, 0, 1) }, 1, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBoard(t)
+			defer b.file.Close()
+			c.left(b)
+			d, err := b.takeOver(t)
+			if err != nil || d.InDoubt != c.inDoubt || (d.Why != "") != c.hopeless {
+				t.Errorf("%+v, %v; want %d in doubt, hopeless %v", d, err, c.inDoubt, c.hopeless)
+			}
+		})
+	}
+}
+
+func TestGapsAreRefused(t *testing.T) {
+	for name, words := range map[string][2]uint32{"done far behind": {0x80000010, 0}, "done behind by one": {^uint32(0) - 1, 0}} {
+		b := newBoard(t)
+		b.launch(1)
+		b.words(1, words[0], words[1])
+		if d, err := b.takeOver(t); err == nil {
+			t.Errorf("%s: %+v", name, d)
+		}
+		b.file.Close()
+	}
+}
+
+func TestCount(t *testing.T) {
+	for _, c := range [][3]uint32{{0, 0, 0}, {0, 5, 5}, {7, 9, 2}, {^uint32(0), 1, 1}, {^uint32(0) - 1, 3, 4}} {
+		if n := Count(c[0], c[1]); n != c[2] {
+			t.Errorf("Count(%d, %d) = %d; want %d", c[0], c[1], n, c[2])
+		}
+	}
+	if after(^uint32(0)) != 1 || before(1) != 0 || after(5) != 6 || before(6) != 5 {
+		t.Error("0 is never a number")
+	}
+}
+
+func TestRanges(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var r Ranges
+		var model [64]bool
+		starts := map[uint64]uint64{}
+		for range rapid.IntRange(1, 40).Draw(t, "steps") {
+			at, n := rapid.Uint64Range(0, 63).Draw(t, "at"), rapid.Uint64Range(0, 8).Draw(t, "n")
+			switch rapid.IntRange(0, 2).Draw(t, "what") {
+			case 0:
+				free := n > 0 && at+n <= 64
+				for i := at; i < at+n && i < 64; i++ {
+					free = free && !model[i]
+				}
+				if at+n > 64 {
+					continue
+				}
+				if err := r.Add(at, n); (err == nil) != free {
+					t.Fatalf("Add(%d, %d): %v; free %v", at, n, err, free)
+				}
+				if free {
+					starts[at] = n
+					for i := at; i < at+n; i++ {
+						model[i] = true
+					}
+				}
+			case 1:
+				was, ok := starts[at]
+				if r.Remove(at) != ok {
+					t.Fatalf("Remove(%d): not %v", at, ok)
+				}
+				for i := at; i < at+was; i++ {
+					model[i] = false
+				}
+				delete(starts, at)
+			case 2:
+				in := true
+				for i := at; i < at+n; i++ {
+					in = in && i < 64 && model[i]
+				}
+				if r.Contains(at, n) != in {
+					t.Fatalf("Contains(%d, %d): not %v", at, n, in)
+				}
+			}
+		}
+		if r.Contains(^uint64(0)-2, 8) || r.Add(^uint64(0)-2, 8) == nil {
+			t.Fatal("a range that overflows")
+		}
+	})
+}
+
+func TestExtent(t *testing.T) {
+	for _, c := range []struct {
+		in           [8]uint64 // pitch, rows, x, y, z, width, height, depth
+		first, bytes uint64
+		ok           bool
+	}{
+		{[8]uint64{0, 0, 0, 0, 0, 10, 1, 1}, 0, 10, true},
+		{[8]uint64{16, 4, 2, 1, 0, 8, 2, 1}, 18, 24, true},
+		{[8]uint64{16, 4, 0, 0, 1, 16, 4, 2}, 64, 128, true},
+		{[8]uint64{8, 4, 0, 0, 0, 16, 2, 1}, 0, 0, false},
+		{[8]uint64{16, 1, 0, 0, 0, 16, 2, 2}, 0, 0, false},
+		{[8]uint64{1 << 63, 4, 0, 0, 0, 4, 3, 1}, 0, 0, false},
+		{[8]uint64{1 << 40, 1 << 40, 0, 0, 0, 4, 3, 3}, 0, 0, false},
+		{[8]uint64{16, 4, 0, 0, 0, 0, 3, 3}, 0, 0, true},
+	} {
+		first, n, ok := extent(c.in[0], c.in[1], c.in[2], c.in[3], c.in[4], c.in[5], c.in[6], c.in[7])
+		if first != c.first || n != c.bytes || ok != c.ok {
+			t.Errorf("%v: %d, %d, %v; want %d, %d, %v", c.in, first, n, ok, c.first, c.bytes, c.ok)
+		}
+	}
+}
+
+// The board against a model: a GPU of a few in-order streams completes work at any time, and executors die at any time.
+func TestBoardAgainstModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		b := newBoard(t)
+		defer b.file.Close()
+		m := &model{rt: rt, b: b, ran: map[[2]uint32]int{}, deps: map[[2]uint32][]shm.Dep{}}
+		for range rapid.IntRange(5, 120).Draw(rt, "steps") {
+			m.step(t)
+			m.check()
+		}
+		m.finish(t)
+	})
+}
+
+// model is the GPU and the truth.
+type model struct {
+	rt    *rapid.T
+	b     *board
+	queue [3][]work
+	order [][2]uint32 // as submitted
+	deps  map[[2]uint32][]shm.Dep
+	ran   map[[2]uint32]int
+	gone  bool // the session has its error
+}
+
+// work is an op, or with lane 0 a write of a done word.
+type work struct {
+	lane, seq uint32
+	signal    bool
+	launch    bool
+}
+
+func (m *model) step(t *testing.T) {
+	b := m.b
+	switch rapid.IntRange(0, 9).Draw(m.rt, "what") {
+	case 0, 1, 2: // the client submits
+		lane := rapid.Uint32Range(1, 4).Draw(m.rt, "lane")
+		var deps []shm.Dep
+		for l := uint32(1); l <= 4; l++ {
+			if b.seq[l] > 0 && rapid.IntRange(0, 3).Draw(m.rt, "dep") == 0 {
+				deps = append(deps, shm.Dep{Lane: l, Value: rapid.Uint32Range(1, b.seq[l]).Draw(m.rt, "on")})
+			}
+		}
+		var seq uint32
+		if rapid.Bool().Draw(m.rt, "kernel") {
+			seq = b.launch(lane, deps...)
+		} else {
+			seq = b.memset(lane, 0, 8, deps...)
+		}
+		m.order = append(m.order, [2]uint32{lane, seq})
+		m.deps[[2]uint32{lane, seq}] = deps
+	case 3:
+		b.scan(t)
+	case 4, 5, 6:
+		m.issue()
+	case 7:
+		m.execute(rapid.IntRange(0, 2).Draw(m.rt, "stream"))
+	case 8:
+		m.look()
+	case 9:
+		if rapid.IntRange(0, 4).Draw(m.rt, "dies") == 0 {
+			m.die(t)
+		}
+	}
+}
+
+// issue hands one ready op to a stream, behind what it depends on: the test's streams wait for nothing, so an op goes to a stream
+// only when everything it depends on ran or is on the same stream.
+func (m *model) issue() {
+	s := m.b.s
+	for i := len(s.Busy()) - 1; i >= 0; i-- {
+		l := s.Lane(s.Busy()[i])
+		op := s.Ready(l)
+		if op == nil {
+			continue
+		}
+		for _, d := range op.Deps() {
+			if !shm.Reached(s.Lane(d.Lane).Issued, d.Value) {
+				m.rt.Fatalf("lane %d number %d is ready before (%d, %d) was issued", op.Lane, op.Seq, d.Lane, d.Value)
+			}
+		}
+		on := l.Stream
+		if on == NoStream {
+			on = 0 // every dependency's stream, or none
+		}
+		op.Signal = op.Signal || rapid.Bool().Draw(m.rt, "signal")
+		w := work{lane: op.Lane, seq: op.Seq, launch: op.Kind == shm.KindLaunch}
+		s.Issue(op, on)
+		if word := atomic.LoadUint32(&m.b.file.Lane(w.lane).Issued); !shm.Reached(word, w.seq) {
+			m.rt.Fatalf("lane.issued is %d when %d may reach the driver", word, w.seq)
+		}
+		m.queue[on] = append(m.queue[on], w)
+		if op.Signal {
+			m.queue[on] = append(m.queue[on], work{lane: w.lane, seq: w.seq, signal: true})
+		}
+		return
+	}
+}
+
+// execute runs the first piece of work of a stream.
+func (m *model) execute(on int) {
+	if len(m.queue[on]) == 0 {
+		return
+	}
+	w := m.queue[on][0]
+	m.queue[on] = m.queue[on][1:]
+	if w.signal {
+		atomic.StoreUint32(&m.b.file.Lane(w.lane).Done, w.seq)
+		return
+	}
+	for _, d := range m.deps[[2]uint32{w.lane, w.seq}] {
+		if m.ran[[2]uint32{d.Lane, d.Value}] == 0 {
+			m.rt.Fatalf("(%d, %d) runs before (%d, %d)", w.lane, w.seq, d.Lane, d.Value)
+		}
+	}
+	m.ran[[2]uint32{w.lane, w.seq}]++
+	if w.launch && m.ran[[2]uint32{w.lane, w.seq}] > 1 {
+		m.rt.Fatalf("kernel (%d, %d) ran twice", w.lane, w.seq)
+	}
+}
+
+// look is the poller's reading of done words and its release.
+func (m *model) look() {
+	s := m.b.s
+	for i := len(s.Busy()) - 1; i >= 0; i-- {
+		if i >= len(s.Busy()) {
+			continue
+		}
+		if _, ok := s.Poll(s.Lane(s.Busy()[i])); !ok {
+			m.rt.Fatal("an honest done word was called forged")
+		}
+	}
+	if s.Release() || s.Head() != m.b.ring.Head() {
+		m.b.ring.Release(s.Head())
+	}
+}
+
+// die ends the executor: what its streams held may or may not have run.
+func (m *model) die(t *testing.T) {
+	for on := range m.queue {
+		for range rapid.IntRange(0, len(m.queue[on])).Draw(m.rt, "still") {
+			m.execute(on)
+		}
+		m.queue[on] = nil
+	}
+	d, err := m.b.takeOver(t)
+	if err != nil {
+		m.rt.Fatalf("take-over: %v", err)
+	}
+	// The session's error is in its file, so a later executor drops it too.
+	if m.gone = m.gone || d.Why != ""; m.gone {
+		m.b.s.Drop()
+	}
+}
+
+func (m *model) check() {
+	s := m.b.s
+	flight := 0
+	for l := uint32(1); l <= 4; l++ {
+		flight += s.Lane(l).InFlight()
+		if m.gone {
+			continue
+		}
+		if done := atomic.LoadUint32(&m.b.file.Lane(l).Done); done > 0 && m.ran[[2]uint32{l, done}] == 0 {
+			m.rt.Fatalf("lane %d: done says %d, which has not run", l, done)
+		}
+	}
+	if flight != s.InFlight() {
+		m.rt.Fatalf("%d ops in flight by lane, %d in all", flight, s.InFlight())
+	}
+}
+
+// finish lets everything come to its end.
+func (m *model) finish(t *testing.T) {
+	for range 10 * (len(m.order) + 10) {
+		m.b.scan(t)
+		m.issue()
+		for on := range m.queue {
+			m.execute(on)
+		}
+		for l := uint32(1); l <= 4; l++ {
+			if lane := m.b.s.Lane(l); lane.Unsignalled() > 0 {
+				lane.Signalled = lane.Issued
+				m.queue[lane.Stream] = append(m.queue[lane.Stream], work{lane: l, seq: lane.Issued, signal: true})
+			}
+		}
+		m.look()
+		m.check()
+	}
+	if m.b.s.Waiting()+m.b.s.InFlight() > 0 || len(m.b.s.Busy()) > 0 {
+		m.rt.Fatalf("%d ops wait, %d are in flight, lanes %v are busy at the end", m.b.s.Waiting(), m.b.s.InFlight(), m.b.s.Busy())
+	}
+	if head, tail := m.b.ring.Head(), atomic.LoadUint64(&m.b.file.Producer().Tail); head != tail {
+		m.rt.Fatalf("head %d at the end; the tail is %d", head, tail)
+	}
+	for _, o := range m.order {
+		if !m.gone && m.ran[o] == 0 {
+			m.rt.Fatalf("%v never ran", o)
+		}
+	}
+}
