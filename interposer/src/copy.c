@@ -4,6 +4,7 @@
 // synchronization behavior".
 #include <string.h>
 
+#include "code/code.h"
 #include "hooks/hooks_gen.h"
 #include "lane.h"
 #include "memory/memory.h"
@@ -108,6 +109,7 @@ static int forward(struct copy *c, CUdeviceptr dst, enum end dst_end, CUdevicept
   else if (from == IN_EXECUTOR && (from_global || bytes <= HEDDLE_WIRE_MAX_INLINE_BYTES) &&
            (to == PAGEABLE || (to == REGISTERED && (c->synchronous || from_global))))
     r = publish_get(lane, (void *)(uintptr_t)dst, src, bytes);
+  if (r == HEDDLE_OP_OPEN && to_global) heddle_code_global_written(dst, c->stream);
   if (r != HEDDLE_OP_NATIVE) return r;
   if (to == PAGEABLE || from == PAGEABLE) c->kind = HEDDLE_NATIVE_BLOCKING; // the driver stages it, and may wait for the stream
   if (to == NOT_OURS || from == NOT_OURS) c->why = HEDDLE_NATIVE_FOREIGN_MEMORY;

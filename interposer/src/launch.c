@@ -177,9 +177,10 @@ CUresult heddle_hook_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigne
   enum heddle_native_reason why = HEDDLE_NATIVE_NONE;
   int r = forward(heddle_lane_of(hStream), &l, &why);
   if (__builtin_expect(r != HEDDLE_OP_NATIVE, 1)) return (CUresult)r;
-  return HEDDLE_NATIVE_CALL(hStream, HEDDLE_NATIVE_ASYNC, why,
-                            heddle_real.cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ, sharedMemBytes,
-                                                       hStream, kernelParams, extra));
+  return HEDDLE_CODE_NATIVE(f, hStream,
+                            HEDDLE_NATIVE_CALL(hStream, HEDDLE_NATIVE_ASYNC, why,
+                                               heddle_real.cuLaunchKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
+                                                                          sharedMemBytes, hStream, kernelParams, extra)));
 }
 
 CUresult heddle_hook_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ,
@@ -192,9 +193,10 @@ CUresult heddle_hook_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDi
   enum heddle_native_reason why = HEDDLE_NATIVE_NONE;
   int r = forward(heddle_lane_of(hStream), &l, &why);
   if (r != HEDDLE_OP_NATIVE) return (CUresult)r;
-  return HEDDLE_NATIVE_CALL(hStream, HEDDLE_NATIVE_ASYNC, why,
-                            heddle_real.cuLaunchCooperativeKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY, blockDimZ,
-                                                                  sharedMemBytes, hStream, kernelParams));
+  return HEDDLE_CODE_NATIVE(f, hStream,
+                            HEDDLE_NATIVE_CALL(hStream, HEDDLE_NATIVE_ASYNC, why,
+                                               heddle_real.cuLaunchCooperativeKernel(f, gridDimX, gridDimY, gridDimZ, blockDimX, blockDimY,
+                                                                                     blockDimZ, sharedMemBytes, hStream, kernelParams)));
 }
 
 // Takes up a launch attribute. False: it is not forwarded.
@@ -245,5 +247,6 @@ CUresult heddle_hook_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f
     else why = HEDDLE_NATIVE_ATTRIBUTE;
   }
   if (r != HEDDLE_OP_NATIVE) return (CUresult)r;
-  return HEDDLE_NATIVE_CALL(stream, HEDDLE_NATIVE_ASYNC, why, heddle_native_cuLaunchKernelEx(config, f, kernelParams, extra, implicit));
+  return HEDDLE_CODE_NATIVE(f, stream,
+                            HEDDLE_NATIVE_CALL(stream, HEDDLE_NATIVE_ASYNC, why, heddle_native_cuLaunchKernelEx(config, f, kernelParams, extra, implicit)));
 }

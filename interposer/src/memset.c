@@ -1,5 +1,6 @@
 // Memsets run on the SMs, so they are forwarded; memory that the executor does not have is set natively, in order.
 // Source: CUDA driver API, cuMemsetD8 and its family: asynchronous for the host unless the target is pinned host memory.
+#include "code/code.h"
 #include "hooks/hooks_gen.h"
 #include "lane.h"
 #include "memory/memory.h"
@@ -33,6 +34,7 @@ static int forward(CUstream stream, CUdeviceptr dst, size_t pitch, uint32_t valu
       (struct heddle_wire_memset){.dst = dst, .pitch = pitch, .width = width, .height = height, .element = element, .value = value};
   if (wait) return (int)heddle_op_publish_and_wait(&op);
   heddle_op_publish(&op);
+  if (where == HEDDLE_WHERE_GLOBAL) heddle_code_global_written(dst, stream);
   return HEDDLE_OP_OPEN;
 }
 

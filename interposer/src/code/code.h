@@ -29,6 +29,19 @@ uint32_t heddle_code_kernel_id(struct heddle_session *s, const struct heddle_fun
 CUfunction heddle_code_native(struct heddle_session *s, uint32_t kernel_id);
 // True when device globals of f's image live in the executor: a native launch of f would see other values. Cheap.
 bool heddle_code_mirrored(struct heddle_session *s, const struct heddle_function *f);
+// Around a native launch of f: its image's globals that the client knows are brought here before it and back to the executor behind
+// it, in the stream's order. While the stream captures they are brought here at once, and again whenever the client writes one. No
+// cost while no global is mirrored.
+CUresult heddle_code_native_begin(CUfunction f, CUstream stream);
+CUresult heddle_code_native_end(CUfunction f, CUstream stream, CUresult launched);
+#define HEDDLE_CODE_NATIVE(f, stream, CALL)                                                              \
+  ({                                                                                                     \
+    CUresult heddle_n = heddle_code_native_begin((f), (stream));                                         \
+    if (heddle_n == CUDA_SUCCESS) heddle_n = heddle_code_native_end((f), (stream), (CALL));              \
+    heddle_n;                                                                                            \
+  })
+// The client wrote a global (HEDDLE_WHERE_GLOBAL) by a forwarded copy or memset: graphs that were captured see the value too.
+void heddle_code_global_written(CUdeviceptr address, CUstream stream);
 // Called by order/ when a context was destroyed or reset, after the drain: its modules are gone with it.
 void heddle_code_context_gone(CUcontext context);
 #endif

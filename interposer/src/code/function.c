@@ -212,7 +212,7 @@ uint32_t heddle_code_kernel_id(struct heddle_session *s, const struct heddle_fun
       native_for_good(r, d, *why);
       heddle_log(HEDDLE_LOG_INFO, "device %d: kernel %s runs natively (reason %d)", d, r->name, (int)*why);
       if (atomic_load(&r->image->mirrored) >> d & 1)
-        heddle_log(HEDDLE_LOG_ERROR, "device %d: kernel %s cannot be forwarded, but device globals of its image live in the executor: it sees other values", d, r->name);
+        heddle_log(HEDDLE_LOG_WARN, "device %d: kernel %s cannot be forwarded: the device globals of its image are copied to and fro around each launch", d, r->name);
     }
   } else if (id == UINT32_MAX) {
     *why = (enum heddle_native_reason)atomic_load_explicit(&f->native_reason[d], memory_order_relaxed);
@@ -290,6 +290,10 @@ void heddle_functions_reset(struct heddle_image *image, enum heddle_native_reaso
   pthread_mutex_lock(&heddle_code_lock);
   heddle_table_remove(&functions, reset, &w); // visits every record, removes none
   pthread_mutex_unlock(&heddle_code_lock);
+}
+
+struct heddle_image *heddle_function_image(const struct heddle_function *f) {
+  return ((const struct heddle_record *)f)->image; // fn is its first member
 }
 
 bool heddle_code_mirrored(struct heddle_session *s, const struct heddle_function *f) {

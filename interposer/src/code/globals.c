@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "../hooks/hooks.h"
+#include "../lane.h"
 #include "../log.h"
 #include "../memory/memory.h"
 #include "../memory/ranges.h"
@@ -27,6 +28,7 @@ static struct instance {
   struct heddle_image *image;
 } *instances;
 static size_t instance_count, instance_capacity;
+static _Atomic bool mirroring; // some global of some image is mirrored
 
 // True when the page lies in address space that the client's own driver set aside and does not use: the driver reserves more than a
 // TiB without access rights, so executor addresses often fall into it. Smaller reservations may be a heap's that is to grow.
@@ -97,7 +99,7 @@ static struct heddle_global *known(struct heddle_image *image, CUdevice device, 
 }
 
 // Asks the executor for its instance; NULL: it has none that this process can use, and *why says why. ask_lock held.
-static struct heddle_global *mirror(struct heddle_session *s, struct heddle_image *image, const char *name, size_t bytes, const char **why) {
+static struct heddle_global *mirror(struct heddle_session *s, struct heddle_image *image, const char *name, CUdeviceptr native, size_t bytes, const char **why) {
   *why = "kernels of its image run natively already";
   if (atomic_load(&image->native) || atomic_load(&image->went_native) >> s->device & 1) return NULL;
   *why = "the image cannot be sent";
@@ -118,6 +120,7 @@ static struct heddle_global *mirror(struct heddle_session *s, struct heddle_imag
   if (!g) return NULL;
   g->device = s->device;
   g->address = reply.address;
+  g->native = native;
   g->bytes = reply.bytes;
   memcpy(g->name, name, length);
   heddle_memory_add_global(s, g->address, g->bytes);
@@ -126,6 +129,7 @@ static struct heddle_global *mirror(struct heddle_session *s, struct heddle_imag
   image->globals = g;
   pthread_mutex_unlock(&heddle_code_lock);
   atomic_fetch_or(&image->mirrored, 1u << s->device);
+  atomic_store(&mirroring, true);
   return g;
 }
 
@@ -143,7 +147,7 @@ static CUresult serve(struct heddle_image *image, const char *name, CUdeviceptr 
     CUstreamCaptureMode mode = heddle_capture_relax();
     g = known(image, s->device, name);
     const char *why = "it is managed memory";
-    if (!g && !managed) g = mirror(s, image, name, *bytes, &why);
+    if (!g && !managed) g = mirror(s, image, name, *address, *bytes, &why);
     heddle_capture_restore(mode);
     if (!g && !managed && atomic_load(&image->forwarded) >> s->device & 1) {
       // Kernels may have written the executor's instance: the driver's own would show older values.
@@ -172,9 +176,114 @@ void heddle_globals_forget(struct heddle_image *image) {
   while (g) {
     struct heddle_global *next = g->next;
     heddle_memory_drop_global(g->address);
+    if (g->scratch) heddle_hook_cuMemFree_v2(g->scratch);
     free(g);
     g = next;
   }
+}
+
+// ---- native launches ----
+
+// The globals of an image on a device, one after the other. They live as long as the image.
+static struct heddle_global *next_global(struct heddle_image *image, struct heddle_global *g, CUdevice device) {
+  pthread_mutex_lock(&heddle_code_lock);
+  g = g ? g->next : image->globals;
+  while (g && g->device != device) g = g->next;
+  pthread_mutex_unlock(&heddle_code_lock);
+  return g;
+}
+
+static CUresult scratch(struct heddle_global *g) {
+  CUresult r = CUDA_SUCCESS;
+  heddle_ask_lock();
+  if (!g->scratch) r = heddle_hook_cuMemAlloc_v2(&g->scratch, g->bytes);
+  heddle_ask_unlock();
+  return r;
+}
+
+// Executor → window (forwarded) → this process's instance (native), in the order of the stream; and back.
+static CUresult fetch(struct heddle_global *g, CUstream stream) {
+  CUresult r = scratch(g);
+  if (r == CUDA_SUCCESS) r = heddle_hook_cuMemcpyDtoDAsync_v2(g->scratch, g->address, g->bytes, stream);
+  if (r != CUDA_SUCCESS) return r;
+  return HEDDLE_NATIVE_CALL(stream, HEDDLE_NATIVE_ASYNC, HEDDLE_NATIVE_GLOBALS,
+                            heddle_real.cuMemcpyDtoDAsync_v2(g->native, g->scratch, g->bytes, stream));
+}
+static CUresult store(struct heddle_global *g, CUstream stream) {
+  CUresult r = HEDDLE_NATIVE_CALL(stream, HEDDLE_NATIVE_ASYNC, HEDDLE_NATIVE_GLOBALS,
+                                  heddle_real.cuMemcpyDtoDAsync_v2(g->scratch, g->native, g->bytes, stream));
+  return r == CUDA_SUCCESS ? heddle_hook_cuMemcpyDtoDAsync_v2(g->address, g->scratch, g->bytes, stream) : r;
+}
+
+// The image of f when globals of it live in the current device's executor.
+static struct heddle_image *mirrored_image(CUfunction f, CUdevice *device) {
+  struct heddle_session *s = f ? heddle_session_current() : NULL;
+  const struct heddle_function *fn = s ? heddle_code_function(f) : NULL;
+  if (!fn || !heddle_code_mirrored(s, fn)) return NULL;
+  *device = s->device;
+  return heddle_function_image(fn);
+}
+
+static bool captures(CUstream stream) {
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  if (atomic_load_explicit(&heddle_hooks_captures, memory_order_acquire) == 0) return false;
+  return heddle_real.cuStreamIsCapturing(stream, &status) != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+// A captured launch runs later, from a graph: it finds the values of now, and those that the client writes from now on.
+static CUresult fetch_for_graph(struct heddle_image *image, CUdevice device) {
+  CUstream aside;
+  CUstreamCaptureMode mode = heddle_capture_relax();
+  heddle_log(HEDDLE_LOG_WARN, "device %d: a captured kernel uses device globals. What kernels outside of graphs write to them, graphs do not see, and the other way round",
+             device);
+  CUresult r = heddle_order_drain(heddle_session_peek(device), NULL);
+  if (r == CUDA_SUCCESS) r = heddle_hook_cuStreamCreate(&aside, CU_STREAM_NON_BLOCKING);
+  if (r == CUDA_SUCCESS) {
+    for (struct heddle_global *g = NULL; r == CUDA_SUCCESS && (g = next_global(image, g, device));) r = fetch(g, aside);
+    CUresult done = heddle_hook_cuStreamSynchronize(aside);
+    heddle_hook_cuStreamDestroy_v2(aside);
+    if (r == CUDA_SUCCESS) r = done;
+  }
+  heddle_capture_restore(mode);
+  return r;
+}
+
+CUresult heddle_code_native_begin(CUfunction f, CUstream stream) {
+  if (__builtin_expect(!atomic_load_explicit(&mirroring, memory_order_relaxed), 1)) return CUDA_SUCCESS;
+  CUdevice device;
+  struct heddle_image *image = mirrored_image(f, &device);
+  CUresult r = CUDA_SUCCESS;
+  if (!image) return r;
+  if (captures(stream)) return atomic_exchange(&image->captured, true) ? r : fetch_for_graph(image, device);
+  for (struct heddle_global *g = NULL; r == CUDA_SUCCESS && (g = next_global(image, g, device));) r = fetch(g, stream);
+  return r;
+}
+
+CUresult heddle_code_native_end(CUfunction f, CUstream stream, CUresult launched) {
+  if (__builtin_expect(!atomic_load_explicit(&mirroring, memory_order_relaxed), 1)) return launched;
+  CUdevice device;
+  struct heddle_image *image = launched == CUDA_SUCCESS ? mirrored_image(f, &device) : NULL;
+  if (!image || captures(stream)) return launched;
+  for (struct heddle_global *g = NULL; launched == CUDA_SUCCESS && (g = next_global(image, g, device));) launched = store(g, stream);
+  return launched;
+}
+
+struct holder {
+  CUdeviceptr address;
+  struct heddle_global *found;
+};
+static bool holds(struct heddle_image *image, void *arg) {
+  struct holder *h = arg;
+  if (!atomic_load(&image->captured)) return false;
+  for (struct heddle_global *g = image->globals; g && !h->found; g = g->next)
+    if (h->address - g->address < g->bytes) h->found = g;
+  return h->found != NULL;
+}
+
+void heddle_code_global_written(CUdeviceptr address, CUstream stream) {
+  struct holder h = {address, NULL};
+  heddle_images_each(holds, &h);
+  if (h.found) fetch(h.found, stream);
 }
 
 CUresult heddle_hook_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char *name) {

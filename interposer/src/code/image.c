@@ -149,6 +149,25 @@ struct heddle_image *heddle_image_of_library(CUlibrary l) { return image_of(&lib
 
 void heddle_image_give_up(struct heddle_image *image, enum heddle_native_reason why) { atomic_store(&image->native, (uint8_t)why); }
 
+struct visit {
+  bool (*visit)(struct heddle_image *image, void *arg);
+  void *arg;
+  bool done;
+};
+static bool visit_owner(void *entry, void *arg) {
+  struct visit *v = arg;
+  if (!v->done) v->done = v->visit(((struct heddle_owner *)entry)->image, v->arg);
+  return false;
+}
+
+void heddle_images_each(bool (*visit)(struct heddle_image *image, void *arg), void *arg) {
+  struct visit v = {visit, arg, false};
+  pthread_mutex_lock(&heddle_code_lock);
+  heddle_table_remove(&modules, visit_owner, &v); // visits every entry, removes none
+  heddle_table_remove(&libraries, visit_owner, &v);
+  pthread_mutex_unlock(&heddle_code_lock);
+}
+
 // ---- sending ----
 
 static bool write_all(int fd, const void *bytes, size_t n) {

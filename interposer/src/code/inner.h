@@ -29,6 +29,7 @@ struct heddle_image {
   uint64_t id[HEDDLE_MAX_DEVICES]; // the daemon's, 0 unknown; guarded by ask_lock
   uint64_t nonce;              // not 0: appended to what is sent, so that the image has an instance of its own
   uint64_t hash0;              // of what was sent
+  _Atomic bool captured;       // a kernel of it was captured while it had mirrored globals
   struct heddle_global *globals; // guarded by heddle_code_lock
 };
 
@@ -36,7 +37,9 @@ struct heddle_image {
 struct heddle_global {
   struct heddle_global *next;
   CUdevice device;
-  CUdeviceptr address;
+  CUdeviceptr address; // in the executor
+  CUdeviceptr native;  // of this process's own instance
+  CUdeviceptr scratch; // memory of the window through which values pass; 0 until needed
   size_t bytes;
   char name[];
 };
@@ -69,6 +72,8 @@ struct heddle_image *heddle_image_of_module(CUmodule m);
 struct heddle_image *heddle_image_of_library(CUlibrary l);
 // The daemon's id of an image on s, sending it at first use (ask_lock held). 0: *why says why not.
 uint64_t heddle_image_id(struct heddle_session *s, struct heddle_image *image, enum heddle_native_reason *why);
+// Visits every loaded image under heddle_code_lock until visit says true.
+void heddle_images_each(bool (*visit)(struct heddle_image *image, void *arg), void *arg);
 // Makes every kernel of the image native for good.
 void heddle_image_give_up(struct heddle_image *image, enum heddle_native_reason why);
 // ---- function.c ----
@@ -81,6 +86,7 @@ void heddle_functions_reset(struct heddle_image *image, enum heddle_native_reaso
 // Serialises questions to the daemon; see above.
 void heddle_ask_lock(void);
 void heddle_ask_unlock(void);
+struct heddle_image *heddle_function_image(const struct heddle_function *f);
 // ---- globals.c ----
 void heddle_globals_forget(struct heddle_image *image);
 

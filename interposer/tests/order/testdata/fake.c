@@ -83,6 +83,15 @@ CUfunction heddle_code_native(struct heddle_session *s, uint32_t kernel_id) {
   (void)s;
   return kernel_id == 7 ? (CUfunction)function.handle : NULL;
 }
+CUresult heddle_code_native_begin(CUfunction f, CUstream stream) {
+  (void)f, (void)stream;
+  return CUDA_SUCCESS;
+}
+CUresult heddle_code_native_end(CUfunction f, CUstream stream, CUresult launched) {
+  (void)f, (void)stream;
+  return launched;
+}
+void heddle_code_global_written(CUdeviceptr address, CUstream stream) { (void)address, (void)stream; }
 bool heddle_code_mirrored(struct heddle_session *s, const struct heddle_function *f) {
   (void)s, (void)f;
   return false;
