@@ -15,6 +15,8 @@ flags="-O2 -g"
 if [ "${SIMGPU_SANITIZE:-0}" = 1 ]; then
     flags="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 fi
+# -Bsymbolic: cuGetProcAddress answers with this library's own functions, as the real
+# one does, even where a preloaded library exports the same names.
 # shellcheck disable=SC2086
 gcc -std=c11 -D_GNU_SOURCE $flags -fPIC -shared -pthread -fvisibility=hidden \
     -Wall -Wextra -Werror -Wmissing-prototypes -Wno-deprecated-declarations \
