@@ -47,10 +47,9 @@ def differs(name, a, b):
 
 
 def native_twice(names):
-    for t in ("native1", "native2"):
-        todo = [(n, t) for n in names if (n, t) not in saved]
-        if todo:
-            batch("native", todo, t)
+    todo = [(n, t) for t in ("native1", "native2") for n in names if (n, t) not in saved]
+    if todo:
+        batch("native", todo, "native")
 
 
 def heddle_alone(names):
@@ -128,7 +127,7 @@ def serve(mode, model, n, mps=None, env=None, graph=False, secs=None):
 def alone():
     for m in ("resnet50", "bert"):
         a, b = [], []
-        for _ in range(2):  # native and Heddle in turn: machines drift
+        for _ in range(int(os.environ.get("GT_PAIRS", "2"))):  # native and Heddle in turn: machines drift
             if left() > 40:
                 a.append(serve("native", m, 1))
                 b.append(serve("heddle", m, 1))

