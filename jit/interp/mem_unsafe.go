@@ -472,3 +472,8 @@ func (w *warp) bytes(in *inst, lane int, a uint64, limit int, text bool) []byte 
 	}
 	return out
 }
+
+// loadElem16 and storeElem16 access element i of a row of 16-bit elements.
+func loadElem16(p unsafe.Pointer, i int) uint64 { return loadAt(unsafe.Add(p, 2*i), 2) }
+
+func storeElem16(p unsafe.Pointer, i int, v uint64) { storeAt(unsafe.Add(p, 2*i), 2, v) }
