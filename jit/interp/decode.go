@@ -590,6 +590,13 @@ func (d *decoder) psrc(o *ptx.Operand) (int32, error) {
 	if o.Kind == ptx.Sym {
 		s = d.lookup(o.Name)
 	}
+	if s == nil && o.Kind == ptx.Sym && o.Name == "%is_explicit_cluster" {
+		t, neg := d.newPred(), o.Neg
+		d.emit(inst{guard: -1, p: t, run: func(w *warp, in *inst, m uint32) {
+			setPred(w.fr, in.p, m, w.g.explicit != neg)
+		}})
+		return t, nil
+	}
 	if s == nil || !s.reg || !s.pred || o.Comp != "" {
 		return 0, d.errorf(o.Pos, "expected a predicate")
 	}

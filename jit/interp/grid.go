@@ -42,6 +42,7 @@ type grid struct {
 	nextBlock  uint64
 	total      uint64
 	csize      uint32 // blocks per cluster
+	explicit   bool   // the launch or the kernel gives a cluster size
 }
 
 func vol(d [3]uint32) uint64 {
@@ -64,6 +65,7 @@ func (in *Instance) prepare(ctx context.Context, l Launch) (*grid, error) {
 	if e.Err != nil {
 		return nil, &LaunchError{Entry: l.Entry, Msg: "its code is not supported", Err: e.Err}
 	}
+	explicit := l.Cluster != [3]uint32{} || e.Limits.ReqNCTAPerClstr[0] != 0
 	for _, d := range []*[3]uint32{&l.Grid, &l.Block, &l.Cluster} {
 		for i := range d {
 			if d[i] == 0 {
@@ -108,7 +110,7 @@ func (in *Instance) prepare(ctx context.Context, l Launch) (*grid, error) {
 	}
 	fn := in.p.funcs[l.Entry]
 	g := &grid{l: l, ctx: ctx, in: in, entry: fn, layout: lay, values: map[*function][]uint64{}, rng: rng(l.Seed),
-		sms: l.SMs, threads: int(threads), shared: shared, pool: map[*function][]*frame{}, csize: uint32(vol(l.Cluster))}
+		sms: l.SMs, threads: int(threads), shared: shared, pool: map[*function][]*frame{}, csize: uint32(vol(l.Cluster)), explicit: explicit}
 	if g.sms <= 0 {
 		g.sms = 132
 	}

@@ -36,7 +36,9 @@ func pool() (mods []string, words []string) {
 	}
 	words = append(words, "-1", "0xffffffffffffffff", "_", "{%r1,%r2}", "[%rd1+4]", "0f7FC00000", "!%p1", "%tid", "WARP_SZ", "generic(x)", "%r1|%p1",
 		"bar.sync", "shfl.sync.idx.b32", "call", "vote.sync.ballot.b32", "atom.global.cas.b32", "alloca.u64", "brx.idx", "cp.async.ca.shared.global",
-		"barrier.cluster.arrive", "barrier.cluster.wait", "mapa.u64", "cvta.shared.u64", "st.param.b32", "ld.param.b64", "st.local.b32", "exit", "ret", "trap")
+		"barrier.cluster.arrive", "barrier.cluster.wait", "mapa.u64", "cvta.shared.u64", "st.param.b32", "ld.param.b64", "st.local.b32", "exit", "ret", "trap",
+		"mbarrier.init.shared.b64", "mbarrier.arrive.shared.b64", "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", "ldmatrix.sync.aligned.m8n8.x4.shared.b16",
+		"{%r1,%r2,%r3,%r4}", "bar.arrive", "stackrestore.u64", "@%p2", ".reg .v4 .f32 v;", "red.global.add.noftz.f16x2")
 	return mods, words
 }
 

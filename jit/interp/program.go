@@ -137,6 +137,11 @@ func LoadModule(m *ptx.Module) (*Program, error) {
 		p.funcs[f.Name] = fn
 		p.order = append(p.order, fn)
 	}
+	for _, it := range m.Items { // .alias other, function
+		if d, ok := it.(*ptx.Directive); ok && d.Name == ".alias" && len(d.Args) == 2 && p.funcs[d.Args[0]] == nil && p.funcs[d.Args[1]] != nil {
+			p.funcs[d.Args[0]] = p.funcs[d.Args[1]]
+		}
+	}
 	for _, v := range m.Vars {
 		if p.gvars[v.Name] == v {
 			g, err := p.global(v)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -174,6 +175,54 @@ barrier.cluster.arrive; barrier.cluster.wait;`), Launch{Grid: [3]uint32{8}, Bloc
 		if want := v + next*10000 + v*1000000; g != want {
 			t.Errorf("block %d: %d, want %d", block, g, want)
 		}
+	}
+}
+
+// TestAlias: a call through .alias, and the predicate of explicit clusters.
+func TestAlias(t *testing.T) {
+	src := `.func (.reg .u32 o) real(.reg .u32 i) { add.u32 o, i, 1; ret; }
+.func (.reg .u32 o) other(.reg .u32 i);
+.alias other, real;
+` + each(`call (r9), other, (r1); mov.pred p1, %is_explicit_cluster; @p1 add.u32 r9, r9, 100; mov.pred p2, !%is_explicit_cluster; @p2 add.u32 r9, r9, 1000;`)
+	for _, c := range []struct{ cluster, add uint32 }{{0, 1001}, {1, 101}} {
+		out, _, err := launch(t, src, Launch{Block: [3]uint32{32}, Cluster: [3]uint32{c.cluster}}, 128)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, g := range words(out) {
+			if g != uint32(i)+c.add {
+				t.Errorf("lane %d: %d", i, g)
+			}
+		}
+	}
+}
+
+// TestParallelLaunches: one instance, several launches at once, sharing memory
+// only through atomics.
+func TestParallelLaunches(t *testing.T) {
+	p, err := Load([]byte(".version 8.6\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 po) { .reg .b64 q; .reg .b32 r; ld.param.u64 q, [po]; mov.u32 r, %tid.x; atom.global.add.u32 r, [q], r; ret; }"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mem Memory
+	inst, _ := mem.Load(p)
+	buf := make([]byte, 4)
+	a := mem.Place(buf, false)
+	var wg sync.WaitGroup
+	for i := 0; i < 4; i++ {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for k := 0; k < 50; k++ {
+				if _, err := inst.Launch(context.Background(), Launch{Entry: "k", Grid: [3]uint32{2}, Block: [3]uint32{64}, Params: params(a), Mem: &mem}); err != nil {
+					t.Error(err)
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	if got := words(buf)[0]; got != 4*50*2*(63*64/2) {
+		t.Errorf("%d", got)
 	}
 }
 
