@@ -31,6 +31,9 @@ type fakeGPU struct {
 	// refuse makes launches of these grids fail.
 	refuse func(*gpu.Launch) gpu.Result
 	calls  atomic.Int64
+	// late makes the recording of an event take its time, so that a wait which does not wait for the record finds the event as it
+	// was before.
+	late bool
 }
 
 type fakeStream struct {
@@ -197,6 +200,9 @@ func (g *fakeGPU) EventDestroy(e gpu.Event) gpu.Result {
 
 func (g *fakeGPU) EventRecord(e gpu.Event, s gpu.Stream) gpu.Result {
 	rec := &fakeEvent{done: make(chan struct{})}
+	if g.late {
+		time.Sleep(100 * time.Microsecond)
+	}
 	g.mu.Lock()
 	g.events[e] = rec
 	g.mu.Unlock()

@@ -24,9 +24,14 @@ type judge struct {
 
 func (j *judge) kernel(params []byte) {
 	me := [3]uint64{binary.LittleEndian.Uint64(params), binary.LittleEndian.Uint64(params[8:]), binary.LittleEndian.Uint64(params[16:])}
-	// A kernel takes some time, so that order by luck is rare.
-	for range binary.LittleEndian.Uint64(params[24:]) {
-		runtime.Gosched()
+	// A kernel takes some time, a few a long time, so that order by luck is rare.
+	switch n := binary.LittleEndian.Uint64(params[24:]); {
+	case n == 0:
+		time.Sleep(300 * time.Microsecond)
+	default:
+		for range n {
+			runtime.Gosched()
+		}
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -57,6 +62,7 @@ func randomProgram(t *testing.T, seed uint64) {
 	g := newFakeGPU()
 	t.Cleanup(g.unmapAll)
 	g.kernels["check"] = j.kernel
+	g.late = seed%2 == 1
 	lanes := []int{3, 12, 60}[seed%3] // 60: more lanes than streams
 	d := start(t, g.open, nil, func(c *Config) {
 		c.IssueThreads = 1 + int(seed%4)
