@@ -208,7 +208,11 @@ func (b *bed) command(ctx context.Context, heddle bool, program string, extra ..
 func (b *bed) run(heddle bool, program string, extra ...string) result {
 	ctx, cancel := context.WithTimeout(context.Background(), clientTimeout)
 	defer cancel()
-	cmd := b.command(ctx, heddle, program, extra...)
+	return finish(ctx, b.command(ctx, heddle, program, extra...))
+}
+
+// finish runs a command to its end.
+func finish(ctx context.Context, cmd *exec.Cmd) result {
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	start := time.Now()
