@@ -4,6 +4,13 @@
 
 #include "sim.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+#define SIM_CAP(n) ((n) < 8192 ? (n) : 8192) /* the leak checker reads whole arenas */
+#else
+#define SIM_CAP(n) (n)
+#endif
+
 struct arena {
     size_t size;  /* of one object */
     uint32_t cap; /* objects */
@@ -34,9 +41,14 @@ void *sim_obj_new(enum sim_type type)
     struct sim_obj *o = NULL;
     pthread_mutex_lock(&lock);
     if (!a->base) {
+        a->cap = SIM_CAP(a->cap);
         void *p = mmap(NULL, a->size * a->cap, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p != MAP_FAILED)
             a->base = p;
+#if defined(__SANITIZE_ADDRESS__)
+        if (a->base)
+            __lsan_register_root_region(a->base, a->size * a->cap);
+#endif
     }
     if (a->free) {
         o = a->free;
