@@ -440,8 +440,9 @@ func (p *poller) schedule() bool {
 		if !op.Signal && p.signalDue(l) {
 			op.Signal = true
 		}
-		// A flood keeps the threads busy and the poller free to read; a lone launch goes out at once.
-		p.engine.Direct = p.active <= 1 && p.policy.Len() == 0 && p.slots[s.Slot].ring.Empty()
+		// A lone op goes out at once. Of several the poller would make the calls one by one, with a pass in between; a thread
+		// makes them back to back.
+		p.engine.Direct = p.active <= 1 && s.Waiting() == 1 && p.slots[s.Slot].ring.Empty()
 		if !p.engine.Issue(p.builder.Build(op)) {
 			p.later = append(p.later, op)
 			continue

@@ -5,13 +5,17 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "config.h"
 
 #define BUCKETS 1024u
 #define CONTEXTS 64u
-// CU_CTX_SCHED_AUTO: longer than a small kernel takes, shorter than a sleeper costs in latency when it is woken.
-#define DEFAULT_SPIN_US 100u
+// CU_CTX_SCHED_AUTO, where the driver itself spins for ever while it finds cores enough: as long as most requests' last wait, so
+// that waking a sleeper (some 50 us) is not part of their latency; on a small machine the executor needs the cores more.
+#define DEFAULT_SPIN_US 1000u
+#define SMALL_SPIN_US 100u
+#define SMALL_MACHINE 8
 
 static struct heddle_mutex registry;
 static _Atomic(struct heddle_lane *) buckets[BUCKETS];
@@ -211,7 +215,9 @@ static uint32_t spin_of_flags(unsigned int flags) {
   switch (flags & CU_CTX_SCHED_MASK) {
   case CU_CTX_SCHED_SPIN: return UINT32_MAX;
   case CU_CTX_SCHED_BLOCKING_SYNC: return 0;
-  default: return heddle_config()->spin_us < 0 ? DEFAULT_SPIN_US : (uint32_t)heddle_config()->spin_us;
+  default:
+    if (heddle_config()->spin_us >= 0) return (uint32_t)heddle_config()->spin_us;
+    return sysconf(_SC_NPROCESSORS_ONLN) < SMALL_MACHINE ? SMALL_SPIN_US : DEFAULT_SPIN_US;
   }
 }
 

@@ -1,0 +1,17 @@
+// Launches without a wait, several times what a ring holds: back-pressure, not a hang.
+#include "client.h"
+
+int main(void) {
+  open_device();
+  CUfunction count = function("step");
+  unsigned n = 32;
+  CUdeviceptr p;
+  CK(cuMemAlloc(&p, n * 4));
+  CK(cuMemsetD32(p, 1, n));
+  CUstream s;
+  CK(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
+  for (unsigned i = 0; i < rounds(60000); i++) LAUNCH(count, 1, 32, 0, s, &p, &n, &i);
+  CK(cuStreamSynchronize(s));
+  digest_device(p, n * 4);
+  return finish("flood");
+}
