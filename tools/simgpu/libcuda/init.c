@@ -137,7 +137,7 @@ void sim_printf_drain(struct sim_ctx *ctx)
         req.out_blob_cap = 48 << 10;
         if (sim_call(&req) != CUDA_SUCCESS)
             break;
-        fwrite(buf, 1, req.out_blob_len, stdout);
+        fwrite(buf, 1, req.out_blob_len, req.nout > 1 && req.out[1] == 2 ? stderr : stdout);
         more = req.nout > 0 && req.out[0];
     }
     fflush(stdout);
@@ -222,8 +222,6 @@ static CUresult find_entry(const char *symbol, void **pfn, int version, cuuint64
         if (strcmp(r->name, symbol) != 0)
             continue;
         known = true;
-        if (r->version > version && !(r->per_thread && version >= 7000))
-            continue;
         if (r->version > version || (r->per_thread && !per_thread))
             continue;
         if (!best || r->per_thread > best->per_thread || (r->per_thread == best->per_thread && r->version > best->version))

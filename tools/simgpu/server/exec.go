@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -405,6 +406,9 @@ func (c *client) runKernel(s *stream, o *op, in *instance, entry *interp.EntryIn
 	if !errors.As(err, &f) {
 		return errLaunchFailed
 	}
+	if f.Kind == interp.Assert {
+		s.d.cry(f.Msg + "\n")
+	}
 	return faultCode(f.Kind)
 }
 
@@ -452,16 +456,33 @@ func (c *client) fetchPrintf(r *wire.Request) {
 		c.status(r.Tag, errInvalidContext)
 		return
 	}
+	const stdout, stderr = 1, 2
 	d.printMu.Lock()
-	n := min(len(d.printed), 48<<10)
-	out := append([]byte(nil), d.printed[:n]...)
-	d.printed = d.printed[n:]
+	from, to := &d.printed, uint64(stdout)
+	if len(d.printed) == 0 {
+		from, to = &d.cried, stderr
+	}
+	n := min(len(*from), 48<<10)
+	out := append([]byte(nil), (*from)[:n]...)
+	*from = (*from)[n:]
 	more := uint64(0)
-	if len(d.printed) > 0 {
+	if len(d.printed)+len(d.cried) > 0 {
 		more = 1
 	}
 	d.printMu.Unlock()
-	c.reply(r.Tag, success, []uint64{more}, out, nil)
+	c.reply(r.Tag, success, []uint64{more, to}, out, nil)
+}
+
+// cry moves an assertion's message, which the interpreter wrote among what the
+// kernel printed, to standard error, where the driver writes it.
+func (d *deviceContext) cry(msg string) {
+	d.printMu.Lock()
+	defer d.printMu.Unlock()
+	if i := bytes.LastIndex(d.printed, []byte(msg)); i >= 0 {
+		d.printed = append(d.printed[:i], d.printed[i+len(msg):]...)
+	}
+	d.cried = append(d.cried, msg[:min(len(msg), maxPrinted-min(len(d.cried), maxPrinted))]...)
+	store(d.c.word(wire.StatusPrintf), 1)
 }
 
 // heapMalloc serves a kernel's malloc from device memory of the context.

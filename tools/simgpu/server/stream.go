@@ -23,7 +23,8 @@ type deviceContext struct {
 	kill    context.CancelFunc
 	failMu  sync.Mutex
 	printMu sync.Mutex
-	printed []byte
+	printed []byte // for standard output
+	cried   []byte // for standard error
 }
 
 // fail makes the context's error sticky and lets everything blocked in it end.

@@ -75,7 +75,7 @@ const (
 	OpIpcMemClose                  // addr →
 	OpIpcEventGet                  // id → token
 	OpIpcEventOpen                 // id, token →
-	OpFetchPrintf                  // ctx → more; blob
+	OpFetchPrintf                  // ctx → more, 1 standard output or 2 standard error; blob
 	OpControl                      // blob: command → more; blob: answer
 	OpNop                          // * slot, seq
 	OpPeer                         // ctx, dev, enable →
