@@ -36,10 +36,12 @@ int main(void) {
     CK(cuMemcpyDtoH(words, base + 3 * g - 128, sizeof words));
     digest(words, sizeof words);
   }
-  // A piece goes while a kernel may still be on it; its contents come back with the handle, elsewhere.
+  // A piece goes, and its contents come back with the handle, elsewhere. The driver does not wait for kernels here (17 us beside
+  // a 10 ms kernel on an H200), so the program must.
   unsigned n = (unsigned)(g / 4), seven = 7;
   CUdeviceptr second = base + g;
   LAUNCH(fill, (n + 255) / 256, 256, 0, NULL, &second, &n, &seven);
+  CK(cuCtxSynchronize());
   CK(cuMemUnmap(second, g));
   CK(cuMemMap(aligned, g, 0, h[1], 0));
   CK(cuMemSetAccess(aligned, g, &access, 1));
