@@ -1,8 +1,8 @@
 package interp_test
 
 import (
+	"bytes"
 	"context"
-	"encoding/binary"
 	"testing"
 
 	"github.com/heddle-gpu/heddle/jit/interp"
@@ -25,19 +25,8 @@ func benchKernel(b *testing.B, name string, times uint32) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		off, size := k.Layout()
-		params := make([]byte, size)
-		for i, buf := range k.Inputs(1) {
-			if k.Params[i].Buffer() {
-				big := make([]byte, 0, len(buf)*int(times))
-				for j := uint32(0); j < times; j++ {
-					big = append(big, buf...)
-				}
-				binary.LittleEndian.PutUint64(params[off[i]:], mem.Place(big, false))
-			} else {
-				copy(params[off[i]:], buf)
-			}
-		}
+		inputs := k.Inputs(1)
+		params := k.ParamBlock(inputs, func(i int) uint64 { return mem.Place(bytes.Repeat(inputs[i], int(times)), false) })
 		grid := k.Grid
 		grid[0] *= times
 		var n uint64

@@ -56,7 +56,7 @@ with the line and column of the first such instruction.
 	for _, f := range names {
 		fmt.Fprintf(&b, "\n## %s\n\n| opcode | forms |\n|---|---|\n", f)
 		for _, op := range families[f] {
-			fmt.Fprintf(&b, "| `%s` | %s |\n", op, opTable[op].forms)
+			fmt.Fprintf(&b, "| `%s` | %s |\n", op, strings.ReplaceAll(opTable[op].forms, "|", "\\|"))
 		}
 	}
 	b.WriteString("\n## Not executed yet\n\n| chapter | opcodes |\n|---|---|\n")
@@ -71,6 +71,10 @@ with the line and column of the first such instruction.
 			fmt.Fprintf(&b, "| %s | %s |\n", m.family, strings.Join(left, " "))
 		}
 	}
+	b.WriteString(`
+Of the opcodes above, these forms: 128-bit elements (` + "`.b128`" + `), ` + "`st.async`, `st.bulk`, `red.async`" + `, tensor copies
+(` + "`cp.async.bulk.tensor`, `cp.reduce`" + `), sparse, block-scaled, sub-byte and ` + "`m8n8k4` f16 `mma`" + `, masks and selectors of the video opcodes.
+`)
 	b.WriteString("\n## Special registers\n\n")
 	var regs []string
 	for r := range specials {

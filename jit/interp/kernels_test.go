@@ -2,7 +2,6 @@ package interp_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -126,28 +125,6 @@ func runC(t *testing.T, exe string, all []kernels.Kernel, seed uint64) [][][]byt
 	return res
 }
 
-// runInterp gives the buffers after the interpreter ran a kernel.
-func runInterp(p *interp.Program, k kernels.Kernel, seed uint64) ([][]byte, interp.Stats, error) {
-	var mem interp.Memory
-	inst, err := mem.Load(p)
-	if err != nil {
-		return nil, interp.Stats{}, err
-	}
-	bufs := k.Inputs(seed)
-	off, size := k.Layout()
-	block := make([]byte, size)
-	for i, pr := range k.Params {
-		if pr.Buffer() {
-			binary.LittleEndian.PutUint64(block[off[i]:], mem.Place(bufs[i], pr.Kind == "in"))
-		} else {
-			copy(block[off[i]:], bufs[i])
-		}
-	}
-	st, err := inst.Launch(context.Background(), interp.Launch{Entry: k.Name, Grid: k.Grid, Block: k.Block, DynShared: k.Shared,
-		Params: block, Mem: &mem, Seed: seed, MaxInstructions: 200_000_000})
-	return bufs, st, err
-}
-
 // TestKernels runs the corpus in the interpreter and as C, and compares every
 // result bit for bit.
 func TestKernels(t *testing.T) {
@@ -176,37 +153,15 @@ func TestKernels(t *testing.T) {
 			}
 			for v, src := range variants {
 				p := load(k.File+v, src)
-				got, _, err := runInterp(p, k, seed)
+				got, _, err := kernels.Interpret(p, k, seed)
 				if err != nil {
 					t.Errorf("%s%s seed %d: %v", k.Name, v, seed, err)
 					continue
 				}
-				compare(t, fmt.Sprintf("%s%s seed %d", k.Name, v, seed), k, got, want[i])
-			}
-		}
-	}
-}
-
-func compare(t *testing.T, what string, k kernels.Kernel, got, want [][]byte) {
-	t.Helper()
-	for j, p := range k.Params {
-		if !p.Result() {
-			continue
-		}
-		kernels.Canonical(p.Type, got[j])
-		kernels.Canonical(p.Type, want[j])
-		if bytes.Equal(got[j], want[j]) {
-			continue
-		}
-		n, bad := p.Elem(), 0
-		for e := 0; e < p.N; e++ {
-			g, w := got[j][e*n:][:n], want[j][e*n:][:n]
-			if !bytes.Equal(g, w) {
-				if bad++; bad <= 3 {
-					t.Errorf("%s: parameter %d element %d: %x, want %x (little-endian bytes)", what, j, e, g, w)
+				if err := k.Diff(got, want[i]); err != nil {
+					t.Errorf("%s seed %d: %v", v, seed, err)
 				}
 			}
 		}
-		t.Errorf("%s: parameter %d: %d of %d elements differ", what, j, bad, p.N)
 	}
 }

@@ -14,7 +14,7 @@ func init() {
 		"sub": {forms: "integers: .sat .cc; .u16x2 .s16x2; floats: " + fArith + " .f32x2", decode: decAddSub},
 		"mul": {forms: "integers: .lo .hi .wide; floats: " + fArith + " .f32x2", decode: decMul},
 		"mad": {forms: "integers: .lo .hi .wide .sat .cc; floats: .rn .rz .rm .rp .ftz .sat; .f32 .f64", decode: decMad},
-		"fma": {forms: fArith + "; .relu", decode: decFma},
+		"fma": {forms: fArith + " .f32x2; .relu", decode: decFma},
 		"div": {forms: "integers; .rn .rz .rm .rp .approx .full .ftz; .f32 .f64", decode: decDiv},
 		"abs": {forms: ".s16 .s32 .s64; .ftz; .f32 .f64 .f16 .f16x2 .bf16 .bf16x2", decode: decAbsNeg},
 		"neg": {forms: ".s16 .s32 .s64; .ftz; .f32 .f64 .f16 .f16x2 .bf16 .bf16x2", decode: decAbsNeg},

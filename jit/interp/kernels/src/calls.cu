@@ -27,7 +27,7 @@ FUNCTION u32 ackermann(u32 m, u32 n) {
 }
 
 //@ call_ackermann grid=1 block=32 out:u32:32
-KERNEL call_ackermann(u32 *o) { o[TX] = ackermann(TX % 3, TX / 3); }
+KERNEL call_ackermann(u32 *o) { o[TX] = ackermann(TX % 3, TX / 6); }
 
 typedef struct {
 	double d;
