@@ -96,6 +96,8 @@ type Config struct {
 	Log *slog.Logger
 	// IssueThreads makes driver calls; 0: 4, fewer on small machines.
 	IssueThreads int
+	// Nice is the priority (setpriority(2)) that poller and issue threads ask for where they may have it; 0: they stay as they are.
+	Nice int
 	// MaxKernelTime ends the executor when a stream completes nothing for so long while it holds ops. 0: never.
 	MaxKernelTime time.Duration
 	// DeadKernelTime is the same bound for ops of clients that are gone; 0: 2 s.
@@ -109,7 +111,8 @@ type Config struct {
 
 // Tuning holds the poller's bounds. Defaults are chosen for an H100 (measurements.md).
 type Tuning struct {
-	// WindowAlone and WindowShared bound a lane's ops in flight while its session is the only one with work, and otherwise.
+	// WindowAlone and WindowShared bound a lane's ops in flight while its session is the only one with work, and otherwise; ops that
+	// take long count for more.
 	WindowAlone, WindowShared int
 	// SignalAfter is how long the executor must be idle before it asks for done words that nobody waits for.
 	SignalAfter time.Duration
@@ -136,6 +139,9 @@ func (c *Config) defaults() {
 	}
 	c.IssueThreads = min(c.IssueThreads, issue.MaxThreads)
 	set(&c.DeadKernelTime, 2*time.Second)
+	if c.Nice == 0 && c.open == nil && cores >= c.IssueThreads+4 {
+		c.Nice = -10 // they are few, and every client waits for them
+	}
 	t := &c.Tuning
 	if t.WindowAlone <= 0 {
 		t.WindowAlone = 256
@@ -234,7 +240,7 @@ func (x *executor) run(ctx context.Context) error {
 			return err
 		}
 		x.engine, err = issue.New(x.driver, issue.Options{
-			Threads: x.config.IssueThreads, Least: x.facts.Least, Greatest: x.facts.Greatest, Spin: x.config.Tuning.Spin,
+			Threads: x.config.IssueThreads, Least: x.facts.Least, Greatest: x.facts.Greatest, Spin: x.config.Tuning.Spin, Nice: x.config.Nice,
 		})
 		return err
 	})

@@ -209,6 +209,31 @@ func TestProgress(t *testing.T) {
 	c.mustSync(3, e)
 }
 
+// Of ops that take long, few are in flight at a time: a client that dies leaves little to wait for.
+func TestLongOps(t *testing.T) {
+	g := newFakeGPU()
+	t.Cleanup(g.unmapAll)
+	g.define("check", func([]byte) { time.Sleep(2 * time.Millisecond) })
+	d := start(t, g.open, nil, func(c *Config) { c.DeadKernelTime = 100 * time.Millisecond })
+	d.image(1, testImage)
+	c := d.client(1)
+	c.kernel(1, 1, "check")
+	c.resume()
+	for range 400 {
+		c.launch(1, 1, nil, nil)
+	}
+	c.ring.Publish()
+	w := c.file.Lane(1)
+	until(t, "200 are done", func() bool { return atomic.LoadUint32(&w.Done) >= 200 })
+	if n := atomic.LoadUint32(&w.Issued) - atomic.LoadUint32(&w.Done); n > 16 {
+		t.Errorf("%d ops of 2 ms are in flight", n)
+	}
+	// What is in flight takes longer than no progress may, but it progresses.
+	if r := c.detach(); r.Status != shm.StatusOK {
+		t.Errorf("detach: %d %s", r.Status, r.Tail)
+	}
+}
+
 // A flood from one client does not starve another: with 8 flooding clients, one that synchronises after every op still gets its
 // turn within a bounded number of theirs.
 func TestNoStarvation(t *testing.T) {

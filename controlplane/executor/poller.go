@@ -37,25 +37,26 @@ const (
 
 // client is a session as the poller sees it. All fields belong to the poller's thread once it is added.
 type client struct {
-	id        uint64
-	board     *scoreboard.Session
-	file      *shm.SessionFile
-	ring      *shm.Consumer
-	words     *shm.ConsumerWords
-	status    *shm.SessionStatus
-	broken    bool // the ring cannot be parsed any more
-	limited   bool // scan no further than limit
-	limit     uint64
-	used      uint32 // streams that held ops of it since the last reset
-	detached  int64  // when the daemon said that the client is gone; 0: it lives
-	elapsed   bool   // a record waits for room in a queue
-	failed    gpu.Result
-	barriers  []barrier
-	idleDone  func() // called once when a detached client has nothing in flight and no command refers to it
-	mark      issue.Mark
-	marked    bool
-	mended    int64 // when a forged done word was last put right
-	abandoned int64 // when the broken ring was last emptied
+	id         uint64
+	board      *scoreboard.Session
+	file       *shm.SessionFile
+	ring       *shm.Consumer
+	words      *shm.ConsumerWords
+	status     *shm.SessionStatus
+	broken     bool // the ring cannot be parsed any more
+	limited    bool // scan no further than limit
+	limit      uint64
+	used       uint32 // streams that held ops of it since the last reset
+	detached   int64  // when the daemon said that the client is gone; 0: it lives
+	elapsed    bool   // a record waits for room in a queue
+	failed     gpu.Result
+	barriers   []barrier
+	idleDone   func() // called once when a detached client has nothing in flight and no command refers to it
+	mark       issue.Mark
+	marked     bool
+	progressed int64 // when an op of it last completed
+	mended     int64 // when a forged done word was last put right
+	abandoned  int64 // when the broken ring was last emptied
 }
 
 // barrier calls reached when everything below a ring position is done.
@@ -96,8 +97,9 @@ type poller struct {
 	lastActivity int64 // something was scanned, issued or completed
 	lastComplete int64
 	lastForce    int64
-	force        bool // this pass ignores windows
-	active       int  // sessions with work in the last pass
+	forceAfter   int64 // how long nothing must complete for the next force
+	force        bool  // this pass ignores windows
+	active       int   // sessions with work in the last pass
 	leaving      int
 	drained      func()
 	end          *ending
@@ -170,6 +172,7 @@ func (p *poller) time() int64 { return int64(time.Since(p.base)) }
 // run is the poller's thread.
 func (p *poller) run() {
 	runtime.LockOSThread()
+	issue.RaisePriority(p.config.Nice)
 	defer close(p.ended)
 	if err := p.engine.Bind(); err != nil {
 		p.end = &ending{code: ExitFault, result: gpu.Unknown, err: err}
@@ -197,7 +200,10 @@ func (p *poller) pass() bool {
 		p.gather()
 		return false
 	}
-	p.force = p.now-max(p.lastComplete, p.lastForce) > int64(p.tune.Progress)
+	if p.lastComplete > p.lastForce {
+		p.forceAfter = int64(p.tune.Progress)
+	}
+	p.force = p.now-max(p.lastComplete, p.lastForce) > p.forceAfter
 	active := 0
 	inFlight := 0
 	for _, c := range p.clients {
@@ -212,7 +218,9 @@ func (p *poller) pass() bool {
 	p.active = active
 	p.engine.Direct = active <= 1
 	if p.force {
+		// Long ops look the same as ops that wait for one another: ever more patience, so that they do not pile up.
 		p.lastForce = p.now
+		p.forceAfter = min(2*p.forceAfter, 64*int64(p.tune.Progress))
 	}
 	if p.schedule() {
 		did = true
@@ -258,10 +266,6 @@ func (p *poller) serve(c *client) bool {
 		p.drop(c, f.Result, shm.ReasonLaunchRefused, fmt.Sprintf("the driver refused an op of kind %d in lane %d: %v", f.Kind, f.Lane, f.Result))
 		did = true
 	}
-	window := p.tune.WindowShared
-	if p.active <= 1 {
-		window = p.tune.WindowAlone
-	}
 	pressed := b.InFlight() > 0 && c.ring.Read()-b.Head() > ringPressure
 	for i := len(b.Busy()) - 1; i >= 0; i-- {
 		busy := b.Busy() // shrinks while lanes drain
@@ -277,7 +281,8 @@ func (p *poller) serve(c *client) bool {
 		}
 		if n > 0 {
 			did = true
-			p.lastComplete = p.now
+			p.lastComplete, c.progressed = p.now, p.now
+			l.Completed(n, p.now)
 			p.engine.Completed(stream, n, l.Stream == scoreboard.NoStream)
 			if c.file.WakeLane(l.Index, l.Done) {
 				p.stats.Wakeups++
@@ -289,7 +294,7 @@ func (p *poller) serve(c *client) bool {
 		if l.First() == nil || l.Queued || p.leaving == leaveNow {
 			continue
 		}
-		if l.InFlight() >= window && !p.force {
+		if l.InFlight() >= p.window(l) && !(p.force && p.now-p.lastComplete > 4*l.Pace) {
 			continue
 		}
 		if op := b.Ready(l); op != nil {
@@ -326,8 +331,8 @@ func (p *poller) finish(c *client) {
 				p.engine.SignalAgain(c.board, c.board.Lane(i))
 			}
 		}
-		if p.now-c.detached > int64(p.config.DeadKernelTime) {
-			p.endless(c.id, fmt.Errorf("an op of client %d, which is gone, did not end within %v", c.id, p.config.DeadKernelTime))
+		if p.now-max(c.detached, c.progressed) > int64(p.config.DeadKernelTime) {
+			p.endless(c.id, fmt.Errorf("ops of client %d, which is gone, made no progress for %v", c.id, p.config.DeadKernelTime))
 		}
 	case !c.marked:
 		c.mark, c.marked = p.engine.Mark(), true
@@ -448,6 +453,9 @@ func (p *poller) schedule() bool {
 			continue
 		}
 		did = true
+		if l.InFlight() == 1 {
+			l.Since = p.now
+		}
 		c := p.slots[s.Slot]
 		c.used |= 1 << uint(l.Stream)
 		p.stats.Ops++
@@ -463,14 +471,37 @@ func (p *poller) schedule() bool {
 	return did
 }
 
+// shortOp is how long an op may take for the whole window to be used. Of longer ones fewer are kept in flight: they hide the
+// launch as well, whatever arrives next can go earlier, and little is in doubt when something goes wrong.
+const (
+	shortOp   = int64(50 * time.Microsecond)
+	minWindow = 4
+	newWindow = 32 // of a lane whose pace is not known
+)
+
+// window is how many ops of the lane may be in flight.
+func (p *poller) window(l *scoreboard.Lane) int {
+	most := p.tune.WindowShared
+	if p.active <= 1 {
+		most = p.tune.WindowAlone
+	}
+	switch {
+	case l.Pace == 0:
+		return min(most, newWindow)
+	case l.Pace <= shortOp:
+		return most
+	}
+	return min(most, max(minWindow, int(int64(most)*shortOp/l.Pace)))
+}
+
 // signalDue says whether the lane's next op needs a done word for the window's sake: often enough that the window never runs
 // empty before the word is seen.
 func (p *poller) signalDue(l *scoreboard.Lane) bool {
-	every := 64
-	if p.active > 1 {
-		every = max(1, p.tune.WindowShared/2)
+	every := p.window(l) / 2
+	if p.active <= 1 {
+		every /= 2
 	}
-	return l.Unsignalled()+1 >= every
+	return l.Unsignalled()+1 >= max(1, every)
 }
 
 // idle is what a pass without events does.

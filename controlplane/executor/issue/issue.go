@@ -15,6 +15,8 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
@@ -63,6 +65,8 @@ type Options struct {
 	Least, Greatest int
 	// Spin is how long an idle thread spins before it sleeps.
 	Spin time.Duration
+	// Nice is what RaisePriority gets for the threads.
+	Nice int
 }
 
 // Stream is one executor stream. Its counters belong to the poller.
@@ -165,7 +169,7 @@ func New(d Driver, o Options) (*Engine, error) {
 	}
 	ready := make(chan error, o.Threads)
 	for i := range o.Threads {
-		t := &thread{engine: e, index: i, spin: o.Spin}
+		t := &thread{engine: e, index: i, spin: o.Spin, nice: o.Nice}
 		e.threads = append(e.threads, t)
 	}
 	for _, t := range e.threads {
@@ -256,17 +260,22 @@ func (e *Engine) Passed(m Mark) bool {
 	return true
 }
 
-// leastLoaded returns the stream of a level with the fewest lanes, then ops.
+// leastLoaded returns the stream of a level with the fewest lanes, then ops, then the least work before its thread.
 func (e *Engine) leastLoaded(lvl int) int {
-	best := -1
+	best, bestBehind := -1, 0
 	for _, i := range e.levels[lvl] {
 		s := &e.streams[i]
-		if s.Lanes == 0 && s.Ops == 0 {
+		behind := queueLength - e.threads[s.thread].q.room()
+		if s.Lanes == 0 && s.Ops == 0 && behind == 0 {
 			return i
 		}
-		if best < 0 || s.Lanes < e.streams[best].Lanes || (s.Lanes == e.streams[best].Lanes && s.Ops < e.streams[best].Ops) {
-			best = i
+		if best >= 0 {
+			b := &e.streams[best]
+			if s.Lanes > b.Lanes || (s.Lanes == b.Lanes && (s.Ops > b.Ops || (s.Ops == b.Ops && behind >= bestBehind))) {
+				continue
+			}
 		}
+		best, bestBehind = i, behind
 	}
 	return best
 }
@@ -487,6 +496,7 @@ type thread struct {
 	engine *Engine
 	index  int
 	spin   time.Duration
+	nice   int
 	busy   atomic.Int64
 	_      [64]byte
 	parked uint32 // 1 while the thread sleeps or is about to
@@ -509,6 +519,7 @@ func (t *thread) wake() {
 func (t *thread) run(ready chan<- error) {
 	defer t.engine.done.Done()
 	runtime.LockOSThread() // and never unlocked: the thread carries a CUDA context and ends with the goroutine
+	RaisePriority(t.nice)
 	err := t.engine.driver.Bind()
 	ready <- err
 	if err != nil {
@@ -544,6 +555,14 @@ func (t *thread) run(ready chan<- error) {
 		}
 		since = time.Now()
 		t.busy.Add(int64(since.Sub(begin)))
+	}
+}
+
+// RaisePriority asks for a nice value for the calling thread, which must be locked; 0 asks for nothing. Without the right to it
+// (CAP_SYS_NICE) the thread stays as it is.
+func RaisePriority(nice int) {
+	if nice != 0 {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), nice)
 	}
 }
 

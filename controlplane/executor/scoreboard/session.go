@@ -21,6 +21,8 @@ type Lane struct {
 	Priority int32
 	// Queued: the lane's first waiting op is with the policy.
 	Queued bool
+	// Pace is how long an op of the lane takes, in ns, smoothed; Since is when the lane's oldest op in flight could begin.
+	Pace, Since int64
 	// Want: somebody asked for lane.done and the command found no room yet.
 	Want bool
 
@@ -29,6 +31,15 @@ type Lane struct {
 	first      *Op
 	last       *Op
 	busyAt     int // index+1 in Session.busy
+}
+
+// Completed learns the lane's pace from n ops that were seen complete at time now (ns).
+func (l *Lane) Completed(n int, now int64) {
+	pace := (now - l.Since) / int64(n)
+	if l.Pace > 0 {
+		pace = (3*l.Pace + pace) / 4
+	}
+	l.Pace, l.Since = pace, now
 }
 
 // InFlight is how many ops of the lane are issued and not known done.
