@@ -24,6 +24,9 @@ import (
 // childEnv makes this test's binary an executor process with the daemon's socket on fd 3.
 const childEnv = "HEDDLE_TEST_EXECUTOR"
 
+// clientEnv makes it the process that plays daemon and clients.
+const clientEnv = "HEDDLE_TEST_CLIENT"
+
 func TestMain(m *testing.M) {
 	if uuid := os.Getenv(childEnv); uuid != "" {
 		err := Run(context.Background(), Config{ControlFd: 3, DeviceUUID: uuid, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
@@ -32,24 +35,11 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// sim is a simulated GPU, and the client's side of its driver in this process.
+// sim is the client's side of a simulated GPU.
 type sim struct {
 	t      *testing.T
-	server *simtest.Server
 	device *gpu.Device
 	jobs   *loader
-}
-
-// simulate starts a GPU in software and opens it in this process as a client does.
-func simulate(t *testing.T) *sim {
-	t.Helper()
-	s := &sim{t: t, server: simtest.Start(t), jobs: newLoader()}
-	for _, kv := range s.server.Env() {
-		k, v, _ := strings.Cut(kv, "=")
-		t.Setenv(k, v)
-	}
-	t.Setenv(gpu.LibraryEnv, simtest.Library(t)+"/libcuda.so.1")
-	return s
 }
 
 // open makes the device current on a thread of its own; memory is created there.
@@ -228,9 +218,20 @@ func (s *sim) program(c *tester, seed uint64, n int) {
 	}
 }
 
-// The executor as a process, on a driver that is not a double: simgpu's libcuda.so.1.
+// The executor as a process, on a driver that is not a double: simgpu's libcuda.so.1. A process keeps the driver that it loaded
+// first, so the client's side is a process of this run's own too.
 func TestSimulatedGPU(t *testing.T) {
-	s := simulate(t)
+	if os.Getenv(clientEnv) == "" {
+		server := simtest.Start(t)
+		cmd := server.Command(os.Args[0], "-test.run=^TestSimulatedGPU$", "-test.v", "-test.timeout=120s")
+		cmd.Env = append(cmd.Env, clientEnv+"=1", gpu.LibraryEnv+"="+simtest.Library(t)+"/libcuda.so.1")
+		out, err := cmd.CombinedOutput()
+		if t.Logf("%s", out); err != nil {
+			t.Errorf("%v", err)
+		}
+		return
+	}
+	s := &sim{t: t, jobs: newLoader()}
 	s.open()
 	t.Run("additions", func(t *testing.T) {
 		s.t = t
