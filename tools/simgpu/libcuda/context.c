@@ -13,7 +13,10 @@ static _Atomic uint64_t next_id = 1;
 CUresult sim_ctx_error(const struct sim_ctx *ctx)
 {
     const _Atomic uint32_t *errors = (const _Atomic uint32_t *)(const void *)(sim_status + SIM_STATUS_CTX_ERR);
-    return (CUresult)atomic_load_explicit(&errors[ctx->obj.index], memory_order_acquire);
+    CUresult res = (CUresult)atomic_load_explicit(&errors[ctx->obj.index], memory_order_acquire);
+    if (res != CUDA_SUCCESS)
+        sim_printf_drain(ctx); /* the assertion that failed, for one */
+    return res;
 }
 
 struct sim_ctx *sim_ctx_peek(void)

@@ -84,7 +84,10 @@ static CUresult do_copy(CUstream stream, const struct copy *c, enum want dst_wan
         req.args[2] = SIM_COPY_SYNC;
         wait = true;
     }
-    return sim_submit(s, &req, wait);
+    res = sim_submit(s, &req, wait);
+    if (wait && !async)
+        sim_printf_drain(s->ctx);
+    return res;
 }
 
 static CUresult linear(CUstream stream, uint64_t dst, uint64_t src, uint64_t n, enum want dw, enum want sw, bool async)

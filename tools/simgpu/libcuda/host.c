@@ -98,7 +98,7 @@ static CUresult tell_server(uint64_t addr, uint64_t size, unsigned flags, int fd
 
 /* ---- allocation ---- */
 
-static CUresult host_alloc(void **pp, size_t bytesize, unsigned flags)
+static CUresult host_alloc(void **pp, size_t bytesize, unsigned flags, enum sim_kind kind)
 {
     struct sim_ctx *ctx;
     CUresult res = sim_ctx_current(&ctx);
@@ -122,7 +122,7 @@ static CUresult host_alloc(void **pp, size_t bytesize, unsigned flags)
     }
     res = tell_server((uint64_t)(uintptr_t)p, size, flags, fd, 0);
     close(fd);
-    struct sim_range r = {.base = (uint64_t)(uintptr_t)p, .size = bytesize, .kind = SIM_MAP_HOST, .ctx = ctx, .dev = ctx->dev,
+    struct sim_range r = {.base = (uint64_t)(uintptr_t)p, .size = bytesize, .kind = kind, .ctx = ctx, .dev = ctx->dev,
                           .flags = flags | CU_MEMHOSTALLOC_DEVICEMAP, .id = sim_buffer_id()};
     if (res == CUDA_SUCCESS) {
         pthread_rwlock_wrlock(&sim_map_lock);
@@ -139,12 +139,24 @@ static CUresult host_alloc(void **pp, size_t bytesize, unsigned flags)
 
 CUresult sim_cuMemHostAlloc(void **pp, size_t bytesize, unsigned int Flags)
 {
-    return host_alloc(pp, bytesize, Flags);
+    return host_alloc(pp, bytesize, Flags, SIM_MAP_HOST);
 }
 
 CUresult sim_cuMemAllocHost_v2(void **pp, size_t bytesize)
 {
-    return host_alloc(pp, bytesize, 0);
+    return host_alloc(pp, bytesize, 0, SIM_MAP_HOST);
+}
+
+/* Gives memory of host_alloc back. */
+static CUresult host_free(const struct sim_range *r)
+{
+    SIM_REQ(req, SIM_OP_HOST_UNREGISTER, r->base);
+    CUresult res = sim_call(&req);
+    pthread_rwlock_wrlock(&sim_map_lock);
+    sim_map_remove(r->base);
+    pthread_rwlock_unlock(&sim_map_lock);
+    munmap((void *)(uintptr_t)r->base, (r->size + PAGE - 1) & ~(size_t)(PAGE - 1));
+    return res;
 }
 
 CUresult sim_cuMemFreeHost(void *p)
@@ -156,13 +168,63 @@ CUresult sim_cuMemFreeHost(void *p)
         return res;
     if (!sim_map_get((uint64_t)(uintptr_t)p, &r) || r.kind != SIM_MAP_HOST || r.base != (uint64_t)(uintptr_t)p)
         return CUDA_ERROR_INVALID_VALUE;
-    SIM_REQ(req, SIM_OP_HOST_UNREGISTER, r.base);
-    res = sim_call(&req);
-    pthread_rwlock_wrlock(&sim_map_lock);
-    sim_map_remove(r.base);
-    pthread_rwlock_unlock(&sim_map_lock);
-    munmap(p, (r.size + PAGE - 1) & ~(size_t)(PAGE - 1));
+    return host_free(&r);
+}
+
+/* ---- managed memory: host memory that kernels reach at the same address; nothing migrates ---- */
+
+CUresult sim_cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigned int flags)
+{
+    void *p;
+    if (!dptr || (flags != CU_MEM_ATTACH_GLOBAL && flags != CU_MEM_ATTACH_HOST))
+        return CUDA_ERROR_INVALID_VALUE;
+    CUresult res = host_alloc(&p, bytesize, 0, SIM_MAP_MANAGED);
+    if (res == CUDA_SUCCESS)
+        *dptr = (CUdeviceptr)(uintptr_t)p;
     return res;
+}
+
+CUresult sim_managed_free(const struct sim_range *r)
+{
+    return host_free(r);
+}
+
+static CUresult managed_hint(CUdeviceptr addr, size_t count)
+{
+    struct sim_range r;
+    if (!count || !sim_map_get(addr, &r) || r.kind != SIM_MAP_MANAGED || count > r.size - (addr - r.base))
+        return CUDA_ERROR_INVALID_VALUE;
+    return CUDA_SUCCESS;
+}
+
+CUresult sim_cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLocation location, unsigned int flags, CUstream hStream)
+{
+    struct sim_stream *s;
+    CUresult res = sim_stream_resolve(hStream, &s);
+    if (res == CUDA_SUCCESS && (flags || (location.type == CU_MEM_LOCATION_TYPE_DEVICE && (location.id < 0 || location.id >= sim_device_count))))
+        res = CUDA_ERROR_INVALID_VALUE;
+    return res == CUDA_SUCCESS ? managed_hint(devPtr, count) : res;
+}
+
+CUresult sim_cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice dstDevice, CUstream hStream)
+{
+    CUmemLocation where = {CU_MEM_LOCATION_TYPE_DEVICE, dstDevice};
+    if (dstDevice == CU_DEVICE_CPU)
+        where = (CUmemLocation){CU_MEM_LOCATION_TYPE_HOST, 0};
+    return sim_cuMemPrefetchAsync_v2(devPtr, count, where, 0, hStream);
+}
+
+CUresult sim_cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUmemLocation location)
+{
+    (void)location;
+    if (advice < CU_MEM_ADVISE_SET_READ_MOSTLY || advice > CU_MEM_ADVISE_UNSET_ACCESSED_BY)
+        return CUDA_ERROR_INVALID_VALUE;
+    return managed_hint(devPtr, count);
+}
+
+CUresult sim_cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device)
+{
+    return sim_cuMemAdvise_v2(devPtr, count, advice, (CUmemLocation){CU_MEM_LOCATION_TYPE_DEVICE, device});
 }
 
 /* ---- registration ---- */

@@ -126,7 +126,7 @@ CUresult sim_not_supported(unsigned entry)
 }
 
 /* Writes what kernels printed to the process's standard output, as the driver does when it synchronises. */
-void sim_printf_drain(struct sim_ctx *ctx)
+void sim_printf_drain(const struct sim_ctx *ctx)
 {
     if (atomic_load(word(SIM_STATUS_PRINTF)) == 0)
         return;

@@ -180,7 +180,7 @@ CUresult sim_cuLibraryGetManaged(CUdeviceptr *dptr, size_t *bytes, CUlibrary lib
         return CUDA_ERROR_INVALID_HANDLE;
     if (!name || (!dptr && !bytes))
         return CUDA_ERROR_INVALID_VALUE;
-    return CUDA_ERROR_NOT_FOUND; /* there are no managed variables: MANAGED_MEMORY is 0 */
+    return CUDA_ERROR_NOT_FOUND; /* managed variables are not told from others */
 }
 
 CUresult sim_cuLibraryGetUnifiedFunction(void **fptr, CUlibrary library, const char *symbol)

@@ -50,11 +50,13 @@ CUresult sim_cuMemFree_v2(CUdeviceptr dptr)
     CUresult res = sim_ctx_current(&ctx);
     if (res != CUDA_SUCCESS || !dptr)
         return res;
-    if (!sim_map_get(dptr, &r) || r.base != dptr || (r.kind != SIM_MAP_DEVICE && r.kind != SIM_MAP_POOL))
+    if (!sim_map_get(dptr, &r) || r.base != dptr || (r.kind != SIM_MAP_DEVICE && r.kind != SIM_MAP_POOL && r.kind != SIM_MAP_MANAGED))
         return CUDA_ERROR_INVALID_VALUE;
     res = sim_capture_unsafe();
     if (res != CUDA_SUCCESS)
         return res;
+    if (r.kind == SIM_MAP_MANAGED)
+        return sim_managed_free(&r);
     pthread_rwlock_wrlock(&sim_map_lock);
     sim_map_remove(dptr);
     pthread_rwlock_unlock(&sim_map_lock);

@@ -262,7 +262,7 @@ int sim_enter_early(unsigned entry, CUresult *result);
 CUresult sim_not_supported(unsigned entry);
 /* One line to SIMGPU_LOG, printf style, without the newline. */
 void sim_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
-void sim_printf_drain(struct sim_ctx *ctx);
+void sim_printf_drain(const struct sim_ctx *ctx);
 extern atomic_bool sim_forked;
 
 /* ---- device.c ---- */
@@ -349,6 +349,11 @@ bool sim_map_get(uint64_t addr, struct sim_range *out);
 /* CUDA_SUCCESS if [addr, addr+size) is device-accessible memory. */
 CUresult sim_map_check(uint64_t addr, uint64_t size);
 uint64_t sim_buffer_id(void);
+
+/* ---- host.c ---- */
+
+/* Frees memory of cuMemAllocManaged. */
+CUresult sim_managed_free(const struct sim_range *r);
 
 /* ---- module.c ---- */
 

@@ -73,6 +73,7 @@ func (s *Server) addRule(r Rule) error {
 // publishRules shows the call rules to every client; s.mu is held.
 func (s *Server) publishRules() {
 	s.rulesGen++
+	s.armed.Store(int32(len(s.rules)))
 	for c := range s.clients {
 		if c.statusMem != nil {
 			s.writeRules(c)
@@ -106,6 +107,9 @@ func (s *Server) writeRules(c *client) {
 
 // matching gives the rules in force that the test accepts for a client.
 func (s *Server) matching(c *client, ok func(*armed) bool) []*armed {
+	if s.armed.Load() == 0 {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []*armed
@@ -196,9 +200,10 @@ type Stats struct {
 	Exports         int            `json:"exports"`
 }
 
-func (c *client) stats() ProcessStats {
+// stats says what the client did; alive until everything it had is freed.
+func (c *client) stats(alive bool) ProcessStats {
 	n := &c.count
-	p := ProcessStats{Pid: c.pid, Name: c.name, Alive: c.ctx.Err() == nil, Launches: n.launches.Load(), Instructions: n.instructions.Load(),
+	p := ProcessStats{Pid: c.pid, Name: c.name, Alive: alive, Launches: n.launches.Load(), Instructions: n.instructions.Load(),
 		Copies: n.copies.Load(), Memsets: n.memsets.Load(), Memops: n.memops.Load(), Bytes: n.bytes.Load(),
 		ContextSwitches: n.switches.Load(), ComputeNs: n.computeV.Load(), CopyNs: n.copyV.Load(), SwitchNs: n.switchV.Load(),
 		HostNs: c.hostV.Load(), LastNs: n.lastV.Load()}
@@ -240,7 +245,7 @@ func (s *Server) Stats() Stats {
 	s.mu.Unlock()
 	for _, c := range live {
 		c.statsMu.Lock()
-		st.Processes = append(st.Processes, c.stats())
+		st.Processes = append(st.Processes, c.stats(true))
 		c.statsMu.Unlock()
 	}
 	for _, p := range st.Processes {

@@ -470,7 +470,25 @@ func (c *client) fetchPrintf(r *wire.Request) {
 		more = 1
 	}
 	d.printMu.Unlock()
+	if more == 0 {
+		c.clearPrintf()
+	}
 	c.reply(r.Tag, success, []uint64{more, to}, out, nil)
+}
+
+// clearPrintf takes the mark for waiting output back, unless some context still
+// has any. Who prints sets it after printing, so none is forgotten.
+func (c *client) clearPrintf() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	store(c.word(wire.StatusPrintf), 0)
+	for _, d := range c.contexts {
+		d.printMu.Lock()
+		if len(d.printed)+len(d.cried) > 0 {
+			store(c.word(wire.StatusPrintf), 1)
+		}
+		d.printMu.Unlock()
+	}
 }
 
 // cry moves an assertion's message, which the interpreter wrote among what the

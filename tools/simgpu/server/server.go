@@ -52,6 +52,7 @@ type Server struct {
 	closed   bool
 	wg       sync.WaitGroup
 
+	armed   atomic.Int32 // how many rules are in force
 	running runningOps
 	nextID  atomic.Uint64
 }
@@ -180,7 +181,7 @@ func (s *Server) remove(c *client) {
 	defer s.mu.Unlock()
 	delete(s.clients, c)
 	if c.kind == wire.KindClient && c.pid != 0 {
-		s.past = append(s.past, c.stats())
+		s.past = append(s.past, c.stats(false))
 		if len(s.past) > maxPastClients {
 			s.past = s.past[len(s.past)-maxPastClients:]
 		}

@@ -17,7 +17,7 @@ type waiter struct {
 	ready chan struct{}
 	bad   bool // the word cannot be read
 	since time.Time
-	turn  int
+	next  time.Time // when it is polled again
 }
 
 // poller reads the words that streams wait for: at once after anything in the
@@ -34,8 +34,12 @@ type poller struct {
 	running bool
 }
 
-// calm is how long a waiter is polled at every tick before it is polled less.
-const calm = 5 * time.Millisecond
+// Waiters younger than calm are polled at every tick, younger than patient at
+// every fourth, older ones at every tenth.
+const (
+	calm    = 5 * time.Millisecond
+	patient = 200 * time.Millisecond
+)
 
 func newPoller(tick time.Duration) *poller {
 	return &poller{tick: tick, wake: make(chan struct{}, 1), quit: make(chan struct{})}
@@ -107,17 +111,24 @@ func (p *poller) loop() {
 // scan reads the words once. all: also those whose turn it is not.
 func (p *poller) scan(all bool) (pause time.Duration, left bool) {
 	now := time.Now()
-	pause = 4 * p.tick
+	pause = 10 * p.tick
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	kept := p.list[:0]
 	for _, w := range p.list {
-		young := now.Sub(w.since) < calm
-		if young {
-			pause = p.tick
+		every := p.tick
+		if age := now.Sub(w.since); age > patient {
+			every = 10 * p.tick
+		} else if age > calm {
+			every = 4 * p.tick
 		}
-		w.turn++
-		if (all || young || w.turn%4 == 0 || pause > p.tick) && w.check() {
+		pause = min(pause, every)
+		if !all && now.Before(w.next) {
+			kept = append(kept, w)
+			continue
+		}
+		w.next = now.Add(every)
+		if w.check() {
 			close(w.ready)
 			p.n.Add(-1)
 			continue

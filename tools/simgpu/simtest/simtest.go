@@ -140,20 +140,26 @@ func (s *Server) Log() string {
 	return s.log.text.String()
 }
 
-// WaitUsed waits until the devices hold exactly n bytes, as when clients are gone; it fails after 20 s.
+// WaitUsed waits until the devices hold exactly n bytes, and for n = 0 until all
+// clients are gone with everything they had; it fails after 20 s.
 func (s *Server) WaitUsed(n uint64) {
 	s.t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		used := uint64(0)
-		for _, d := range s.Stats().Devices {
+		used, alive, st := uint64(0), 0, s.Stats()
+		for _, d := range st.Devices {
 			used += d.Used
 		}
-		if used == n {
+		for _, p := range st.Processes {
+			if p.Alive {
+				alive++
+			}
+		}
+		if used == n && (n > 0 || alive == 0) {
 			return
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("the devices hold %d bytes, want %d", used, n)
+			s.t.Fatalf("the devices hold %d bytes, want %d; %d clients are alive", used, n, alive)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

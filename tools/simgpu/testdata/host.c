@@ -68,6 +68,31 @@ static void forked(void)
     free(p);
 }
 
+static void managed(void)
+{
+    CUdeviceptr p;
+    unsigned type, is;
+    OK(cuMemAllocManaged(&p, 10000, CU_MEM_ATTACH_GLOBAL));
+    OK(cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, p));
+    OK(cuPointerGetAttribute(&is, CU_POINTER_ATTRIBUTE_IS_MANAGED, p));
+    TRUE(type == CU_MEMORYTYPE_DEVICE && is == 1);
+    unsigned *host = (unsigned *)(uintptr_t)p, n = 2500;
+    for (unsigned i = 0; i < n; i++)
+        host[i] = i;
+    void *params[] = {&p, &n};
+    OK(cuLaunchKernel(bump, (n + 127) / 128, 1, 1, 128, 1, 1, 0, NULL, params, NULL));
+    OK(cuMemsetD32Async(p, 99, 1, NULL));
+    OK(cuCtxSynchronize());
+    for (unsigned i = 1; i < n; i++)
+        TRUE(host[i] == i + 1);
+    TRUE(host[0] == 99);
+    OK(cuMemcpyDtoH(&is, p, 4));
+    TRUE(is == 99);
+    OK(cuMemFree(p));
+    IS(CUDA_ERROR_INVALID_VALUE, cuMemFree(p));
+    IS(CUDA_ERROR_INVALID_VALUE, cuMemAllocManaged(&p, 100, 0));
+}
+
 int main(void)
 {
     CUmodule m;
@@ -102,6 +127,7 @@ int main(void)
     registered(shared + 4096, 1024); /* part of a shared mapping, not from its start */
     TRUE(alias[4096] == 77);
     forked();
+    managed();
     IS(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, cuMemHostUnregister(shared));
     IS(CUDA_ERROR_INVALID_VALUE, cuMemHostRegister((void *)0x1000, 4096, 0));
 
