@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"testing"
+	"time"
 
 	"github.com/heddle-gpu/heddle/jit/interp"
 	"github.com/heddle-gpu/heddle/jit/interp/kernels"
@@ -50,3 +51,30 @@ func BenchmarkVectorF64(b *testing.B)  { benchKernel(b, "fma_f64", 16) }
 func BenchmarkReduce(b *testing.B)     { benchKernel(b, "reduce_max_f32", 16) }
 func BenchmarkMatmul(b *testing.B)     { benchKernel(b, "matmul_f32", 1) }
 func BenchmarkMandelbrot(b *testing.B) { benchKernel(b, "mandelbrot", 1) }
+
+// TestSpeed: vector kernels run at 20 million thread-instructions a second at
+// least on one core; a quiet machine does twenty times that.
+func TestSpeed(t *testing.T) {
+	for _, k := range kernels.All() {
+		if k.Name != "fma_f32" && k.Name != "vadd_f32" && k.Name != "horner_f32" {
+			continue
+		}
+		p, err := interp.Load(k.PTX())
+		if err != nil {
+			t.Fatal(err)
+		}
+		best := 0.0
+		for try := 0; try < 5 && best < 20e6; try++ { // other tests share the machine
+			begin := time.Now()
+			_, st, err := kernels.Interpret(p, k, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			best = max(best, float64(st.Instructions)/time.Since(begin).Seconds())
+		}
+		t.Logf("%s: %.0f million thread-instructions/s", k.Name, best/1e6)
+		if best < 20e6 {
+			t.Errorf("%s: %.1f million thread-instructions/s, expected 20 and more", k.Name, best/1e6)
+		}
+	}
+}

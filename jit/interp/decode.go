@@ -314,13 +314,13 @@ func (d *decoder) lookup(name string) *symbol {
 			return s
 		}
 		cut := len(name)
-		for cut > 0 && name[cut-1] >= '0' && name[cut-1] <= '9' {
+		for cut > 0 && len(name)-cut < 10 && name[cut-1] >= '0' && name[cut-1] <= '9' {
 			cut--
 		}
 		// "%r10" may belong to the range %r or to %r1 with index 0.
 		for ; cut < len(name); cut++ {
 			v := sc.ranges[name[:cut]]
-			if v == nil || len(name)-cut > 10 || name[cut] == '0' && len(name)-cut > 1 {
+			if v == nil || name[cut] == '0' && len(name)-cut > 1 {
 				continue
 			}
 			n, err := strconv.Atoi(name[cut:])
@@ -482,7 +482,7 @@ func (d *decoder) moduleSym(o *ptx.Operand) (constKey, int64, error) {
 		d.fn.taken = append(d.fn.taken, f)
 		return constKey{val: d.p.FuncAddr(o.Name)}, o.Off, nil
 	}
-	if f := d.p.mod.Func(o.Name); f != nil {
+	if d.p.declared[o.Name] {
 		return constKey{}, 0, notSupported(o.Pos, "address of %s, which this module does not define", o.Name)
 	}
 	return constKey{}, 0, d.errorf(o.Pos, "%s is not declared", o.Name)

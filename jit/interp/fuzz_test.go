@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -173,5 +175,40 @@ func TestCancel(t *testing.T) {
 	var f *interp.Fault
 	if !errors.As(err, &f) || f.Kind != interp.Timeout || !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
+	}
+}
+
+// TestHostileModules: sources made to be slow or large are answered at once.
+func TestHostileModules(t *testing.T) {
+	list := func(n int, f func(i int) string) string {
+		var b strings.Builder
+		for i := 0; i < n; i++ {
+			b.WriteString(f(i))
+		}
+		return b.String()
+	}
+	for name, src := range map[string]string{
+		"long names of digits": kernel("mov.u32 %r1, %r" + strings.Repeat("1", 1<<20) + ";"),
+		"many initialisers":    head + list(2000, func(i int) string { return fmt.Sprintf(".global .b8 x%d[2][134217728] = {{1},{1}};\n", i) }),
+		"many branch tables":   kernel("ts: .branchtargets " + strings.Repeat("L,", 20000) + "L;\n" + strings.Repeat("brx.idx %r1, ts;\n", 20000) + "L:"),
+		"many undefined functions": head + list(20000, func(i int) string { return fmt.Sprintf(".extern .func f%d();\n", i) }) +
+			kernel(list(50000, func(i int) string { return fmt.Sprintf("mov.u64 %%rd1, f%d;\n", i%20000) }))[len(head):],
+		"calls in a lattice": head + list(3000, func(i int) string {
+			return fmt.Sprintf(".func f%d() { %s ret; }\n", i, list(min(i, 30), func(j int) string { return fmt.Sprintf("call f%d;", i-j-1) }))
+		}) + list(3000, func(i int) string { return fmt.Sprintf(".entry e%d() { call f%d; ret; }\n", i, i) }),
+		"huge variables":        head + strings.Repeat(".global .b8 x[4][1099511627776];\n", 100),
+		"huge shared variables": kernel(".shared .b8 a[999999999]; mov.u64 %rd1, a;"),
+		"huge local variables":  kernel(".local .b8 a[999999999]; mov.u64 %rd1, a;"),
+		"many registers":        kernel(".reg .u32 z<100000>;\n" + list(70000, func(i int) string { return fmt.Sprintf("mov.u32 z%d, 1;\n", i) })),
+		"deep blocks":           kernel(strings.Repeat("{", 60) + strings.Repeat("}", 60)),
+		"long operand list":     kernel("add.u32 " + strings.Repeat("%r1, ", 200000) + "%r1;"),
+	} {
+		begin := time.Now()
+		fuzzLaunch(t, []byte(src), 1)
+		d := time.Since(begin)
+		t.Logf("%s: %v", name, d)
+		if d > 10*time.Second {
+			t.Errorf("%s took %v", name, d)
+		}
 	}
 }

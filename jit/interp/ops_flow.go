@@ -36,6 +36,9 @@ func decBra(d *decoder, m *mods, in *ptx.Inst) error {
 	return nil
 }
 
+// maxTargets bounds the branches of one function, table entries included.
+const maxTargets = 1 << 20
+
 func decBrx(d *decoder, m *mods, in *ptx.Inst) error {
 	m.flag(".uni")
 	if !m.flag(".idx") {
@@ -53,8 +56,12 @@ func decBrx(d *decoder, m *mods, in *ptx.Inst) error {
 		return d.errorf(in.Args[1].Pos, "%s is not a label of .branchtargets", in.Args[1].Name)
 	}
 	at := len(d.fn.code)
+	if len(d.fix)+len(list.Args) > maxTargets {
+		return notSupported(in.Pos, "branch tables of %s have more than %d targets together", d.fn.name, maxTargets)
+	}
+	scopes := d.copyScopes()
 	for i, name := range list.Args {
-		d.fix = append(d.fix, fixup{at: at, table: i, scopes: d.copyScopes(), name: name, pos: list.Pos})
+		d.fix = append(d.fix, fixup{at: at, table: i, scopes: scopes, name: name, pos: list.Pos})
 	}
 	d.emit(inst{guard: -1, kind: kBrx, a: idx, table: make([]int32, len(list.Args))})
 	return nil

@@ -18,9 +18,12 @@ type Program struct {
 	gvars   map[string]*ptx.Var // .global and .const
 	shared  map[string]*ptx.Var // module-level .shared
 	entries []EntryInfo
-	index   map[string]int         // of entries
-	reach   map[string][]*function // of each entry, itself first
-	layout  map[string]sharedLayout
+	index   map[string]int // of entries
+	// declared has the functions without body.
+	declared map[string]bool
+	initSize int64                  // bytes of initial values so far
+	reach    map[string][]*function // of each entry, itself first
+	layout   map[string]sharedLayout
 }
 
 // sharedLayout places a kernel's shared variables.
@@ -93,7 +96,7 @@ func Load(src []byte) (*Program, error) {
 // LoadModule decodes a parsed module, which must not change afterwards.
 func LoadModule(m *ptx.Module) (*Program, error) {
 	p := &Program{mod: m, funcs: map[string]*function{}, gvars: map[string]*ptx.Var{}, shared: map[string]*ptx.Var{},
-		index: map[string]int{}, reach: map[string][]*function{}, layout: map[string]sharedLayout{}}
+		index: map[string]int{}, declared: map[string]bool{}, reach: map[string][]*function{}, layout: map[string]sharedLayout{}}
 	var errs ptx.ErrorList
 	add := func(err error) bool {
 		var e *ptx.Error
@@ -125,6 +128,7 @@ func LoadModule(m *ptx.Module) (*Program, error) {
 	}
 	for _, f := range m.Funcs {
 		if !f.HasBody {
+			p.declared[f.Name] = true
 			continue
 		}
 		if p.funcs[f.Name] != nil {
@@ -356,6 +360,9 @@ func (p *Program) global(v *ptx.Var) (Global, error) {
 	return g, err
 }
 
+// maxInit bounds the initial bytes of all variables together.
+const maxInit = 256 << 20
+
 // fillInit stores one level of an initialiser at offset off.
 func (p *Program) fillInit(g *Global, v *ptx.Var, in *ptx.Init, elem int, dims []int64, off int64) error {
 	if in.Braces {
@@ -390,10 +397,10 @@ func (p *Program) fillInit(g *Global, v *ptx.Var, in *ptx.Init, elem int, dims [
 	if need > g.Size {
 		return ptx.Errorf(in.Pos, "initialiser of %s has more values than its %d bytes hold", v.Name, g.Size)
 	}
-	if need > 256<<20 {
-		return ptx.Errorf(in.Pos, "initialiser of %s reaches beyond 256 MiB", v.Name)
-	}
-	if int64(len(g.Init)) < need {
+	if more := need - int64(len(g.Init)); more > 0 {
+		if p.initSize += more; p.initSize > maxInit {
+			return ptx.Errorf(in.Pos, "initialisers of the module reach beyond %d bytes, at %s", maxInit, v.Name)
+		}
 		g.Init = append(g.Init, make([]byte, need-int64(len(g.Init)))...)
 	}
 	o := in.Val
