@@ -10,7 +10,7 @@ export GOFLAGS := -trimpath
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X github.com/heddle-gpu/heddle/tools/heddle/cli.Version=$(VERSION)
 
-.PHONY: build deps tools-deps interposer heddle simgpu generate demo test test-go test-race test-c lint nightly bench gpu-test dist clean
+.PHONY: build deps tools-deps interposer heddle simgpu generate demo demo-programs test test-go test-race test-c lint nightly bench gpu-test dist clean
 
 build: heddle interposer simgpu ## everything, into build/
 
@@ -37,16 +37,24 @@ simgpu: deps
 generate: deps ## rewrite every generated file
 	go generate ./...
 
-demo: build ## several unmodified clients through Heddle, checked against native runs
+demo: build demo-programs ## several unmodified clients through Heddle, checked against native runs
 	$(BUILD)/bin/heddle demo
 
+# Six of the tests' client programs, which know nothing of Heddle.
+demo-programs: simgpu
+	@mkdir -p $(BUILD)/demo/bin $(BUILD)/demo/kernels
+	for p in vector reduction matmul stencil histogram misbehave; do gcc -O2 -std=gnu11 -isystem $(CUDA)/include tools/e2e/clients/$$p.c -o $(BUILD)/demo/bin/$$p -L $(BUILD)/simgpu/lib -lcuda -lpthread; done
+	cp tools/e2e/kernels/*.ptx $(BUILD)/demo/kernels/
+
 test: tools-deps build ## everything CI runs
+	@tools/deps/numba.sh
 	tools/test/run.sh
 
 lint: deps ## formatting, vet, import boundaries, file rules
 	tools/test/lint.sh
 
 nightly: tools-deps build ## the long versions: fuzzing, thousands of kills
+	@tools/deps/numba.sh
 	HEDDLE_NIGHTLY=1 tools/test/run.sh
 
 bench: build ## benchmarks; figures, never a pass or fail
