@@ -183,14 +183,16 @@ func Run(ctx context.Context, c Config) error {
 
 const (
 	memoryLimit = 1 << 30
-	// connections must be set before the driver is loaded: the default of 8 makes streams share hardware queues.
-	connectionsEnv   = "CUDA_DEVICE_MAX_CONNECTIONS"
+	// connectionsEnv must be set before the driver is loaded: the default of 8 makes streams share hardware queues.
+	connectionsEnv = "CUDA_DEVICE_MAX_CONNECTIONS"
+	// moduleLoadingEnv is LAZY: an image may hold thousands of kernels of which few are used. Those that are asked for are loaded
+	// by name (cuFuncLoad) on the loader's thread, so no launch ever loads.
 	moduleLoadingEnv = "CUDA_MODULE_LOADING"
 )
 
 // openDevice loads the driver and retains the context, on the loader's thread.
 func openDevice(uuid string) (Driver, Facts, error) {
-	for k, v := range map[string]string{connectionsEnv: fmt.Sprint(issue.MaxStreams), moduleLoadingEnv: "EAGER"} {
+	for k, v := range map[string]string{connectionsEnv: fmt.Sprint(issue.MaxStreams), moduleLoadingEnv: "LAZY"} {
 		if err := os.Setenv(k, v); err != nil {
 			return nil, Facts{}, err
 		}

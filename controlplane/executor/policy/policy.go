@@ -29,10 +29,45 @@ type OldestFirst struct {
 	n        int
 }
 
-// level is a ring of the sessions that have ops at it.
+// level is a queue of the sessions that have ops at it: the first is served, and goes to the end when it has more.
 type level struct {
-	slots []int // in the order of service
-	at    int
+	ring []int // a circle with room for every session
+	at   int
+	n    int
+}
+
+func (l *level) push(slot int) {
+	l.ring[(l.at+l.n)%len(l.ring)] = slot
+	l.n++
+}
+
+func (l *level) pop() int {
+	slot := l.ring[l.at]
+	l.at = (l.at + 1) % len(l.ring)
+	l.n--
+	return slot
+}
+
+// remove takes a session out, wherever it is, and keeps the order of the others.
+func (l *level) remove(slot int) {
+	for range l.n {
+		if s := l.pop(); s != slot {
+			l.push(s)
+		}
+	}
+}
+
+// grow makes room for n sessions.
+func (l *level) grow(n int) {
+	if len(l.ring) >= n {
+		return
+	}
+	ring := make([]int, 2*n)
+	kept := l.n
+	for i := range kept {
+		ring[i] = l.pop()
+	}
+	l.ring, l.at, l.n = ring, 0, kept
 }
 
 // queues are one session's heaps, one per level.
@@ -55,9 +90,7 @@ func (p *OldestFirst) Attach(slot int) {
 	q := &queues{heaps: make([]heap, len(p.levels))}
 	p.sessions[slot] = q
 	for i := range p.levels {
-		if l := &p.levels[i]; cap(l.slots) < len(p.sessions) {
-			l.slots = append(make([]int, 0, 2*len(p.sessions)), l.slots...)
-		}
+		p.levels[i].grow(len(p.sessions))
 	}
 }
 
@@ -72,8 +105,7 @@ func (p *OldestFirst) Add(op *scoreboard.Op, lvl int) {
 	slot := op.Session.Slot
 	h := &p.sessions[slot].heaps[lvl]
 	if len(*h) == 0 {
-		l := &p.levels[lvl]
-		l.slots = append(l.slots, slot)
+		p.levels[lvl].push(slot)
 	}
 	h.push(op)
 	p.n++
@@ -83,18 +115,14 @@ func (p *OldestFirst) Add(op *scoreboard.Op, lvl int) {
 func (p *OldestFirst) Next() *scoreboard.Op {
 	for i := range p.levels {
 		l := &p.levels[i]
-		if len(l.slots) == 0 {
+		if l.n == 0 {
 			continue
 		}
-		if l.at >= len(l.slots) {
-			l.at = 0
-		}
-		h := &p.sessions[l.slots[l.at]].heaps[i]
+		slot := l.pop()
+		h := &p.sessions[slot].heaps[i]
 		op := h.pop()
-		if len(*h) == 0 {
-			l.remove(l.at)
-		} else {
-			l.at++
+		if len(*h) > 0 {
+			l.push(slot)
 		}
 		p.n--
 		return op
@@ -112,27 +140,12 @@ func (p *OldestFirst) Drop(slot int) {
 		p.n -= len(*h)
 		clear(*h)
 		*h = (*h)[:0]
-		l := &p.levels[i]
-		for k, s := range l.slots {
-			if s == slot {
-				l.remove(k)
-				break
-			}
-		}
+		p.levels[i].remove(slot)
 	}
 }
 
 // Len implements Policy.
 func (p *OldestFirst) Len() int { return p.n }
-
-// remove takes entry k out and keeps the order of service.
-func (l *level) remove(k int) {
-	copy(l.slots[k:], l.slots[k+1:])
-	l.slots = l.slots[:len(l.slots)-1]
-	if l.at > k {
-		l.at--
-	}
-}
 
 func (h *heap) push(op *scoreboard.Op) {
 	*h = append(*h, op)
