@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"io"
 	"math/rand/v2"
+	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -78,9 +80,26 @@ func TestKillMidKernel(t *testing.T) {
 	srv.Run(vecadd)
 }
 
-// TestKillAnywhere kills programs at random moments.
+// footprint counts what a leak in the server would leave in this process.
+func footprint(t *testing.T) (descriptors, mappings, goroutines int) {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(fds), strings.Count(string(maps), "\n"), runtime.NumGoroutine()
+}
+
+// TestKillAnywhere kills programs at random moments; nothing of them may stay behind.
 func TestKillAnywhere(t *testing.T) {
 	srv := simtest.Start(t)
+	srv.Run(simtest.CompileC(t, source("threads.c")))
+	srv.WaitUsed(0)
+	fds, maps, routines := footprint(t)
 	bins := []string{simtest.CompileC(t, source("threads.c")), simtest.CompileC(t, source("vmm_share.c")), simtest.CompileC(t, source("memops.c"))}
 	rng := rand.New(rand.NewPCG(1, 2))
 	for i := range 30 {
@@ -98,6 +117,17 @@ func TestKillAnywhere(t *testing.T) {
 	srv.WaitUsed(0)
 	if st := srv.Stats(); st.Images != 0 || st.Exports != 0 {
 		t.Errorf("left behind: %d images, %d exports", st.Images, st.Exports)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for { // what is retired goes when the last op that could use it is done
+		f, m, g := footprint(t)
+		if f <= fds+2 && m <= maps+20 && g <= routines+2 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("descriptors %d, before %d; mappings %d, before %d; goroutines %d, before %d", f, fds, m, maps, g, routines)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 

@@ -27,10 +27,10 @@ func TestVecadd(t *testing.T) {
 // TestPrograms runs each program alone; it checks itself. Afterwards the
 // server must hold nothing.
 func TestPrograms(t *testing.T) {
-	for _, name := range []string{"streams", "vmm_share", "memops", "errors", "memory", "host", "threads", "fork", "modules", "procaddr", "context", "ipc", "graphs", "devices"} {
+	for _, name := range []string{"streams", "vmm_share", "memops", "errors", "memory", "host", "threads", "fork", "modules", "procaddr", "context", "ipc", "graphs", "devices", "lifetimes"} {
 		t.Run(name, func(t *testing.T) {
 			srv := simtest.Start(t, func(o *server.Options) {
-				o.MaxInstructions = 3e6
+				o.MaxInstructions = 2e7
 				o.Devices = 2
 			})
 			srv.Run(simtest.CompileC(t, source(name+".c")))
