@@ -37,10 +37,13 @@ type parser struct {
 	pipe  bool // "|" is an operator: not between an instruction's operands
 }
 
+// nodeLimit is MaxNodes but for a test.
+var nodeLimit = MaxNodes
+
 // node counts one node of the tree.
 func (p *parser) node(pos Pos) {
-	if p.nodes++; p.nodes > MaxNodes {
-		p.report(Errorf(pos, "module has more than %d statements, operands and values", MaxNodes))
+	if p.nodes++; p.nodes > nodeLimit {
+		p.report(Errorf(pos, "module has more than %d statements, operands and values", nodeLimit))
 		panic(bail{stop: true})
 	}
 }
