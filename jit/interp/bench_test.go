@@ -78,3 +78,44 @@ func TestSpeed(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkLaunch is the fixed cost of a launch: one block of one warp.
+func BenchmarkLaunch(b *testing.B) {
+	for _, k := range kernels.All() {
+		if k.Name != "warp_halves" {
+			continue
+		}
+		p, err := interp.Load(k.PTX())
+		if err != nil {
+			b.Fatal(err)
+		}
+		var mem interp.Memory
+		inst, err := mem.Load(p)
+		if err != nil {
+			b.Fatal(err)
+		}
+		inputs := k.Inputs(1)
+		params := k.ParamBlock(inputs, func(i int) uint64 { return mem.Place(inputs[i], false) })
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := inst.Launch(context.Background(), interp.Launch{Entry: k.Name, Block: [3]uint32{32}, Params: params, Mem: &mem}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+// BenchmarkLoad is parsing and decoding a module of 18 kernels.
+func BenchmarkLoad(b *testing.B) {
+	for _, k := range kernels.All() {
+		if k.Name == "transpose" {
+			src := k.PTX()
+			b.SetBytes(int64(len(src)))
+			for b.Loop() {
+				if _, err := interp.Load(src); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	}
+}
