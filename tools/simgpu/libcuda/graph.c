@@ -6,6 +6,11 @@
 
 static uint64_t next_node = 1; /* under sim_capture_lock */
 
+uint64_t sim_node_id(void)
+{
+    return next_node++;
+}
+
 /* ---- work ---- */
 
 CUresult sim_work_copy(struct sim_work *w, const struct sim_request *req)
@@ -116,7 +121,8 @@ struct sim_node *sim_node_new(struct sim_graph *g, CUgraphNodeType type, struct 
     n->work = (struct sim_work){0};
     n->deps = NULL;
     n->ndeps = 0;
-    n->id = next_node++;
+    n->id = sim_node_id();
+    n->origin = 0;
     n->params = NULL;
     n->copy = NULL;
     memset(&n->u, 0, sizeof n->u);
@@ -200,8 +206,7 @@ CUresult sim_cuGraphDestroy(CUgraph hGraph)
     return ok ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
-/* Checks a new node's arguments and makes it; sim_capture_lock is held. */
-static CUresult add_node(CUgraphNode *out, CUgraph hGraph, const CUgraphNode *deps, size_t ndeps, CUgraphNodeType type, struct sim_node **node)
+CUresult sim_node_add(CUgraphNode *out, CUgraph hGraph, const CUgraphNode *deps, size_t ndeps, CUgraphNodeType type, struct sim_node **node)
 {
     struct sim_graph *g = SIM_OBJ(SIM_GRAPH, hGraph);
     if (!out || !g || (ndeps && !deps))
@@ -218,8 +223,7 @@ static CUresult add_node(CUgraphNode *out, CUgraph hGraph, const CUgraphNode *de
     return CUDA_SUCCESS;
 }
 
-/* Takes a node out that could not be filled; it is the graph's last. */
-static void drop_last(struct sim_node *n)
+void sim_node_drop_last(struct sim_node *n)
 {
     n->graph->n--;
     sim_node_free(n);
@@ -288,9 +292,9 @@ CUresult sim_cuGraphAddKernelNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph, c
     if (!nodeParams)
         return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&sim_capture_lock);
-    CUresult res = add_node(phGraphNode, hGraph, dependencies, numDependencies, CU_GRAPH_NODE_TYPE_KERNEL, &n);
+    CUresult res = sim_node_add(phGraphNode, hGraph, dependencies, numDependencies, CU_GRAPH_NODE_TYPE_KERNEL, &n);
     if (res == CUDA_SUCCESS && (res = set_kernel(&n->work, n, nodeParams)) != CUDA_SUCCESS)
-        drop_last(n);
+        sim_node_drop_last(n);
     pthread_mutex_unlock(&sim_capture_lock);
     return res;
 }
@@ -320,9 +324,9 @@ CUresult sim_cuGraphAddMemsetNode(CUgraphNode *phGraphNode, CUgraph hGraph, cons
     if (!SIM_OBJ(SIM_CTX, ctx))
         return CUDA_ERROR_INVALID_CONTEXT;
     pthread_mutex_lock(&sim_capture_lock);
-    CUresult res = add_node(phGraphNode, hGraph, dependencies, numDependencies, CU_GRAPH_NODE_TYPE_MEMSET, &n);
+    CUresult res = sim_node_add(phGraphNode, hGraph, dependencies, numDependencies, CU_GRAPH_NODE_TYPE_MEMSET, &n);
     if (res == CUDA_SUCCESS && (res = sim_graph_memset_work(&n->work, memsetParams)) != CUDA_SUCCESS)
-        drop_last(n);
+        sim_node_drop_last(n);
     else if (res == CUDA_SUCCESS)
         n->u.memset = *memsetParams;
     pthread_mutex_unlock(&sim_capture_lock);
@@ -357,9 +361,9 @@ CUresult sim_cuGraphAddMemcpyNode(CUgraphNode *phGraphNode, CUgraph hGraph, cons
     if (!SIM_OBJ(SIM_CTX, ctx))
         return CUDA_ERROR_INVALID_CONTEXT;
     pthread_mutex_lock(&sim_capture_lock);
-    CUresult res = add_node(phGraphNode, hGraph, dependencies, numDependencies, CU_GRAPH_NODE_TYPE_MEMCPY, &n);
+    CUresult res = sim_node_add(phGraphNode, hGraph, dependencies, numDependencies, CU_GRAPH_NODE_TYPE_MEMCPY, &n);
     if (res == CUDA_SUCCESS && (res = set_copy(n, copyParams)) != CUDA_SUCCESS)
-        drop_last(n);
+        sim_node_drop_last(n);
     pthread_mutex_unlock(&sim_capture_lock);
     return res;
 }
@@ -371,9 +375,9 @@ CUresult sim_cuGraphAddHostNode(CUgraphNode *phGraphNode, CUgraph hGraph, const 
     if (!nodeParams)
         return CUDA_ERROR_INVALID_VALUE;
     pthread_mutex_lock(&sim_capture_lock);
-    CUresult res = add_node(phGraphNode, hGraph, dependencies, numDependencies, CU_GRAPH_NODE_TYPE_HOST, &n);
+    CUresult res = sim_node_add(phGraphNode, hGraph, dependencies, numDependencies, CU_GRAPH_NODE_TYPE_HOST, &n);
     if (res == CUDA_SUCCESS && (res = sim_graph_host_work(&n->work, nodeParams)) != CUDA_SUCCESS)
-        drop_last(n);
+        sim_node_drop_last(n);
     else if (res == CUDA_SUCCESS)
         n->u.host = *nodeParams;
     pthread_mutex_unlock(&sim_capture_lock);
@@ -384,7 +388,7 @@ CUresult sim_cuGraphAddEmptyNode(CUgraphNode *phGraphNode, CUgraph hGraph, const
 {
     struct sim_node *n;
     pthread_mutex_lock(&sim_capture_lock);
-    CUresult res = add_node(phGraphNode, hGraph, dependencies, numDependencies, CU_GRAPH_NODE_TYPE_EMPTY, &n);
+    CUresult res = sim_node_add(phGraphNode, hGraph, dependencies, numDependencies, CU_GRAPH_NODE_TYPE_EMPTY, &n);
     pthread_mutex_unlock(&sim_capture_lock);
     return res;
 }
@@ -396,13 +400,13 @@ static CUresult event_node(CUgraphNode *out, CUgraph g, const CUgraphNode *deps,
     if (!e)
         return CUDA_ERROR_INVALID_HANDLE;
     pthread_mutex_lock(&sim_capture_lock);
-    CUresult res = add_node(out, g, deps, ndeps, type, &n);
+    CUresult res = sim_node_add(out, g, deps, ndeps, type, &n);
     if (res == CUDA_SUCCESS) {
         SIM_REQ(req, type == CU_GRAPH_NODE_TYPE_EVENT_RECORD ? SIM_OP_EVENT_RECORD : SIM_OP_EVENT_WAIT, 0, 0, e->obj.index);
         n->u.event = event;
         res = sim_work_copy(&n->work, &req);
         if (res != CUDA_SUCCESS)
-            drop_last(n);
+            sim_node_drop_last(n);
     }
     pthread_mutex_unlock(&sim_capture_lock);
     return res;

@@ -20,7 +20,8 @@ struct sim_node {
     struct sim_work work;
     struct sim_node **deps;
     size_t ndeps;
-    uint64_t id; /* unique, also after the handle is reused */
+    uint64_t id;     /* unique, also after the handle is reused */
+    uint64_t origin; /* of a copy: the original's id */
     /* what GetParams gives back */
     union {
         CUDA_KERNEL_NODE_PARAMS kernel;
@@ -54,6 +55,15 @@ CUresult sim_node_set_kernel(struct sim_node *n, const struct sim_request *req, 
 CUresult sim_nodes_union(struct sim_node ***list, size_t *n, struct sim_node *const *add, size_t nadd);
 /* The graph's nodes, dependencies first; NULL if there is a cycle or no memory. Freed by the caller. */
 struct sim_node **sim_graph_order(const struct sim_graph *g);
+
+uint64_t sim_node_id(void);
+/* Checks a new node's arguments and makes it. */
+CUresult sim_node_add(CUgraphNode *out, CUgraph graph, const CUgraphNode *deps, size_t ndeps, CUgraphNodeType type, struct sim_node **node);
+/* Takes a node out that could not be filled; it is its graph's last. */
+void sim_node_drop_last(struct sim_node *n);
+struct sim_graph *sim_graph_clone(const struct sim_graph *g);
+/* A copy without child graphs: their nodes stand in their place. Ids stay. */
+struct sim_graph *sim_graph_flatten(const struct sim_graph *g);
 
 /* Fill work from parameters of a node. */
 CUresult sim_graph_kernel_work(struct sim_work *work, const CUDA_KERNEL_NODE_PARAMS *p);

@@ -136,7 +136,10 @@ static CUresult instantiate(CUgraphExec *out, CUgraph hGraph, unsigned long long
         memset((char *)x + sizeof head, 0, sizeof *x - sizeof head);
         pthread_mutex_init(&x->lock, NULL);
         x->flags = flags;
-        res = fill_exec(x, g);
+        struct sim_graph *flat = sim_graph_flatten(g);
+        res = flat ? fill_exec(x, flat) : CUDA_ERROR_OUT_OF_MEMORY;
+        if (flat)
+            sim_graph_free(flat);
         if (res != CUDA_SUCCESS) {
             drop_steps(x->steps, x->n);
             sim_obj_free(SIM_EXEC, x);
@@ -407,7 +410,8 @@ CUresult sim_cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph, CUgrap
     resultInfo->result = CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED;
     pthread_mutex_lock(&sim_capture_lock);
     const struct sim_graph *g = SIM_OBJ(SIM_GRAPH, hGraph);
-    struct sim_node **order = g && g->n == x->n ? sim_graph_order(g) : NULL;
+    struct sim_graph *flat = g ? sim_graph_flatten(g) : NULL;
+    struct sim_node **order = flat && flat->n == x->n ? sim_graph_order(flat) : NULL;
     bool same = order != NULL;
     for (size_t i = 0; same && i < x->n; i++)
         same = same_step(&x->steps[i], order[i]);
@@ -419,6 +423,8 @@ CUresult sim_cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph, CUgrap
     if (res == CUDA_SUCCESS)
         resultInfo->result = CU_GRAPH_EXEC_UPDATE_SUCCESS;
     free(order);
+    if (flat)
+        sim_graph_free(flat);
     pthread_mutex_unlock(&sim_capture_lock);
     return res;
 }

@@ -298,6 +298,8 @@ CUresult sim_stream_sync(struct sim_stream *stream);
 /* Destroys a stream that sim_stream_new made. */
 void sim_stream_end(struct sim_stream *stream);
 extern pthread_mutex_t sim_capture_lock;
+/* Checks one operation of a batch and gives its four words of the wire. */
+CUresult sim_memop_item(const CUstreamBatchMemOpParams *p, uint64_t out[4]);
 /* Starts the thread that runs host functions. */
 CUresult sim_callback_helper(void);
 

@@ -449,7 +449,7 @@ CUresult sim_cuStreamWaitValue64(CUstream stream, CUdeviceptr addr, cuuint64_t v
     return memop(stream, SIM_MEMOP_WAIT64, addr, value, flags);
 }
 
-static CUresult batch_item(const CUstreamBatchMemOpParams *p, uint64_t out[4])
+CUresult sim_memop_item(const CUstreamBatchMemOpParams *p, uint64_t out[4])
 {
     out[1] = p->waitValue.address;
     out[3] = p->waitValue.flags;
@@ -492,7 +492,7 @@ CUresult sim_cuStreamBatchMemOp_v2(CUstream stream, unsigned int count, CUstream
     if (!list)
         return CUDA_ERROR_OUT_OF_MEMORY;
     for (unsigned i = 0; i < count && res == CUDA_SUCCESS; i++)
-        res = batch_item(&paramArray[i], list + (size_t)i * 4);
+        res = sim_memop_item(&paramArray[i], list + (size_t)i * 4);
     if (res == CUDA_SUCCESS) {
         SIM_REQ(req, SIM_OP_MEMOP, 0, 0, count);
         req.more = list;

@@ -2,8 +2,10 @@ package simtest_test
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/heddle-gpu/heddle/tools/simgpu/server"
 	"github.com/heddle-gpu/heddle/tools/simgpu/simtest"
+	"github.com/heddle-gpu/heddle/tools/simgpu/wire"
 )
 
 // TestManyProcesses runs programs side by side: their work must not mix, and
@@ -247,4 +250,44 @@ func TestVisibleDevices(t *testing.T) {
 			t.Errorf("CUDA_VISIBLE_DEVICES=%q: %q, %v, want %q", tc.visible, got, err, tc.want)
 		}
 	}
+}
+
+// TestStrangers connects with what is no libcuda.so.1: the server cuts it off and goes on.
+func TestStrangers(t *testing.T) {
+	srv := simtest.Start(t)
+	hello := func(version, kind uint64) []byte {
+		return wire.AppendRequest(nil, wire.OpHello, 1, []uint64{version, 1, kind, 0x1000, 1 << 45, 1 << 40}, nil)
+	}
+	for name, packets := range map[string][][]byte{
+		"noise":         {[]byte("GET / HTTP/1.1")},
+		"short":         {{1}},
+		"before hello":  {wire.AppendRequest(nil, wire.OpMemAlloc, 1, []uint64{0, 0, 100}, nil)},
+		"other version": {hello(99, wire.KindClient)},
+		"bad probe":     {hello(wire.Version, wire.KindClient)},
+		"wrong kind":    {hello(wire.Version, wire.KindControl), wire.AppendRequest(nil, wire.OpCtxCreate, 2, []uint64{0, 0, 0}, nil)},
+		"twice":         {hello(wire.Version, wire.KindControl), hello(wire.Version, wire.KindControl)},
+	} {
+		conn, err := net.DialUnix("unixpacket", nil, &net.UnixAddr{Name: srv.Socket(), Net: "unixpacket"})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		for _, p := range packets {
+			conn.Write(p)
+		}
+		buf := make([]byte, wire.MaxMessage)
+		for {
+			if n, err := conn.Read(buf); n == 0 || err != nil {
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("%s: not cut off", name)
+				}
+				break
+			}
+		}
+		conn.Close()
+	}
+	if !strings.Contains(srv.Log(), "protocol version 99, this server speaks 1") {
+		t.Errorf("log: %s", srv.Log())
+	}
+	srv.Run(simtest.CompileC(t, source("vecadd.c")))
 }

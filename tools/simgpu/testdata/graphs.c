@@ -200,6 +200,49 @@ static void by_hand(CUcontext ctx)
     OK(cuStreamDestroy(s));
 }
 
+/* d = 2a in a graph within a graph, twice: b = 2a + 2a; then a clone of all of it. */
+static void nested(CUcontext ctx)
+{
+    CUgraph inner, outer, copy;
+    CUgraphExec x;
+    CUgraphNode first, child1, child2, sum, found;
+    CUstream s;
+    unsigned n = N;
+    void *pc[] = {&a, &a, &c, &n}, *pd[] = {&a, &a, &d, &n}, *pb[] = {&c, &d, &b, &n};
+    CUgraphNodeParams p = {.type = CU_GRAPH_NODE_TYPE_KERNEL};
+    (void)ctx;
+    p.kernel = (CUDA_KERNEL_NODE_PARAMS_v3){.func = f, .gridDimX = 4, .gridDimY = 1, .gridDimZ = 1, .blockDimX = 256, .blockDimY = 1, .blockDimZ = 1};
+    OK(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
+    OK(cuGraphCreate(&inner, 0));
+    OK(cuGraphCreate(&outer, 0));
+    p.kernel.kernelParams = pc;
+    OK(cuGraphAddNode(&first, inner, NULL, NULL, 0, &p));
+    OK(cuGraphAddChildGraphNode(&child1, outer, NULL, 0, inner));
+    p.kernel.kernelParams = pd;
+    OK(cuGraphNodeSetParams(first, &p)); /* the child already has its own copy */
+    OK(cuGraphAddChildGraphNode(&child2, outer, NULL, 0, inner));
+    p.kernel.kernelParams = pb;
+    OK(cuGraphAddNode(&sum, outer, (CUgraphNode[]){child1, child2}, NULL, 2, &p));
+    OK(cuGraphDestroy(inner));
+    OK(cuGraphClone(&copy, outer));
+    OK(cuGraphNodeFindInClone(&found, sum, copy));
+    TRUE(found != sum);
+    CUgraph graphs[] = {outer, copy};
+    for (int i = 0; i < 2; i++) {
+        OK(cuMemsetD32(b, 0, N));
+        OK(cuMemsetD32(c, 0, N));
+        OK(cuMemsetD32(d, 0, N));
+        OK(cuCtxSynchronize());
+        OK(cuGraphInstantiate(&x, graphs[i], 0));
+        OK(cuGraphDestroy(graphs[i]));
+        OK(cuGraphLaunch(x, s));
+        OK(cuStreamSynchronize(s));
+        expect(b, 0, 4);
+        OK(cuGraphExecDestroy(x));
+    }
+    OK(cuStreamDestroy(s));
+}
+
 int main(void)
 {
     CUmodule m;
@@ -216,5 +259,6 @@ int main(void)
     captured();
     forbidden();
     by_hand(ctx);
+    nested(ctx);
     return 0;
 }
