@@ -35,7 +35,7 @@ type Lane struct {
 
 // Completed learns the lane's pace from n ops that were seen complete at time now (ns).
 func (l *Lane) Completed(n int, now int64) {
-	pace := (now - l.Since) / int64(n)
+	pace := max(1, (now-l.Since)/int64(n)) // 0 is: not known
 	if l.Pace > 0 {
 		pace = (3*l.Pace + pace) / 4
 	}
