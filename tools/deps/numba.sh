@@ -14,7 +14,7 @@ wheels=(
 )
 
 # The interpreter is part of what was made: wheels belong to one version of Python.
-want="$(python3 -c 'import sys; print(sys.executable, sys.version)') $dir ${wheels[*]}"
+want="$(python3 -c 'import sys; print(sys.executable, sys.version)') ${wheels[*]}"
 [ -f "$dir/.stamp" ] && [ "$(cat "$dir/.stamp")" = "$want" ] && exit 0
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
   echo "tools/deps/numba.sh: numba-cuda needs Python 3.11 or newer, python3 here is $(python3 --version)" >&2
