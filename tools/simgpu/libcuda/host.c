@@ -276,6 +276,13 @@ static int find_vmas(uintptr_t base, size_t size, struct vma *first, bool *share
     return n;
 }
 
+/* SIMGPU_HOST_FILES=0 has registered memory treated as if no file could be had, for tests. */
+static bool files_allowed(void)
+{
+    const char *v = getenv("SIMGPU_HOST_FILES");
+    return !v || strcmp(v, "0") != 0;
+}
+
 /* Opens the file behind a shared mapping; -1 if this process cannot. */
 static int open_backing(const struct vma *v)
 {
@@ -353,16 +360,18 @@ CUresult sim_cuMemHostRegister_v2(void *p, size_t bytesize, unsigned int Flags)
         res = CUDA_ERROR_INVALID_VALUE;
     else if (overlaps_known(addr, bytesize))
         res = CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
-    if (res == CUDA_SUCCESS && n == 1 && first.shared) {
+    if (res == CUDA_SUCCESS && !files_allowed()) {
+        fd = -1;
+    } else if (res == CUDA_SUCCESS && n == 1 && first.shared) {
         fd = open_backing(&first);
         offset = first.offset + (base - first.start);
     } else if (res == CUDA_SUCCESS && !any_shared) {
         fd = replace_private(base, end - base, first.prot);
     }
     if (res == CUDA_SUCCESS) {
-        /* Without a file the server still copies to and from it, but kernels cannot use it. */
+        /* Without a file kernels reach it by system calls: slowly, and what they store shows late. */
         if (fd < 0)
-            sim_log("cuMemHostRegister: no file behind %p: kernels cannot reach it", p);
+            sim_log("cuMemHostRegister: no file behind %p: kernels will reach it slowly", p);
         struct sim_range r = {.base = addr, .size = bytesize, .kind = SIM_MAP_REGISTERED, .ctx = ctx, .dev = ctx->dev,
                               .flags = Flags, .id = sim_buffer_id(), .offset = replaced != mine};
         if (!sim_map_add(&r))

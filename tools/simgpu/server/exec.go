@@ -365,7 +365,7 @@ func (c *client) launchOp(r *wire.Request) {
 		return
 	}
 	entry := &in.image.entries[a[3]]
-	l := interp.Launch{Entry: entry.Name, Params: append([]byte(nil), r.Blob...), Mem: view{&c.space, s.d},
+	l := interp.Launch{Entry: entry.Name, Params: append([]byte(nil), r.Blob...),
 		Seed: c.srv.opt.Seed, MaxInstructions: c.srv.opt.MaxInstructions, DynShared: uint32(a[13]), SMs: chipSMs,
 		Printf: printer{s.d}, GridID: c.srv.nextID.Add(1)}
 	for i := range 3 {
@@ -391,7 +391,10 @@ func (c *client) runKernel(s *stream, o *op, in *instance, entry *interp.EntryIn
 		return code
 	}
 	c.srv.delay("launch", s)
+	mem := &launchView{view: view{&c.space, s.d}}
+	l.Mem = mem
 	st, err := in.in.Launch(s.d.stop, l)
+	mem.flush()
 	c.count.launches.Add(1)
 	c.count.instructions.Add(st.Instructions)
 	threads := uint64(l.Block[0]) * uint64(l.Block[1]) * uint64(l.Block[2])

@@ -41,3 +41,17 @@ func TestPrograms(t *testing.T) {
 		})
 	}
 }
+
+// TestRegisteredWithoutFiles has host memory registered as where the files
+// behind shared pages cannot be opened, as without privileges.
+func TestRegisteredWithoutFiles(t *testing.T) {
+	srv := simtest.Start(t)
+	for _, name := range []string{"host", "memops"} {
+		cmd := srv.Command(simtest.CompileC(t, source(name+".c")))
+		cmd.Env = append(cmd.Env, "SIMGPU_HOST_FILES=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+	}
+	srv.WaitUsed(0)
+}
