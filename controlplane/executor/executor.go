@@ -17,10 +17,13 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
@@ -169,6 +172,11 @@ func Run(ctx context.Context, c Config) error {
 		return fmt.Errorf("executor: control socket: %w; heddle executor is started by heddle daemon", err)
 	}
 	defer conn.Close()
+	if c.open == nil {
+		// The daemon's end is told by its socket alone. A service manager that signals the whole group must not cut ops in the middle,
+		// nor must a log line to a daemon that is dead.
+		signal.Ignore(unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGPIPE)
+	}
 	if need := c.IssueThreads + 4; runtime.GOMAXPROCS(0) < need {
 		// Threads that spin keep their P; the control side must find one too.
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(need))

@@ -36,6 +36,7 @@ type daemon struct {
 	bell   *shm.Doorbell
 	result chan error
 	faults chan shm.Message
+	pid    int // of an executor that is a process
 
 	mu      sync.Mutex
 	request uint32

@@ -222,7 +222,7 @@ func (p *poller) pass() bool {
 		p.lastForce = p.now
 		p.forceAfter = min(2*p.forceAfter, 64*int64(p.tune.Progress))
 	}
-	if p.schedule() {
+	if p.leaving != leaveNow && p.schedule() {
 		did = true
 	}
 	p.stats.Passes++

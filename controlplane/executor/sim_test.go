@@ -80,7 +80,10 @@ func (s *sim) segment() int {
 }
 
 // process starts an executor process.
-func (s *sim) process(bell *shm.Doorbell) *daemon {
+func (s *sim) process(bell *shm.Doorbell) *daemon { return s.start(bell, false) }
+
+// start starts one whose log nobody reads when deaf is set.
+func (s *sim) start(bell *shm.Doorbell, deaf bool) *daemon {
 	t := s.t
 	t.Helper()
 	conn, fd, err := shm.Pair()
@@ -98,9 +101,19 @@ func (s *sim) process(bell *shm.Doorbell) *daemon {
 	cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(fd), "control")}
 	var log strings.Builder
 	cmd.Stderr = &log
+	if deaf {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		defer w.Close()
+		cmd.Stderr = w
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	d.pid = cmd.Process.Pid
 	cmd.ExtraFiles[0].Close()
 	over := make(chan struct{})
 	go func() {
@@ -316,6 +329,35 @@ func TestSimulatedGPU(t *testing.T) {
 			t.Errorf("the other client has error %d", code)
 		}
 		s.program(victim, 7, 300)
+	})
+	t.Run("signals and a dead daemon", func(t *testing.T) {
+		s.t = t
+		d := s.start(nil, true)
+		s.image(d)
+		c := s.client(d, 9)
+		for _, sig := range []os.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP} {
+			p, err := os.FindProcess(d.pid)
+			if err == nil {
+				err = p.Signal(sig)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if r := d.do(shm.Message{Type: shm.TypeBye, ClientID: 9}); r.Status == shm.StatusOK { // writes a log line
+			t.Errorf("BYE: %d", r.Status)
+		}
+		s.program(c, 9, 100)
+		last := c.accumulate(1, 0, 1, nil)
+		c.ring.Publish()
+		until(t, "issued", func() bool { return atomic.LoadUint32(&c.file.Lane(1).Issued) == last })
+		d.conn.Close()
+		if err := d.end(); err != nil {
+			t.Errorf("end: %v", err)
+		}
+		if c.done(1) != last || atomic.LoadUint32(&c.file.Status().State) != shm.StateClosed {
+			t.Errorf("done %d of %d, state %d; want all and CLOSED", c.done(1), last, atomic.LoadUint32(&c.file.Status().State))
+		}
 	})
 	t.Run("idle", func(t *testing.T) {
 		s.t = t
