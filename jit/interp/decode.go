@@ -626,6 +626,13 @@ func (d *decoder) inst(src *ptx.Inst) error {
 	m := &mods{d: d, list: src.Mods}
 	start := len(d.fn.code)
 	if err := op.decode(d, m, src); err != nil {
+		// A modifier that nobody knows explains the error better, and
+		// concerns this function only.
+		if _, ok := err.(*unsupported); !ok {
+			if rest := m.rest(); rest != nil {
+				return rest
+			}
+		}
 		return err
 	}
 	if err := m.rest(); err != nil {

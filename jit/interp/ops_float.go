@@ -10,11 +10,11 @@ const fArith = ".rn .rz .rm .rp .ftz .sat; .f32 .f64 .f16 .f16x2 .bf16 .bf16x2"
 
 func init() {
 	register("Arithmetic", map[string]opInfo{
-		"add": {forms: "integers: .sat .cc; .u16x2 .s16x2; floats: " + fArith + " .f32x2", decode: decAddSub},
-		"sub": {forms: "integers: .sat .cc; .u16x2 .s16x2; floats: " + fArith + " .f32x2", decode: decAddSub},
+		"add": {forms: "integers: .sat .cc; .u16x2 .s16x2; floats: " + fArith + " .f32x2; .f32.f16 .f32.bf16", decode: decAddSub},
+		"sub": {forms: "integers: .sat .cc; .u16x2 .s16x2; floats: " + fArith + " .f32x2; .f32.f16 .f32.bf16", decode: decAddSub},
 		"mul": {forms: "integers: .lo .hi .wide; floats: " + fArith + " .f32x2", decode: decMul},
 		"mad": {forms: "integers: .lo .hi .wide .sat .cc; floats: .rn .rz .rm .rp .ftz .sat; .f32 .f64", decode: decMad},
-		"fma": {forms: fArith + " .f32x2; .relu", decode: decFma},
+		"fma": {forms: fArith + " .f32x2; .relu; .f32.f16 .f32.bf16", decode: decFma},
 		"div": {forms: "integers; .rn .rz .rm .rp .approx .full .ftz; .f32 .f64", decode: decDiv},
 		"abs": {forms: ".s16 .s32 .s64; .ftz; .f32 .f64 .f16 .f16x2 .bf16 .bf16x2", decode: decAbsNeg},
 		"neg": {forms: ".s16 .s32 .s64; .ftz; .f32 .f64 .f16 .f16x2 .bf16 .bf16x2", decode: decAbsNeg},
@@ -197,11 +197,25 @@ func decAddSub(d *decoder, m *mods, in *ptx.Inst) error {
 		return err
 	}
 	f := fopOf(in.Op, t, fm)
+	if st, ok := mixed(m, t); ok {
+		get := widenFloat(st, false)
+		return d.op2(in, t, st, t, func(a, b uint64) uint64 { return f(b32(float32(get(a))), b, 0) }, nil)
+	}
 	fast := noFast
 	if t == tF32 && fm.plain() && in.Op == "add" {
 		fast = runAddF32
 	}
 	return d.op2(in, t, t, t, func(a, b uint64) uint64 { return f(a, b, 0) }, fast)
+}
+
+// mixed reads the second type of a mixed-precision operation (PTX ISA 9.7.5):
+// add.f32.f16 and the like, whose first operands are narrow.
+func mixed(m *mods, t typ) (typ, bool) {
+	if n := peekType(m); t == tF32 && (n == tF16 || n == tBF16) {
+		m.typ()
+		return n, true
+	}
+	return tNone, false
 }
 
 // peekType gives the type that typ would give, without using it.
@@ -251,6 +265,12 @@ func decFma(d *decoder, m *mods, in *ptx.Inst) error {
 	t, err := m.typeOf(append(floatTypes, tF32x2)...)
 	if err != nil {
 		return err
+	}
+	if st, ok := mixed(m, t); ok {
+		get, f := widenFloat(st, false), fopOf("fma", t, fm)
+		return d.op3(in, t, st, st, t, func(a, b, c uint64) uint64 {
+			return f(b32(float32(get(a))), b32(float32(get(b))), c)
+		}, nil)
 	}
 	fast := noFast
 	if t == tF32 && fm.plain() {

@@ -172,6 +172,8 @@ func TestInstructions(t *testing.T) {
 		{"fma.rn.relu.f16 d, a, b, c;", "16", "16 16 16", u(0x3c00, 0xbc00, 0), 0},
 		{"fma.rn.sat.f16 d, a, b, c;", "16", "16 16 16", u(0x4000, 0x4000, 0), 0x3c00},
 		{"mul.rn.f32x2 d, a, b;", "64", "64 64", u(fb(3)<<32|fb(2), fb(5)<<32|fb(4)), fb(15)<<32 | fb(8)},
+		{"sub.rn.f32.f16 d, a, b;", "32", "16 32", u(0x4000, fb(0.5)), fb(1.5)},
+		{"fma.rn.f32.bf16 d, a, b, c;", "32", "16 16 32", u(0x4040, 0x4000, fb(1)), fb(7)},
 		{"div.approx.f32 d, a, b;", "32", "32 32", u(fb(1), fb(0x1p127)), 0},
 		{"div.full.f32 d, a, b;", "32", "32 32", u(fb(1), fb(4)), fb(0.25)},
 		{"rcp.approx.ftz.f32 d, a;", "32", "32", u(1), inf32},
