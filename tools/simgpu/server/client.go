@@ -172,7 +172,7 @@ func (c *client) hello(req *wire.Request) error {
 	}
 	if req.Args[0] != wire.Version {
 		c.status(req.Tag, errUnknown)
-		return fmt.Errorf("protocol version %d, this server speaks %d: build libcuda.so.1 and simgpu together", req.Args[0], wire.Version)
+		return fmt.Errorf("protocol version %#x, this server speaks %#x: build libcuda.so.1 and simgpu together", req.Args[0], wire.Version)
 	}
 	if c.kind == wire.KindControl {
 		c.status(req.Tag, success)

@@ -349,6 +349,11 @@ func (c *client) instantiate(r *wire.Request) {
 		c.status(r.Tag, errInvalidValue)
 		return
 	}
+	if 8*len(im.globals) > wire.MaxMessage-256 {
+		c.srv.logf("client %d: %d global variables: at most %d", c.pid, len(im.globals), (wire.MaxMessage-256)/8)
+		c.status(r.Tag, errNotSupported)
+		return
+	}
 	in := &instance{d: d, image: im}
 	offsets, total := map[string]uint64{}, uint64(0)
 	for _, g := range im.globals {
@@ -382,10 +387,6 @@ func (c *client) instantiate(r *wire.Request) {
 	}
 	if in.seg != nil {
 		c.space.add(in.seg)
-	}
-	if len(addrs) > wire.MaxMessage-256 {
-		c.status(r.Tag, errNotSupported)
-		return
 	}
 	id := c.srv.nextID.Add(1)
 	c.instances[id] = in

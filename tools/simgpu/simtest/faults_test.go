@@ -286,7 +286,7 @@ func TestStrangers(t *testing.T) {
 		}
 		conn.Close()
 	}
-	if !strings.Contains(srv.Log(), "protocol version 99, this server speaks 1") {
+	if !strings.Contains(srv.Log(), "protocol version 0x63, this server speaks ") {
 		t.Errorf("log: %s", srv.Log())
 	}
 	srv.Run(simtest.CompileC(t, source("vecadd.c")))

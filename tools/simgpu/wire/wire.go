@@ -16,10 +16,25 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 )
 
-// Version of the protocol; the server refuses any other.
-const Version = 1
+// revision grows when a message's meaning changes and no constant does.
+const revision = 2
+
+// Version identifies the protocol: a hash of every constant below, so that a
+// library and a server that were not built together notice. The server refuses
+// any other.
+var Version = fingerprint()
+
+func fingerprint() uint64 {
+	h := fnv.New64a()
+	fmt.Fprint(h, revision)
+	for _, c := range constants() {
+		fmt.Fprintf(h, " %s=%d", c.Name, c.Value)
+	}
+	return h.Sum64() >> 16
+}
 
 // MaxMessage bounds a packet in bytes, both directions.
 const MaxMessage = 96 << 10
@@ -170,16 +185,18 @@ const (
 	SnapshotRows    = 65536 // rows that a CopySnapshot may have
 )
 
-// Constants lists every constant that the C side needs, in order, for wire.h.
-func Constants() []struct {
+// Constant is a number that both sides know.
+type Constant struct {
 	Name  string
 	Value uint64
-} {
-	type c = struct {
-		Name  string
-		Value uint64
-	}
-	out := []c{{"VERSION", Version}, {"MAX_MESSAGE", MaxMessage}, {"HEADER_SIZE", HeaderSize},
+}
+
+// Constants lists every constant that the C side needs, in order, for wire.h.
+func Constants() []Constant { return append([]Constant{{"VERSION", Version}}, constants()...) }
+
+func constants() []Constant {
+	type c = Constant
+	out := []c{{"MAX_MESSAGE", MaxMessage}, {"HEADER_SIZE", HeaderSize},
 		{"KIND_CLIENT", KindClient}, {"KIND_CONTROL", KindControl},
 		{"COPY_ASYNC", CopyAsync}, {"COPY_SYNC", CopySync}, {"COPY_SNAPSHOT", CopySnapshot}, {"COPY_INLINE", CopyInline},
 		{"MEMOP_WRITE32", MemopWrite32}, {"MEMOP_WRITE64", MemopWrite64}, {"MEMOP_WAIT32", MemopWait32},
