@@ -13,7 +13,6 @@ var missing = []struct{ family, ops string }{
 	{"Multimem and tensor maps (9.7.9)", "multimem tensormap"},
 	{"Texture and surface (9.7.10, 9.7.11)", "tex tld4 txq istypep suld sust sured suq"},
 	{"Warp matrix (9.7.14)", "wmma"},
-	{"Warpgroup matrix (9.7.15)", "wgmma"},
 	{"Tensor core, 5th generation (9.7.16)", "tcgen05"},
 	{"Video (9.7.18)", "vadd vsub vabsdiff vmin vmax vshl vshr vmad vset vset2 vset4"},
 }
