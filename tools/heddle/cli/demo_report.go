@@ -186,6 +186,9 @@ func (r *demoReport) print(out io.Writer) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	if n != nil {
+		fmt.Fprintln(out, "(seconds are those of interpreting kernels on this machine's cores, beside pollers that want them too;\nvirtual time is the software GPU's model of one: 145 µs each time that the next kernel is another context's)")
+	}
 	e, least := r.Executors, ""
 	if e.LowerBound {
 		least = "at least "
