@@ -152,10 +152,13 @@ func (w *Watcher) fire(e *watch) {
 // connector listens to the kernel's process events while it may. Its word is
 // checked against the pidfd, because pids are reused.
 func (w *Watcher) connector() {
+	if !connectorPermitted() {
+		return // the pidfds serve alone
+	}
 	events := make(chan netlink.ProcEvent, 1024)
 	errs := make(chan error, 1)
 	if err := netlink.ProcEventMonitor(events, w.netDone, errs); err != nil {
-		return // not permitted here: the pidfds serve alone
+		return
 	}
 	for {
 		select {
@@ -163,7 +166,10 @@ func (w *Watcher) connector() {
 			return
 		case <-errs:
 			return
-		case ev := <-events:
+		case ev, open := <-events:
+			if !open {
+				return
+			}
 			exit, ok := ev.Msg.(*netlink.ExitProcEvent)
 			if !ok || exit.ProcessPid != exit.ProcessTgid {
 				continue
@@ -181,6 +187,20 @@ func (w *Watcher) connector() {
 			}
 		}
 	}
+}
+
+// connectorPermitted asks the kernel whether this process may listen. The library
+// must not be asked first: when its bind is refused it closes the socket's fd and
+// leaves an os.File for it behind, which the garbage collector closes a second
+// time, whoever has the number by then (vishvananda/netlink v1.3.1, nl.Subscribe).
+func connectorPermitted() bool {
+	const processEvents = 1 // CN_IDX_PROC, the connector's multicast group
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_CONNECTOR)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	return unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (processEvents - 1)}) == nil
 }
 
 // ended reports whether the process behind a pidfd has ended.

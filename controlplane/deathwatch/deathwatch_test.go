@@ -2,6 +2,7 @@ package deathwatch
 
 import (
 	"os/exec"
+	"runtime"
 	"testing"
 	"time"
 
@@ -73,5 +74,32 @@ func TestStopForgets(t *testing.T) {
 	w.Close()
 	if _, err := w.Watch(pid, fd, func() {}); err == nil {
 		t.Fatal("watching on a closed watcher succeeded")
+	}
+}
+
+// A watcher where the connector is refused must leave nobody's fds alone to the
+// garbage collector: see connectorPermitted.
+func TestNoForeignFdIsClosed(t *testing.T) {
+	for range 20 {
+		w, err := New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		var fds []int
+		for range 16 {
+			fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fds = append(fds, fd)
+		}
+		runtime.GC()
+		runtime.GC() // cleanups run after the first
+		for _, fd := range fds {
+			if err := unix.Close(fd); err != nil {
+				t.Fatalf("somebody closed fd %d: %v", fd, err)
+			}
+		}
 	}
 }
