@@ -1,6 +1,8 @@
 package interp_test
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -29,6 +31,13 @@ func pool() (mods []string, words []string) {
 				seen[w] = true
 				words = append(words, w)
 			}
+		}
+	}
+	triton, _ := filepath.Glob("testdata/triton/*_90.ptx")
+	for _, f := range triton {
+		if b, err := os.ReadFile(f); err == nil {
+			text, _, _ := strings.Cut(string(b), "\n}\n") // without the debug sections
+			mods = append(mods, text+"\n}\n")
 		}
 	}
 	for _, h := range hostile {

@@ -14,7 +14,7 @@ import (
 // samples gives our own odd sources and the corpus that nvcc made.
 func samples(t testing.TB) map[string][]byte {
 	out := map[string][]byte{}
-	for _, pat := range []string{"testdata/*.ptx", "../interp/kernels/ptx/*.ptx"} {
+	for _, pat := range []string{"testdata/*.ptx", "../interp/kernels/ptx/*.ptx", "../interp/testdata/triton/*.ptx"} {
 		files, err := filepath.Glob(pat)
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %v", pat, err)
