@@ -55,15 +55,19 @@ static int publish_copy(struct heddle_lane *lane, CUdeviceptr dst, CUdeviceptr s
   return HEDDLE_OP_OPEN;
 }
 
-// Host to device with the bytes in the record: the source may be used again when this returns.
-static int publish_put(struct heddle_lane *lane, CUdeviceptr dst, const void *src, size_t bytes) {
+// Host to device with the bytes in the record: the source may be used again when this returns. A synchronous copy also waits for
+// its end: programs take what it wrote for visible in every stream (the driver promises less, and keeps it nearly always).
+static int publish_put(struct heddle_lane *lane, CUdeviceptr dst, const void *src, size_t bytes, bool wait) {
   for (size_t at = 0; at < bytes;) {
     size_t n = bytes - at < HEDDLE_WIRE_MAX_INLINE_BYTES ? bytes - at : HEDDLE_WIRE_MAX_INLINE_BYTES;
     struct heddle_op op;
-    int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_PUT, 0, (uint32_t)(sizeof(struct heddle_wire_inline_copy) + n));
+    bool last = wait && at + n == bytes;
+    int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_PUT, last ? HEDDLE_WIRE_RECORD_FLAG_WANT_SIGNAL : 0,
+                                (uint32_t)(sizeof(struct heddle_wire_inline_copy) + n));
     if (opened != HEDDLE_OP_OPEN) return opened;
     *(struct heddle_wire_inline_copy *)op.body = (struct heddle_wire_inline_copy){.address = dst + at, .bytes = n};
     memcpy(op.body + sizeof(struct heddle_wire_inline_copy), (const unsigned char *)src + at, n);
+    if (last) return (int)heddle_op_publish_and_wait(&op);
     heddle_op_publish(&op);
     at += n;
   }
@@ -105,11 +109,10 @@ static int forward(struct copy *c, CUdeviceptr dst, enum end dst_end, CUdevicept
   if ((to == IN_EXECUTOR || to == SHARED_HOST) && (from == IN_EXECUTOR || from == SHARED_HOST) && (to == IN_EXECUTOR || from == IN_EXECUTOR))
     r = publish_copy(lane, dst, src, bytes, c->synchronous && (to == SHARED_HOST || from == SHARED_HOST));
   else if (to == IN_EXECUTOR && (from == PAGEABLE || from == REGISTERED) && (to_global || bytes <= HEDDLE_WIRE_MAX_INLINE_BYTES))
-    r = publish_put(lane, dst, (const void *)(uintptr_t)src, bytes);
+    r = publish_put(lane, dst, (const void *)(uintptr_t)src, bytes, c->synchronous);
   else if (from == IN_EXECUTOR && (from_global || bytes <= HEDDLE_WIRE_MAX_INLINE_BYTES) &&
            (to == PAGEABLE || (to == REGISTERED && (c->synchronous || from_global))))
     r = publish_get(lane, (void *)(uintptr_t)dst, src, bytes);
-  if (r == HEDDLE_OP_OPEN && to_global) heddle_code_global_written(dst, c->stream);
   if (r != HEDDLE_OP_NATIVE) return r;
   if (to == PAGEABLE || from == PAGEABLE) c->kind = HEDDLE_NATIVE_BLOCKING; // the driver stages it, and may wait for the stream
   if (to == NOT_OURS || from == NOT_OURS) c->why = HEDDLE_NATIVE_FOREIGN_MEMORY;

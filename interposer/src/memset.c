@@ -34,7 +34,6 @@ static int forward(CUstream stream, CUdeviceptr dst, size_t pitch, uint32_t valu
       (struct heddle_wire_memset){.dst = dst, .pitch = pitch, .width = width, .height = height, .element = element, .value = value};
   if (wait) return (int)heddle_op_publish_and_wait(&op);
   heddle_op_publish(&op);
-  if (where == HEDDLE_WHERE_GLOBAL) heddle_code_global_written(dst, stream);
   return HEDDLE_OP_OPEN;
 }
 

@@ -40,8 +40,10 @@ CUresult heddle_code_native_end(CUfunction f, CUstream stream, CUresult launched
     if (heddle_n == CUDA_SUCCESS) heddle_n = heddle_code_native_end((f), (stream), (CALL));              \
     heddle_n;                                                                                            \
   })
-// The client wrote a global (HEDDLE_WHERE_GLOBAL) by a forwarded copy or memset: graphs that were captured see the value too.
-void heddle_code_global_written(CUdeviceptr address, CUstream stream);
+// Before and after a native graph launch on `stream`: the device globals that live in the executor are carried to this process's
+// instances, in the order of the stream, and back. `launched` is the launch's own result; the first error is returned.
+CUresult heddle_code_graph_begin(CUstream stream);
+CUresult heddle_code_graph_end(CUstream stream, CUresult launched);
 // Called by order/ when a context was destroyed or reset, after the drain: its modules are gone with it.
 void heddle_code_context_gone(CUcontext context);
 #endif

@@ -230,31 +230,13 @@ static bool captures(CUstream stream) {
   return heddle_real.cuStreamIsCapturing(stream, &status) != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
-// A captured launch runs later, from a graph: it finds the values of now, and those that the client writes from now on.
-static CUresult fetch_for_graph(struct heddle_image *image, CUdevice device) {
-  CUstream aside;
-  CUstreamCaptureMode mode = heddle_capture_relax();
-  heddle_log(HEDDLE_LOG_WARN, "device %d: a captured kernel uses device globals. What kernels outside of graphs write to them, graphs do not see, and the other way round",
-             device);
-  CUresult r = heddle_order_drain(heddle_session_peek(device), NULL);
-  if (r == CUDA_SUCCESS) r = heddle_hook_cuStreamCreate(&aside, CU_STREAM_NON_BLOCKING);
-  if (r == CUDA_SUCCESS) {
-    for (struct heddle_global *g = NULL; r == CUDA_SUCCESS && (g = next_global(image, g, device));) r = fetch(g, aside);
-    CUresult done = heddle_hook_cuStreamSynchronize(aside);
-    heddle_hook_cuStreamDestroy_v2(aside);
-    if (r == CUDA_SUCCESS) r = done;
-  }
-  heddle_capture_restore(mode);
-  return r;
-}
-
 CUresult heddle_code_native_begin(CUfunction f, CUstream stream) {
   if (__builtin_expect(!atomic_load_explicit(&mirroring, memory_order_relaxed), 1)) return CUDA_SUCCESS;
   CUdevice device;
   struct heddle_image *image = mirrored_image(f, &device);
   CUresult r = CUDA_SUCCESS;
   if (!image) return r;
-  if (captures(stream)) return atomic_exchange(&image->captured, true) ? r : fetch_for_graph(image, device);
+  if (captures(stream)) return r; // it runs later, from a graph: heddle_code_graph_begin
   for (struct heddle_global *g = NULL; r == CUDA_SUCCESS && (g = next_global(image, g, device));) r = fetch(g, stream);
   return r;
 }
@@ -268,23 +250,41 @@ CUresult heddle_code_native_end(CUfunction f, CUstream stream, CUresult launched
   return launched;
 }
 
-struct holder {
-  CUdeviceptr address;
-  struct heddle_global *found;
+// A graph may launch any kernel of this process, captured or added node by node: around it every global of every image that has
+// some in the executor goes to this process's instance and back.
+#define GRAPH_IMAGES 64
+struct collection {
+  struct heddle_image *at[GRAPH_IMAGES];
+  unsigned n, left_out;
 };
-static bool holds(struct heddle_image *image, void *arg) {
-  struct holder *h = arg;
-  if (!atomic_load(&image->captured)) return false;
-  for (struct heddle_global *g = image->globals; g && !h->found; g = g->next)
-    if (h->address - g->address < g->bytes) h->found = g;
-  return h->found != NULL;
+static bool collect(struct heddle_image *image, void *arg) {
+  struct collection *c = arg;
+  for (unsigned i = 0; i < c->n; i++)
+    if (c->at[i] == image) return false; // a library and a module of it
+  if (image->globals && c->n < GRAPH_IMAGES) c->at[c->n++] = image;
+  else if (image->globals) c->left_out++;
+  return false;
 }
 
-void heddle_code_global_written(CUdeviceptr address, CUstream stream) {
-  struct holder h = {address, NULL};
-  heddle_images_each(holds, &h);
-  if (h.found) fetch(h.found, stream);
+static CUresult carry(CUstream stream, CUresult (*move)(struct heddle_global *, CUstream)) {
+  if (__builtin_expect(!atomic_load_explicit(&mirroring, memory_order_relaxed), 1) || captures(stream)) return CUDA_SUCCESS;
+  struct heddle_session *s = heddle_session_current();
+  if (!s) return CUDA_SUCCESS;
+  struct collection c = {.n = 0};
+  heddle_images_each(collect, &c);
+  if (c.left_out) {
+    heddle_log(HEDDLE_LOG_ERROR, "device %d: more than %d images have device globals in the executor: a graph cannot see them all. Run this program with HEDDLE_DISABLE=1",
+               s->device, GRAPH_IMAGES);
+    return CUDA_ERROR_NOT_SUPPORTED;
+  }
+  CUresult r = CUDA_SUCCESS;
+  for (unsigned i = 0; i < c.n; i++)
+    for (struct heddle_global *g = NULL; r == CUDA_SUCCESS && (g = next_global(c.at[i], g, s->device));) r = move(g, stream);
+  return r;
 }
+
+CUresult heddle_code_graph_begin(CUstream stream) { return carry(stream, fetch); }
+CUresult heddle_code_graph_end(CUstream stream, CUresult launched) { return launched == CUDA_SUCCESS ? carry(stream, store) : launched; }
 
 CUresult heddle_hook_cuModuleGetGlobal_v2(CUdeviceptr *dptr, size_t *bytes, CUmodule hmod, const char *name) {
   CUdeviceptr address = 0;

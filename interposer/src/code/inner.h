@@ -29,7 +29,6 @@ struct heddle_image {
   uint64_t id[HEDDLE_MAX_DEVICES]; // the daemon's, 0 unknown; guarded by ask_lock
   uint64_t nonce;              // not 0: appended to what is sent, so that the image has an instance of its own
   uint64_t hash0;              // of what was sent
-  _Atomic bool captured;       // a kernel of it was captured while it had mirrored globals
   struct heddle_global *globals; // guarded by heddle_code_lock
 };
 

@@ -148,6 +148,7 @@ CUresult heddle_hook_cuEventQuery(CUevent hEvent);
 CUresult heddle_hook_cuEventRecord(CUevent hEvent, CUstream hStream);
 CUresult heddle_hook_cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int flags);
 CUresult heddle_hook_cuEventSynchronize(CUevent hEvent);
+CUresult heddle_hook_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream);
 CUresult heddle_hook_cuGreenCtxDestroy(CUgreenCtx hCtx);
 CUresult heddle_hook_cuGreenCtxRecordEvent(CUgreenCtx hCtx, CUevent hEvent);
 CUresult heddle_hook_cuGreenCtxStreamCreate(CUstream*phStream, CUgreenCtx greenCtx, unsigned int flags, int priority);

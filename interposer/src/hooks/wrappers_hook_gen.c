@@ -65,6 +65,10 @@ HEDDLE_WRAP(cuGraphAddNode, (CUgraphNode *phGraphNode, CUgraph hGraph, const CUg
   heddle_hook_cuGraphAddNode(phGraphNode, hGraph, dependencies, numDependencies, nodeParams))
 HEDDLE_WRAP(cuGraphAddNode_v2, (CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData, size_t numDependencies, CUgraphNodeParams *nodeParams), (phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams),
   heddle_hook_cuGraphAddNode_v2(phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams))
+HEDDLE_WRAP(cuGraphLaunch, (CUgraphExec hGraph, CUstream hStream), (hGraph, hStream),
+  heddle_hook_cuGraphLaunch(hGraph, heddle_hooks_stream(hStream, CU_STREAM_LEGACY)))
+HEDDLE_WRAP(cuGraphLaunch_ptsz, (CUgraphExec hGraphExec, CUstream hStream), (hGraphExec, hStream),
+  heddle_hook_cuGraphLaunch(hGraphExec, heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD)))
 HEDDLE_WRAP(cuGraphicsResourceGetMappedPointer, (CUdeviceptr_v1 *pDevPtr, unsigned int *pSize, CUgraphicsResource resource), (pDevPtr, pSize, resource),
   heddle_hooks_refuse("cuGraphicsResourceGetMappedPointer", "a 32-bit device address names memory that an executor cannot have; use the _v2 function") ? CUDA_ERROR_NOT_SUPPORTED : heddle_real.cuGraphicsResourceGetMappedPointer(pDevPtr, pSize, resource))
 HEDDLE_WRAP(cuGraphicsResourceGetMappedPointer_v2, (CUdeviceptr *pDevPtr, size_t *pSize, CUgraphicsResource resource), (pDevPtr, pSize, resource),

@@ -91,7 +91,8 @@ CUresult heddle_code_native_end(CUfunction f, CUstream stream, CUresult launched
   (void)f, (void)stream;
   return launched;
 }
-void heddle_code_global_written(CUdeviceptr address, CUstream stream) { (void)address, (void)stream; }
+CUresult heddle_code_graph_begin(CUstream stream) { (void)stream; return CUDA_SUCCESS; }
+CUresult heddle_code_graph_end(CUstream stream, CUresult launched) { (void)stream; return launched; }
 bool heddle_code_mirrored(struct heddle_session *s, const struct heddle_function *f) {
   (void)s, (void)f;
   return false;
