@@ -163,11 +163,16 @@ func TestFilesStayReadable(t *testing.T) {
 	}
 }
 
-// Nothing that a wheel or another project brought is committed.
+// Nothing that a wheel or another project brought is committed, and nothing that
+// the build makes. Code compiled from sources of ours that lie beside it, for
+// tests of readers, is neither.
 func TestNothingForeignIsCommitted(t *testing.T) {
 	for _, name := range tracked(t) {
 		switch filepath.Ext(name) {
 		case ".so", ".a", ".o", ".whl", ".cubin", ".fatbin":
+			if strings.Contains(name, "/testdata/") {
+				break
+			}
 			t.Errorf("%s: built or fetched files are not committed", name)
 		}
 		fi, err := os.Lstat(filepath.Join(root, name))

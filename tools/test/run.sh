@@ -14,7 +14,7 @@ tools/test/lint.sh
 # Two cores: packages one after the other, so that tests of timeouts are not
 # starved by somebody else's compiler.
 step "race detector: what has threads"
-go test -race -p 1 -timeout 10m ./shm/... ./controlplane/...
+go test -race -count=1 -p 1 -timeout 10m ./shm/... ./controlplane/...
 
 if [ -n "${HEDDLE_NIGHTLY:-}" ]; then
   step "fuzzing, 10 minutes a target"
@@ -25,4 +25,4 @@ else
 fi
 
 step "everything: Go, C with sanitizers, layout, PTX conformance, software GPU"
-go test -p 1 -timeout 20m ./...
+go test -count=1 -p 1 -timeout 20m ./...
