@@ -6,7 +6,6 @@ CUDA := $(CURDIR)/.deps/cuda/nvidia/cu13
 BUILD := $(CURDIR)/build
 # go-nvml wraps functions that NVIDIA's header marks deprecated.
 export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
-export GOFLAGS := -trimpath
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X github.com/heddle-gpu/heddle/tools/heddle/cli.Version=$(VERSION)
 
@@ -22,7 +21,7 @@ tools-deps: deps ## Debian packages that the tests use
 
 heddle:
 	@mkdir -p $(BUILD)/bin
-	go build -ldflags '$(LDFLAGS)' -o $(BUILD)/bin/heddle ./tools/heddle
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BUILD)/bin/heddle ./tools/heddle
 
 interposer: deps
 	@mkdir -p $(BUILD)/interposer $(BUILD)/lib/heddle
