@@ -6,6 +6,9 @@ CUDA := $(CURDIR)/.deps/cuda/nvidia/cu13
 BUILD := $(CURDIR)/build
 # go-nvml wraps functions that NVIDIA's header marks deprecated.
 export CGO_CFLAGS := -O2 -g -Wno-deprecated-declarations
+# Go 1.26 places its heap at random below 64 TiB, where clients' windows lie; an executor built so starts itself anew until it
+# lies elsewhere (tools/heddle/cli/heap.go). Without the randomisation the first start fits.
+export GOEXPERIMENT := norandomizedheapbase64
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X github.com/heddle-gpu/heddle/tools/heddle/cli.Version=$(VERSION)
 

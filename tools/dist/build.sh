@@ -15,7 +15,7 @@ export HEDDLE_ZIG=$zig
 cc=$root/tools/dist/cc.sh
 export ZIG_GLOBAL_CACHE_DIR=$work/zig-cache ZIG_LOCAL_CACHE_DIR=$work/zig-cache
 
-CGO_ENABLED=1 CC=$cc CGO_CFLAGS="-O2 -Wno-deprecated-declarations" \
+GOEXPERIMENT=norandomizedheapbase64 CGO_ENABLED=1 CC=$cc CGO_CFLAGS="-O2 -Wno-deprecated-declarations" \
   go build -trimpath -ldflags "-s -w -X github.com/heddle-gpu/heddle/tools/heddle/cli.Version=$version" -o "$out/bin/heddle" ./tools/heddle
 
 cmake -S . -B "$work/interposer" -DCMAKE_BUILD_TYPE=Release -DCMAKE_C_COMPILER="$cc" -DHEDDLE_CUDA_INCLUDE="$cuda" >"$work/configure.log" || { cat "$work/configure.log"; exit 1; }
