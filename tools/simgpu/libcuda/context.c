@@ -8,15 +8,24 @@ static struct {
     struct sim_ctx *ctx;
     unsigned count, flags;
 } primary[SIM_MAX_DEVICES];
+/* The code of the fault that the device's primary context had when it ended: from then on the device is lost to this process
+   (an H200 with driver 580 does so: reset succeeds, retain gives the code, and everything else that the context is destroyed). */
+static _Atomic int lost[SIM_MAX_DEVICES];
 static _Atomic uint64_t next_id = 1;
 
-CUresult sim_ctx_error(const struct sim_ctx *ctx)
+/* The fault of a context that may be a lost device's. */
+static CUresult fault_of(const struct sim_ctx *ctx)
 {
     const _Atomic uint32_t *errors = (const _Atomic uint32_t *)(const void *)(sim_status + SIM_STATUS_CTX_ERR);
     CUresult res = (CUresult)atomic_load_explicit(&errors[ctx->obj.index], memory_order_acquire);
     if (res != CUDA_SUCCESS)
         sim_printf_drain(ctx); /* the assertion that failed, for one */
     return res;
+}
+
+CUresult sim_ctx_error(const struct sim_ctx *ctx)
+{
+    return atomic_load_explicit(&lost[ctx->dev], memory_order_acquire) ? CUDA_ERROR_CONTEXT_IS_DESTROYED : fault_of(ctx);
 }
 
 struct sim_ctx *sim_ctx_peek(void)
@@ -111,6 +120,18 @@ static void ctx_free(struct sim_ctx *c)
     sim_map_drop_ctx(c);
     pthread_rwlock_unlock(&sim_map_lock);
     sim_obj_free(SIM_CTX, c);
+}
+
+/* Takes the primary context of dev away, for ctx_free; what it had of a fault outlives it. primary_lock held. */
+static struct sim_ctx *primary_take(int dev)
+{
+    int none = 0;
+    struct sim_ctx *dead = primary[dev].ctx;
+    CUresult fault = dead ? fault_of(dead) : CUDA_SUCCESS;
+    if (fault != CUDA_SUCCESS)
+        atomic_compare_exchange_strong(&lost[dev], &none, (int)fault);
+    primary[dev].ctx = NULL;
+    return dead;
 }
 
 static CUresult push(struct sim_ctx *c)
@@ -490,8 +511,10 @@ CUresult sim_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev)
     if (!primary[dev].ctx)
         res = ctx_new(&primary[dev].ctx, primary[dev].flags | CU_CTX_MAP_HOST, dev, true);
     if (res == CUDA_SUCCESS) {
-        primary[dev].count++;
         *pctx = (CUcontext)primary[dev].ctx;
+        res = atomic_load(&lost[dev]) ? (CUresult)atomic_load(&lost[dev]) : fault_of(primary[dev].ctx);
+        if (res == CUDA_SUCCESS)
+            primary[dev].count++;
     }
     pthread_mutex_unlock(&primary_lock);
     return res;
@@ -504,10 +527,8 @@ CUresult sim_cuDevicePrimaryCtxRelease_v2(CUdevice dev)
         return CUDA_ERROR_INVALID_DEVICE;
     pthread_mutex_lock(&primary_lock);
     CUresult res = primary[dev].count ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
-    if (res == CUDA_SUCCESS && --primary[dev].count == 0) {
-        dead = primary[dev].ctx;
-        primary[dev].ctx = NULL;
-    }
+    if (res == CUDA_SUCCESS && --primary[dev].count == 0)
+        dead = primary_take(dev);
     pthread_mutex_unlock(&primary_lock);
     if (dead)
         ctx_free(dead);
@@ -525,8 +546,7 @@ CUresult sim_cuDevicePrimaryCtxReset_v2(CUdevice dev)
     if (dev < 0 || dev >= sim_device_count)
         return CUDA_ERROR_INVALID_DEVICE;
     pthread_mutex_lock(&primary_lock);
-    struct sim_ctx *dead = primary[dev].ctx;
-    primary[dev].ctx = NULL;
+    struct sim_ctx *dead = primary_take(dev);
     primary[dev].count = 0;
     pthread_mutex_unlock(&primary_lock);
     if (dead)
