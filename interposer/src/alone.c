@@ -379,7 +379,7 @@ void heddle_order_finish_alone(struct heddle_session *s) {
     r = judge(s, head, tail, p->last);
     if (r != CUDA_SUCCESS) {
       heddle_log(HEDDLE_LOG_ERROR, "device %d: the executor is gone while an operation was under way that must not be repeated, or with "
-                                   "this program's device globals: CUDA error %d for the rest of this context", s->device, (int)r);
+                                   "this program's device globals: CUDA error %d from now on", s->device, (int)r);
     } else {
       r = run_rest(s, head, tail, p, &ran);
       if (p->stream != NULL) (void)heddle_real.cuStreamDestroy_v2(p->stream);

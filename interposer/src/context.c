@@ -1,15 +1,20 @@
-// Contexts end: everything forwarded from them is waited for first, then their lanes are forgotten. A sticky error ends with its
-// context, as natively; the session that had it is given up, and the program goes on natively. Source: CUDA driver API,
-// cuCtxDestroy, cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxReset; design.md section 4 "Errors".
+// Contexts end: everything forwarded from them is waited for first, then their lanes are forgotten. After a fault the session is
+// given up. When the primary context ends, the device stays lost to this process, as natively (measured on an H200, driver 580:
+// cuDevicePrimaryCtxReset succeeds, cuDevicePrimaryCtxRetain goes on returning the fault's code and work of any kind
+// CUDA_ERROR_CONTEXT_IS_DESTROYED); when one of cuCtxCreate ends, the program goes on natively and the driver decides. Source: CUDA
+// driver API, cuCtxDestroy, cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxReset, CUDA_ERROR_ILLEGAL_ADDRESS.
 #include "code/code.h"
 #include "hooks/hooks_gen.h"
 #include "lane.h"
 #include "memory/memory.h"
 
-static void forgive(struct heddle_session *s) {
-  if (s == NULL || atomic_load(&s->sticky) == 0) return;
+// A context of s ended. Its sticky error, if there is one, becomes what the driver says from then on.
+static void outlive(struct heddle_session *s, bool primary) {
+  int code = s == NULL ? 0 : atomic_load(&s->sticky), none = 0;
+  if (code == 0) return;
   heddle_session_given_up(s);
-  atomic_store(&s->sticky, 0);
+  if (primary) (void)atomic_compare_exchange_strong(&s->lost, &none, code); // the first code stays
+  atomic_store(&s->sticky, atomic_load(&s->lost) != 0 ? CUDA_ERROR_CONTEXT_IS_DESTROYED : 0);
 }
 
 // The context's device memory and code are given back by the driver: nothing forwarded may still use them.
@@ -26,7 +31,7 @@ CUresult heddle_hook_cuCtxDestroy_v2(CUcontext ctx) {
     heddle_order_context_gone(ctx);
     heddle_code_context_gone(ctx);
     heddle_memory_context_gone(ctx);
-    forgive(s);
+    outlive(s, false);
   }
   return r;
 }
@@ -69,10 +74,22 @@ static CUresult primary_end(CUdevice dev, CUresult (*call)(CUdevice), bool alway
     heddle_order_context_gone(handle);
     heddle_code_context_gone(handle);
     heddle_memory_context_gone(handle);
-    forgive(s);
+    outlive(s, true);
   }
   return r;
 }
 
 CUresult heddle_hook_cuDevicePrimaryCtxRelease_v2(CUdevice dev) { return primary_end(dev, heddle_real.cuDevicePrimaryCtxRelease_v2, false); }
 CUresult heddle_hook_cuDevicePrimaryCtxReset_v2(CUdevice dev) { return primary_end(dev, heddle_real.cuDevicePrimaryCtxReset_v2, true); }
+
+// After a fault the driver refuses with the fault's code, before and after a reset, and the handle is filled in all the same.
+CUresult heddle_hook_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev) {
+  struct heddle_session *s = heddle_session_peek(dev);
+  CUresult fault = s == NULL ? CUDA_SUCCESS : heddle_sticky(s);
+  CUresult r = heddle_real.cuDevicePrimaryCtxRetain(pctx, dev);
+  if (r != CUDA_SUCCESS || fault == CUDA_SUCCESS) return r;
+  int lost = atomic_load(&s->lost);
+  if (lost != 0) return (CUresult)lost; // the driver's reference stays: without it the handle would mean nothing
+  (void)heddle_real.cuDevicePrimaryCtxRelease_v2(dev);
+  return fault;
+}

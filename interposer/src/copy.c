@@ -93,6 +93,13 @@ static int publish_get(struct heddle_lane *lane, void *dst, CUdeviceptr src, siz
   return HEDDLE_OP_OPEN;
 }
 
+// What the driver says to a device address in freed memory, which is still mapped here and in the executor; HEDDLE_OP_OPEN: nothing.
+static int freed_end(struct heddle_lane *lane, CUdeviceptr address, size_t bytes, enum end end) {
+  if (__builtin_expect(end == HOST_END || !heddle_memory_freed(address, bytes), 1)) return HEDDLE_OP_OPEN;
+  CUresult r = heddle_sticky(lane->session);
+  return (int)(r != CUDA_SUCCESS ? r : CUDA_ERROR_INVALID_VALUE);
+}
+
 // HEDDLE_OP_OPEN: done as the call promises. HEDDLE_OP_NATIVE: natively, c->kind and c->why say how. Otherwise a CUresult.
 static int forward(struct copy *c, CUdeviceptr dst, enum end dst_end, CUdeviceptr src, enum end src_end, size_t bytes) {
   struct heddle_lane *lane = heddle_lane_of(c->stream);
@@ -105,7 +112,9 @@ static int forward(struct copy *c, CUdeviceptr dst, enum end dst_end, CUdevicept
   }
   bool to_global, from_global;
   enum reach to = reach_of(lane, dst, bytes, dst_end, &to_global), from = reach_of(lane, src, bytes, src_end, &from_global);
-  int r = HEDDLE_OP_NATIVE;
+  int r;
+  if ((r = freed_end(lane, dst, bytes, dst_end)) != HEDDLE_OP_OPEN || (r = freed_end(lane, src, bytes, src_end)) != HEDDLE_OP_OPEN) return r;
+  r = HEDDLE_OP_NATIVE;
   if ((to == IN_EXECUTOR || to == SHARED_HOST) && (from == IN_EXECUTOR || from == SHARED_HOST) && (to == IN_EXECUTOR || from == IN_EXECUTOR))
     r = publish_copy(lane, dst, src, bytes, c->synchronous && (to == SHARED_HOST || from == SHARED_HOST));
   else if (to == IN_EXECUTOR && (from == PAGEABLE || from == REGISTERED) && (to_global || bytes <= HEDDLE_WIRE_MAX_INLINE_BYTES))
@@ -230,6 +239,8 @@ static int forward_box(struct copy *c, const CUDA_MEMCPY3D *p) {
     return HEDDLE_OP_NATIVE;
   }
   if (height == 1 && depth == 1) return forward(c, dst.first, dst.end, src.first, src.end, width);
+  int r;
+  if ((r = freed_end(lane, dst.first, dst.extent, dst.end)) != HEDDLE_OP_OPEN || (r = freed_end(lane, src.first, src.extent, src.end)) != HEDDLE_OP_OPEN) return r;
   bool to_global, from_global;
   enum reach to = reach_of(lane, dst.first, dst.extent, dst.end, &to_global), from = reach_of(lane, src.first, src.extent, src.end, &from_global);
   if ((to == IN_EXECUTOR || to == SHARED_HOST) && (from == IN_EXECUTOR || from == SHARED_HOST) && (to == IN_EXECUTOR || from == IN_EXECUTOR)) {

@@ -219,11 +219,21 @@ CUresult heddle_hook_cuGreenCtxRecordEvent(CUgreenCtx hCtx, CUevent hEvent) { re
 
 // ---- asking and waiting ----
 
+// After a fault the driver answers every question about an event with the fault's code, also about one that was never recorded or
+// that only the driver knows. Asked of the current context: an event of ours that was not forwarded does not know its own.
+static CUresult fault(void) {
+  struct heddle_context *c = heddle_context_current();
+  return c == NULL ? CUDA_SUCCESS : heddle_sticky(c->session);
+}
+
 CUresult heddle_hook_cuEventQuery(CUevent hEvent) {
   struct event *v = find(hEvent);
-  if (v == NULL) return heddle_real.cuEventQuery(hEvent);
-  struct event at = snapshot(v);
-  if (at.how != FORWARDED) return heddle_real.cuEventQuery(hEvent);
+  struct event at = {.how = NATIVELY};
+  if (v != NULL) at = snapshot(v);
+  if (at.how != FORWARDED) {
+    CUresult sticky = fault();
+    return sticky != CUDA_SUCCESS ? sticky : heddle_real.cuEventQuery(hEvent);
+  }
   struct heddle_session *s = at.session;
   if (heddle_lane_done(s, at.lane, at.seq)) return heddle_sticky(s);
   CUresult r = heddle_sticky(s);
@@ -237,9 +247,12 @@ CUresult heddle_hook_cuEventQuery(CUevent hEvent) {
 
 CUresult heddle_hook_cuEventSynchronize(CUevent hEvent) {
   struct event *v = find(hEvent);
-  if (v == NULL) return heddle_real.cuEventSynchronize(hEvent);
-  struct event at = snapshot(v);
-  if (at.how != FORWARDED) return heddle_real.cuEventSynchronize(hEvent);
+  struct event at = {.how = NATIVELY};
+  if (v != NULL) at = snapshot(v);
+  if (at.how != FORWARDED) {
+    CUresult sticky = fault();
+    return sticky != CUDA_SUCCESS ? sticky : heddle_real.cuEventSynchronize(hEvent);
+  }
   struct heddle_context *c = heddle_context_current();
   uint32_t spin = (at.flags & CU_EVENT_BLOCKING_SYNC) != 0 ? 0 : c != NULL ? c->spin_us : 20;
   return heddle_wait_number(at.session, at.lane, at.seq, spin);
@@ -255,6 +268,7 @@ CUresult heddle_hook_cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigne
     return at.how == FORWARDED ? CUDA_ERROR_STREAM_CAPTURE_ISOLATION : heddle_real.cuStreamWaitEvent(hStream, hEvent, Flags);
   if (at.how == NEVER || lane == NULL) {
     if (at.how == FORWARDED) return heddle_wait_number(at.session, at.lane, at.seq, 20); // a native context of another device
+    if (lane != NULL && heddle_sticky(lane->session) != CUDA_SUCCESS) return heddle_sticky(lane->session);
     return heddle_real.cuStreamWaitEvent(hStream, hEvent, Flags);
   }
   CUresult r = heddle_sticky(lane->session);
@@ -366,6 +380,8 @@ CUresult heddle_hook_cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CU
   if (from.how != FORWARDED || to.how != FORWARDED || !timed || pMilliseconds == NULL || from.session != to.session) {
     if (timed && (from.how == FORWARDED) != (to.how == FORWARDED) && from.how != NEVER && to.how != NEVER)
       heddle_log(HEDDLE_LOG_WARN, "cuEventElapsedTime: one event was recorded natively, the other was forwarded; no time can be given");
+    CUresult sticky = fault();
+    if (sticky != CUDA_SUCCESS) return sticky;
     return heddle_real.cuEventElapsedTime(pMilliseconds, hStart, hEnd); // the driver's own code: not recorded, no timing, …
   }
   struct heddle_session *s = from.session;

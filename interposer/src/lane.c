@@ -229,6 +229,10 @@ static struct heddle_context *context_find(CUcontext handle) {
   unsigned int flags = 0;
   if (heddle_real.cuCtxGetDevice(&device) != CUDA_SUCCESS) return NULL;
   struct heddle_session *s = heddle_session_of_device(device);
+  if (s == NULL) { // a device that a fault has lost stays lost to this process, whatever context it makes now
+    struct heddle_session *ended = heddle_session_peek(device);
+    if (ended != NULL && atomic_load(&ended->lost) != 0) s = ended;
+  }
   if (heddle_real.cuCtxGetFlags == NULL || heddle_real.cuCtxGetFlags(&flags) != CUDA_SUCCESS) flags = 0;
   pthread_once(&once, prepare);
   struct heddle_context *found = NULL, *room = NULL;

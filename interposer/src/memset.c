@@ -19,6 +19,10 @@ static int forward(CUstream stream, CUdeviceptr dst, size_t pitch, uint32_t valu
   if (height == 1) pitch = row;
   if (__builtin_mul_overflow(pitch, height - 1, &rows) || __builtin_add_overflow(rows, row, &extent)) return HEDDLE_OP_NATIVE;
   enum heddle_where where = heddle_memory_where(dst, extent, &owner);
+  if (__builtin_expect(heddle_memory_freed(dst, extent), 0)) { // still mapped, here and in the executor: the driver's answer
+    CUresult r = heddle_sticky(lane->session);
+    return (int)(r != CUDA_SUCCESS ? r : CUDA_ERROR_INVALID_VALUE);
+  }
   if ((where != HEDDLE_WHERE_DEVICE && where != HEDDLE_WHERE_GLOBAL && where != HEDDLE_WHERE_HOST) || owner != lane->session) {
     *why = where == HEDDLE_WHERE_REGISTERED ? HEDDLE_NATIVE_HOST_REGISTERED : HEDDLE_NATIVE_FOREIGN_MEMORY;
     return HEDDLE_OP_NATIVE;

@@ -52,6 +52,8 @@ struct heddle_session {
   uint64_t forwarded;            // kernels, memsets and device-to-device copies published so far; guarded by ring_lock
   _Atomic int live;              // 1: forward; 0: native (never attached, or closed)
   _Atomic int sticky;            // CUresult to return from every call; 0 none
+  _Atomic int lost;              // the fault's code once the primary context that had it has ended: sticky is then
+                                 // CUDA_ERROR_CONTEXT_IS_DESTROYED until this process ends, as natively; 0 otherwise
 };
 
 // The session of a device, attached on first use; NULL when this process or device runs natively.

@@ -25,7 +25,7 @@ CUresult heddle_sticky(struct heddle_session *s) {
                                           "an operation did not end",
                                           "the executor that held this program's device globals is gone",
                                           "the driver refused a launch in the executor"};
-    heddle_log(HEDDLE_LOG_ERROR, "device %d: CUDA error %u for the rest of this context: %s", s->device, error,
+    heddle_log(HEDDLE_LOG_ERROR, "device %d: CUDA error %u from now on: %s", s->device, error,
                      reason < sizeof reasons / sizeof *reasons ? reasons[reason] : reasons[0]);
   }
   return (CUresult)atomic_load(&s->sticky);

@@ -10,12 +10,12 @@ import (
 
 // suite is every client program, with what it is for.
 var suite = []string{
-	"vector", "reduction", "matmul", "stencil", "histogram", "streams", "threads", "allocators", "modules", "globals", "hostmem", "callbacks", "forks", "errors", "mapping", "pools", "queries", "libraries", "contexts", "full", "crowd", "devices", "hybrid", "flood", "misbehave",
+	"vector", "reduction", "matmul", "stencil", "histogram", "streams", "threads", "allocators", "modules", "globals", "hostmem", "callbacks", "forks", "errors", "mapping", "pools", "queries", "libraries", "contexts", "full", "crowd", "devices", "hybrid", "flood", "misbehave", "lost",
 }
 
 // faulty programs poison the context that they share: others in flight may be in
 // doubt, so they run alone.
-var faulty = map[string]bool{"misbehave": true}
+var faulty = map[string]bool{"misbehave": true, "lost": true}
 
 func seeded(i int) string { return fmt.Sprintf("E2E_SEED=%d", i+1) }
 

@@ -141,6 +141,7 @@ CUresult heddle_hook_cuCtxSynchronize_v2(CUcontext ctx);
 CUresult heddle_hook_cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent);
 CUresult heddle_hook_cuDevicePrimaryCtxRelease_v2(CUdevice dev);
 CUresult heddle_hook_cuDevicePrimaryCtxReset_v2(CUdevice dev);
+CUresult heddle_hook_cuDevicePrimaryCtxRetain(CUcontext *pctx, CUdevice dev);
 CUresult heddle_hook_cuEventCreate(CUevent *phEvent, unsigned int Flags);
 CUresult heddle_hook_cuEventDestroy_v2(CUevent hEvent);
 CUresult heddle_hook_cuEventElapsedTime(float *pMilliseconds, CUevent hStart, CUevent hEnd);

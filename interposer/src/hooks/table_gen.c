@@ -99,7 +99,7 @@ const struct heddle_entry heddle_entries[] = {
   WRAP(cuDevicePrimaryCtxRelease_v2, "cuDevicePrimaryCtxRelease", 2, 0, 11000, HOOK)
   WRAP(cuDevicePrimaryCtxReset, "cuDevicePrimaryCtxReset", 1, 0, 7000, HOOK)
   WRAP(cuDevicePrimaryCtxReset_v2, "cuDevicePrimaryCtxReset", 2, 0, 11000, HOOK)
-  PASS(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", 1, 0, 7000)
+  WRAP(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", 1, 0, 7000, HOOK)
   PASS(cuDevicePrimaryCtxSetFlags, "cuDevicePrimaryCtxSetFlags", 1, 0, 7000)
   PASS(cuDevicePrimaryCtxSetFlags_v2, "cuDevicePrimaryCtxSetFlags", 2, 0, 11000)
   PASS(cuDeviceRegisterAsyncNotification, "cuDeviceRegisterAsyncNotification", 1, 0, 12040)

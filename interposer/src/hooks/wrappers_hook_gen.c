@@ -27,6 +27,8 @@ HEDDLE_WRAP(cuDevicePrimaryCtxReset, (CUdevice dev), (dev),
   heddle_hook_cuDevicePrimaryCtxReset_v2(dev))
 HEDDLE_WRAP(cuDevicePrimaryCtxReset_v2, (CUdevice dev), (dev),
   heddle_hook_cuDevicePrimaryCtxReset_v2(dev))
+HEDDLE_WRAP(cuDevicePrimaryCtxRetain, (CUcontext *pctx, CUdevice dev), (pctx, dev),
+  heddle_hook_cuDevicePrimaryCtxRetain(pctx, dev))
 HEDDLE_WRAP(cuDeviceSetMemPool, (CUdevice dev, CUmemoryPool pool), (dev, pool),
   heddle_hook_cuDeviceSetMemPool(dev, pool))
 HEDDLE_WRAP(cuEventCreate, (CUevent *phEvent, unsigned int Flags), (phEvent, Flags),

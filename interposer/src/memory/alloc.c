@@ -164,6 +164,7 @@ CUresult heddle_hook_cuMemFree_v2(CUdeviceptr dptr) {
   }
   struct heddle_heap *h = s->kind == HEDDLE_SEGMENT_STREAM ? &m->stream : &m->blocks;
   if (b->pool) heddle_pool_account(b->pool, -(int64_t)b->bytes);
+  heddle_blocks_change();
   struct heddle_span *span = heddle_heap_free(h, b);
   if (!span->used) heddle_segment_retire(m, h, span, &drop);
   pthread_mutex_unlock(&m->lock);
@@ -205,6 +206,7 @@ static void forget_context(struct heddle_memory *m, struct heddle_heap *h, CUcon
         continue;
       }
       uint64_t behind = b->address + b->bytes;
+      heddle_blocks_change();
       heddle_heap_free(h, b);
       b = behind < span->base + span->bytes ? heddle_heap_find(h, behind) : NULL;
     }

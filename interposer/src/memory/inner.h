@@ -80,6 +80,8 @@ extern struct heddle_ranges heddle_side_ranges;
 // The region and segment of an address, NULL when it is in no region / no segment. Lock-free.
 struct heddle_region *heddle_region_find(uint64_t address);
 struct heddle_segment *heddle_segment_find(struct heddle_region *region, uint64_t address);
+// Before a block of a HEDDLE_SEGMENT_DEVICE segment is freed (lock held): what threads remember about blocks counts no more.
+void heddle_blocks_change(void);
 // Publishes or clears the segment's granules.
 void heddle_segment_publish(struct heddle_region *region, struct heddle_segment *s);
 void heddle_segment_unpublish(struct heddle_region *region, struct heddle_segment *s);

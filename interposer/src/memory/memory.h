@@ -15,6 +15,11 @@ enum heddle_where {
 
 // Classifies [address, address+bytes). Lock-free; a few ns. *s (may be NULL) receives the session that owns it.
 enum heddle_where heddle_memory_where(CUdeviceptr address, size_t bytes, struct heddle_session **s);
+// True when the first or the last byte of [address, address+bytes) lies in device memory that was freed but is still mapped: a hole
+// of a segment, or a segment kept for the next allocation. The driver answers a copy or memset there with
+// CUDA_ERROR_INVALID_VALUE. Stream-ordered memory and the client's own mappings never count as freed. Some 10 ns when this thread asked
+// about the block before and nothing was freed since; otherwise one lock and one O(log n) search.
+bool heddle_memory_freed(CUdeviceptr address, size_t bytes);
 // True when any 8-byte aligned word of a kernel's parameters points into client-registered or managed memory. Cheap when
 // the process has registered none.
 bool heddle_memory_params_native(const void *params, size_t bytes, enum heddle_native_reason *why);

@@ -73,6 +73,58 @@ enum heddle_where heddle_memory_where(CUdeviceptr address, size_t bytes, struct 
   return (enum heddle_where)(range.value & 0xff);
 }
 
+// ---- freed memory ----
+
+static _Atomic uint64_t changes = 1; // bumped before an allocated block becomes free
+
+// The allocated blocks that a thread asked about last, by address; right as long as `changes` is what it was.
+enum { REMEMBERED = 16 };
+static _Thread_local struct { uint64_t base, bytes, change; } remembered[REMEMBERED];
+
+void heddle_blocks_change(void) { atomic_fetch_add_explicit(&changes, 1, memory_order_release); }
+
+// Whether the byte lies in freed memory; *end receives the end of what is known to be like it.
+static bool freed_at(struct heddle_region *region, uint64_t address, uint64_t *end) {
+  uint64_t now = atomic_load_explicit(&changes, memory_order_acquire);
+  unsigned way = (unsigned)((address >> 9) * UINT64_C(0x9e3779b97f4a7c15) >> 60);
+  _Static_assert(REMEMBERED == 1 << 4, "four bits of the hash");
+  *end = address + 1;
+  if (remembered[way].change == now && address - remembered[way].base < remembered[way].bytes) {
+    *end = remembered[way].base + remembered[way].bytes;
+    return false;
+  }
+  struct heddle_memory *m = region->memory;
+  struct heddle_segment *s = heddle_segment_find(region, address);
+  if (s && atomic_load_explicit(&s->kind, memory_order_relaxed) != HEDDLE_SEGMENT_DEVICE) return false;
+  pthread_mutex_lock(&m->lock);
+  bool freed = false;
+  s = heddle_segment_find(region, address);
+  if (!s) { // ours and unused, or the client's own
+    for (s = m->cached; s && !freed; s = s->next) freed = address - s->base < s->bytes;
+  } else if (s->kind == HEDDLE_SEGMENT_DEVICE) {
+    struct heddle_block *b = heddle_heap_find(&m->blocks, address);
+    freed = !b || b->free;
+    if (!freed) {
+      // Read under the lock: nothing that this block's state depends on changes without it.
+      remembered[way].change = atomic_load_explicit(&changes, memory_order_relaxed);
+      remembered[way].base = b->address;
+      remembered[way].bytes = b->bytes;
+      *end = b->address + b->bytes;
+    }
+  }
+  pthread_mutex_unlock(&m->lock);
+  return freed;
+}
+
+bool heddle_memory_freed(CUdeviceptr address, size_t bytes) {
+  struct heddle_region *region = heddle_region_find(address);
+  uint64_t end;
+  if (!region || region->host || bytes == 0) return false;
+  if (freed_at(region, address, &end)) return true;
+  if (bytes <= end - address || bytes > region->bytes - (address - region->base)) return false;
+  return freed_at(region, address + bytes - 1, &end);
+}
+
 bool heddle_memory_params_native(const void *params, size_t bytes, enum heddle_native_reason *why) {
   // With one device only the side table can hold anything that the executor lacks.
   bool several = false;

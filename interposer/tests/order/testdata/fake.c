@@ -27,9 +27,9 @@ static void note(const char *what, CUstream stream, CUdeviceptr address, uint32_
 
 // ---- the session ----
 
-struct heddle_session *heddle_session_of_device(CUdevice device) { return device == 0 ? &session : NULL; }
+struct heddle_session *heddle_session_of_device(CUdevice device) { return device == 0 && atomic_load(&session.live) != 0 ? &session : NULL; }
 struct heddle_session *heddle_session_current(void) { return fake_current == NULL ? NULL : &session; }
-struct heddle_session *heddle_session_peek(CUdevice device) { return heddle_session_of_device(device); }
+struct heddle_session *heddle_session_peek(CUdevice device) { return device == 0 ? &session : NULL; }
 CUresult heddle_session_register_words(struct heddle_session *s) {
   s->lanes_device = (CUdeviceptr)(uintptr_t)s->lanes;
   return CUDA_SUCCESS;
@@ -64,6 +64,7 @@ enum heddle_where heddle_memory_where(CUdeviceptr address, size_t bytes, struct 
   if (s != NULL) *s = NULL;
   return HEDDLE_WHERE_UNKNOWN;
 }
+bool heddle_memory_freed(CUdeviceptr address, size_t bytes) { return address < FREED_BASE + FREED_BYTES && address + bytes > FREED_BASE; }
 bool heddle_memory_params_native(const void *params, size_t bytes, enum heddle_native_reason *why) {
   (void)params, (void)bytes, (void)why;
   return false;
@@ -111,6 +112,9 @@ CUstream fake_stream(unsigned int flags) {
 }
 
 static CUresult get_current(CUcontext *c) { *c = fake_current; return CUDA_SUCCESS; }
+static CUresult retain(CUcontext *c, CUdevice d) { *c = (CUcontext)(uintptr_t)(0x10 + d); return CUDA_SUCCESS; }
+static CUresult release(CUdevice d) { (void)d; return CUDA_SUCCESS; }
+static CUresult primary_state(CUdevice d, unsigned int *flags, int *active) { (void)d; *flags = 0; *active = 1; return CUDA_SUCCESS; }
 static CUresult set_current(CUcontext c) { (void)c; return CUDA_SUCCESS; }
 static CUresult get_device(CUdevice *d) { *d = 0; return CUDA_SUCCESS; }
 static CUresult get_context_flags(unsigned int *f) { *f = CU_CTX_SCHED_AUTO; return CUDA_SUCCESS; }
@@ -196,6 +200,10 @@ void fake_start(uint64_t ring_bytes) {
   heddle_real.cuCtxGetDevice = get_device;
   heddle_real.cuCtxGetFlags = get_context_flags;
   heddle_real.cuCtxSynchronize = context_synchronize;
+  heddle_real.cuDevicePrimaryCtxRetain = retain;
+  heddle_real.cuDevicePrimaryCtxRelease_v2 = release;
+  heddle_real.cuDevicePrimaryCtxReset_v2 = release;
+  heddle_real.cuDevicePrimaryCtxGetState = primary_state;
   heddle_real.cuStreamGetCtx = stream_context;
   heddle_real.cuStreamGetFlags = stream_get_flags;
   heddle_real.cuStreamGetPriority = stream_priority;

@@ -19,6 +19,8 @@
 // Addresses that heddle_memory_where of the tests knows.
 #define DEVICE_BASE UINT64_C(0x200000000000)
 #define DEVICE_BYTES UINT64_C(0x10000000)
+#define FREED_BYTES UINT64_C(0x100000) // the end of it counts as freed
+#define FREED_BASE (DEVICE_BASE + DEVICE_BYTES - FREED_BYTES)
 #define GLOBAL_BASE UINT64_C(0x300000000000)
 #define GLOBAL_BYTES UINT64_C(0x1000000)
 
@@ -27,7 +29,7 @@ extern CUcontext fake_current;              // what cuCtxGetCurrent says (of eve
 extern void *fake_shared_host;              // HEDDLE_WHERE_HOST, 1 MiB
 extern void *fake_registered_host;          // HEDDLE_WHERE_REGISTERED, 1 MiB
 
-// A session with a ring of ring_bytes, context (CUcontext)1 current, and driver calls that succeed.
+// A session with a ring of ring_bytes, context (CUcontext)1 current (the primary one is (CUcontext)0x10), and driver calls that succeed.
 void fake_start(uint64_t ring_bytes);
 // Called by driver calls; NULL: nothing is noted. what: "write" (address, value), "wait" (address, value), "op", "record",
 // "wait-event", with the stream that the product passed.

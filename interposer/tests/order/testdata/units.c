@@ -354,6 +354,77 @@ static void sticky(void) {
   executor_stop();
 }
 
+// A primary context that ends after a fault leaves the device lost: every later call, whatever the context, says so.
+static void lost(void) {
+  fake_current = (CUcontext)0x10;
+  executor_start();
+  OK(heddle_hook_cuMemsetD8Async(DEVICE_BASE, 0, 4, CU_STREAM_LEGACY));
+  OK(sync_all());
+  CUevent never, native;
+  CUcontext c = NULL;
+  OK(heddle_hook_cuEventCreate(&never, 0));
+  OK(heddle_hook_cuEventCreate(&native, CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING));
+  OK(heddle_hook_cuEventRecord(native, CU_STREAM_LEGACY));
+  OK(heddle_hook_cuEventQuery(never));
+  OK(heddle_hook_cuEventQuery(native));
+  OK(heddle_hook_cuDevicePrimaryCtxRetain(&c, 0));
+  executor_stop();
+  fake_session->status->error_reason = HEDDLE_WIRE_REASON_FAULT;
+  heddle_store_release32(&fake_session->status->error, CUDA_ERROR_MISALIGNED_ADDRESS);
+  heddle_store_release32(&fake_session->status->state, HEDDLE_WIRE_STATE_CLOSED); // as a daemon does after a fault
+#define IS(code, call) CHECK((call) == (code), "not " #code)
+  IS(CUDA_ERROR_MISALIGNED_ADDRESS, heddle_hook_cuEventQuery(never));
+  IS(CUDA_ERROR_MISALIGNED_ADDRESS, heddle_hook_cuEventQuery(native));
+  IS(CUDA_ERROR_MISALIGNED_ADDRESS, heddle_hook_cuEventSynchronize(never));
+  IS(CUDA_ERROR_MISALIGNED_ADDRESS, heddle_hook_cuStreamWaitEvent(CU_STREAM_LEGACY, never, 0));
+  IS(CUDA_ERROR_MISALIGNED_ADDRESS, heddle_hook_cuMemsetD8Async(FREED_BASE, 0, 4, CU_STREAM_LEGACY));
+  IS(CUDA_ERROR_MISALIGNED_ADDRESS, heddle_hook_cuDevicePrimaryCtxRetain(&c, 0));
+  for (int i = 0; i < 2; i++) { // a second reset changes nothing
+    OK(heddle_hook_cuDevicePrimaryCtxReset_v2(0));
+    c = NULL;
+    IS(CUDA_ERROR_MISALIGNED_ADDRESS, heddle_hook_cuDevicePrimaryCtxRetain(&c, 0));
+    CHECK(c == (CUcontext)0x10, "no handle");
+    for (uintptr_t current = 0x10; current < 0x12; current++) { // the context itself, and another one
+      fake_current = (CUcontext)current;
+      IS(CUDA_ERROR_CONTEXT_IS_DESTROYED, heddle_hook_cuMemsetD8Async(DEVICE_BASE, 0, 4, CU_STREAM_LEGACY));
+      IS(CUDA_ERROR_CONTEXT_IS_DESTROYED, heddle_hook_cuMemcpyDtoDAsync_v2(DEVICE_BASE, DEVICE_BASE + 64, 4, CU_STREAM_LEGACY));
+      IS(CUDA_ERROR_CONTEXT_IS_DESTROYED, heddle_hook_cuLaunchKernel(KERNEL, 1, 1, 1, 32, 1, 1, 0, CU_STREAM_LEGACY, NULL, NULL));
+      IS(CUDA_ERROR_CONTEXT_IS_DESTROYED, heddle_hook_cuStreamSynchronize(CU_STREAM_LEGACY));
+      IS(CUDA_ERROR_CONTEXT_IS_DESTROYED, heddle_hook_cuEventQuery(never));
+      IS(CUDA_ERROR_CONTEXT_IS_DESTROYED, heddle_hook_cuCtxSynchronize());
+    }
+    fake_current = (CUcontext)0x10;
+  }
+}
+
+// Freed memory that is still mapped: every form that names it is refused, and nothing is forwarded.
+static void freed(void) {
+  executor_start();
+  unsigned char host[64] = {0};
+  CUDA_MEMCPY2D box = {.srcMemoryType = CU_MEMORYTYPE_DEVICE, .srcDevice = DEVICE_BASE, .srcPitch = 64, .dstMemoryType = CU_MEMORYTYPE_DEVICE,
+                       .dstDevice = FREED_BASE, .dstPitch = 64, .WidthInBytes = 32, .Height = 2};
+  CUDA_MEMCPY3D cube = {.srcMemoryType = CU_MEMORYTYPE_UNIFIED, .srcDevice = FREED_BASE, .srcPitch = 64, .srcHeight = 4, .dstMemoryType = CU_MEMORYTYPE_DEVICE,
+                        .dstDevice = DEVICE_BASE, .dstPitch = 64, .dstHeight = 4, .WidthInBytes = 32, .Height = 2, .Depth = 2};
+  IS(CUDA_ERROR_INVALID_VALUE, heddle_hook_cuMemsetD8_v2(FREED_BASE, 0, 4, CU_STREAM_LEGACY));
+  IS(CUDA_ERROR_INVALID_VALUE, heddle_hook_cuMemsetD32Async(FREED_BASE - 4, 0, 2, CU_STREAM_LEGACY));
+  IS(CUDA_ERROR_INVALID_VALUE, heddle_hook_cuMemsetD2D8_v2(FREED_BASE - 64, 64, 0, 4, 2, CU_STREAM_LEGACY));
+  IS(CUDA_ERROR_INVALID_VALUE, heddle_hook_cuMemcpyHtoD_v2(FREED_BASE, host, 16, CU_STREAM_LEGACY));
+  IS(CUDA_ERROR_INVALID_VALUE, heddle_hook_cuMemcpyDtoH_v2(host, FREED_BASE, 16, CU_STREAM_LEGACY));
+  IS(CUDA_ERROR_INVALID_VALUE, heddle_hook_cuMemcpyDtoHAsync_v2(host, FREED_BASE, 16, CU_STREAM_LEGACY));
+  IS(CUDA_ERROR_INVALID_VALUE, heddle_hook_cuMemcpyAsync(DEVICE_BASE, FREED_BASE, 16, CU_STREAM_LEGACY));
+  IS(CUDA_ERROR_INVALID_VALUE, heddle_hook_cuMemcpyDtoD_v2(FREED_BASE - 8, DEVICE_BASE, 16, CU_STREAM_LEGACY));
+  IS(CUDA_ERROR_INVALID_VALUE, heddle_hook_cuMemcpyPeerAsync(DEVICE_BASE, NULL, FREED_BASE, NULL, 16, CU_STREAM_LEGACY));
+  IS(CUDA_ERROR_INVALID_VALUE, heddle_hook_cuMemcpy2D_v2(&box, CU_STREAM_LEGACY));
+  IS(CUDA_ERROR_INVALID_VALUE, heddle_hook_cuMemcpy2DAsync_v2(&box, CU_STREAM_LEGACY));
+  IS(CUDA_ERROR_INVALID_VALUE, heddle_hook_cuMemcpy3DAsync_v2(&cube, CU_STREAM_LEGACY));
+  CHECK(atomic_load(&x.sets) + atomic_load(&x.copies) + atomic_load(&x.boxes) + atomic_load(&x.puts) + atomic_load(&x.gets) == 0, "forwarded");
+  OK(heddle_hook_cuMemsetD8_v2(FREED_BASE - 4, 0, 4, CU_STREAM_LEGACY));
+  OK(heddle_hook_cuMemcpyDtoD_v2(FREED_BASE - 16, DEVICE_BASE, 16, CU_STREAM_LEGACY));
+  OK(sync_all());
+  CHECK(atomic_load(&x.sets) == 1 && atomic_load(&x.copies) == 1, "not forwarded");
+  executor_stop();
+}
+
 // ---- finishing alone ----
 
 static uint32_t native_before;
@@ -482,7 +553,7 @@ static void cost(void) {
 int main(int argc, char **argv) {
   static const struct { const char *name; void (*run)(void); uint64_t ring; } units[] = {
       {"launch", launch, 1 << 20}, {"copy", copy, 1 << 20}, {"full", full, 1 << 16}, {"threads", threads, 1 << 18}, {"events", events, 1 << 20},
-      {"sticky", sticky, 1 << 20}, {"alone", alone, 1 << 20}, {"doubt", doubt, 1 << 20}, {"vanished", vanished, 1 << 20}, {"overwritten", overwritten, 1 << 20}, {"implied", implied, 1 << 20}, {"lanes", lanes, 1 << 20},
+      {"sticky", sticky, 1 << 20}, {"lost", lost, 1 << 20}, {"freed", freed, 1 << 20}, {"alone", alone, 1 << 20}, {"doubt", doubt, 1 << 20}, {"vanished", vanished, 1 << 20}, {"overwritten", overwritten, 1 << 20}, {"implied", implied, 1 << 20}, {"lanes", lanes, 1 << 20},
       {"cost", cost, 1 << 22}};
   CHECK(argc == 2, "usage: units NAME");
   fake_native = on_native;
