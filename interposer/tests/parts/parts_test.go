@@ -16,15 +16,23 @@ func program(t *testing.T, name, sanitize string, sources ...string) string {
 	out := filepath.Join(t.TempDir(), name)
 	inputs := []string{filepath.Join("testdata", name+".c"), "testdata/check.h"}
 	for _, s := range sources {
-		inputs = append(inputs, src+s, src+strings.TrimSuffix(s, "c")+"h")
+		header := src + strings.TrimSuffix(s, "c") + "h"
+		if s == "memory/where.c" {
+			header = src + "memory/inner.h"
+		}
+		inputs = append(inputs, src+s, header)
 	}
 	for _, s := range inputs { // what go test does not see read, it takes for unchanged
 		if _, err := os.ReadFile(s); err != nil {
 			t.Fatal(err)
 		}
 	}
+	headers := os.Getenv("HEDDLE_CUDA_INCLUDE")
+	if headers == "" {
+		headers = "../../../.deps/cuda/nvidia/cu13/include"
+	}
 	args := []string{"-std=c11", "-D_GNU_SOURCE=", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=" + sanitize, "-fno-sanitize-recover=all",
-		"-I" + src, "-pthread", "-o", out, filepath.Join("testdata", name+".c")}
+		"-D__CUDA_API_VERSION_INTERNAL", "-I" + src, "-I../../../shm/c", "-isystem", headers, "-pthread", "-o", out, filepath.Join("testdata", name+".c")}
 	if sanitize == "thread" {
 		args = append(args, "-Wno-tsan") // it does not model fences; every word between ours is an atomic of its own
 	}
@@ -66,6 +74,12 @@ func TestRangesAgainstModel(t *testing.T) {
 
 func TestRangesUnderThreads(t *testing.T) {
 	run(t, program(t, "ranges_threads", "thread", "memory/ranges.c"))
+}
+
+func TestFreedMemory(t *testing.T) {
+	for _, sanitize := range []string{"address,undefined", "thread"} {
+		run(t, program(t, "freed", sanitize, "memory/where.c", "memory/heap.c", "memory/ranges.c"))
+	}
 }
 
 func TestTableUnderThreads(t *testing.T) {
