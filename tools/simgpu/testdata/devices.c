@@ -86,10 +86,17 @@ int main(void)
     OK(cuMemUnmap(at, 2 << 20));
     OK(cuMemRelease(h));
     OK(cuMemAddressFree(at, 2 << 20));
-    OK(cuDevicePrimaryCtxReset(1)); /* what was broken is new again */
-    OK(cuDevicePrimaryCtxRetain(&c1, 1));
-    OK(cuCtxSetCurrent(c1));
+    IS(CUDA_ERROR_ILLEGAL_ADDRESS, cuDevicePrimaryCtxRetain(&c1, 1));
+    for (int i = 0; i < 2; i++) { /* the device stays lost to this process, as an H200 does */
+        OK(cuDevicePrimaryCtxReset(1));
+        IS(CUDA_ERROR_ILLEGAL_ADDRESS, cuDevicePrimaryCtxRetain(&c1, 1));
+        OK(cuCtxSetCurrent(c1));
+        IS(CUDA_ERROR_CONTEXT_IS_DESTROYED, cuMemAlloc(&p, 4));
+        IS(CUDA_ERROR_CONTEXT_IS_DESTROYED, cuMemsetD8(at, 1, 16));
+        IS(CUDA_ERROR_CONTEXT_IS_DESTROYED, cuCtxSynchronize());
+    }
+    OK(cuCtxSetCurrent(c0)); /* the other one is not */
     OK(cuMemAlloc(&p, 4));
-    OK(put(c1, p, 9));
+    OK(put(c0, p, 9));
     return 0;
 }
