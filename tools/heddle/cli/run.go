@@ -67,7 +67,20 @@ func clientEnv(label string) ([]string, error) {
 	if label != "" {
 		set["HEDDLE_LABEL"] = label
 	}
+	set["XLA_FLAGS"] = withoutCommandBuffers(os.Getenv("XLA_FLAGS"))
 	return mergeEnv(os.Environ(), set), nil
+}
+
+// withoutCommandBuffers tells XLA (JAX, TensorFlow) to launch its kernels one by
+// one, unless the user has decided. XLA wraps nearly everything in CUDA graphs
+// otherwise, and graphs run natively for now: each would cost a context switch,
+// and a matrix product captured by JAX 0.11 failed to launch (docs/results.md).
+func withoutCommandBuffers(flags string) string {
+	const flag = "--xla_gpu_enable_command_buffer"
+	if strings.Contains(flags, flag) {
+		return flags
+	}
+	return strings.TrimSpace(flags + " " + flag + "=")
 }
 
 // withPreload puts the library first, once.
