@@ -118,8 +118,19 @@ func (c *Conn) do(ctx context.Context, method, path string, into any) error {
 	if into == nil {
 		return nil
 	}
+	if text, ok := into.(*string); ok {
+		*text = string(body)
+		return nil
+	}
 	if err := json.Unmarshal(body, into); err != nil {
 		return fmt.Errorf("%s: the daemon's answer: %w; is it of another version? heddle version", path, err)
 	}
 	return nil
+}
+
+// Metrics returns what Prometheus would scrape.
+func (c *Conn) Metrics(ctx context.Context) (string, error) {
+	var text string
+	err := c.do(ctx, http.MethodGet, "/metrics", &text)
+	return text, err
 }

@@ -149,7 +149,8 @@ func (p *executorProcess) receive(tail *tailWriter) {
 	p.status = "exit code 0"
 	if err != nil {
 		p.status = err.Error()
-		if p.fault == "" {
+		// Its last words are the reason only when it ended by itself.
+		if p.fault == "" && p.cmd.ProcessState.ExitCode() > 0 {
 			p.fault = strings.TrimSpace(tail.last())
 		}
 	}
