@@ -129,15 +129,15 @@ const (
 )
 
 type model struct {
-	faults                  int
-	producerDies, peerDies  bool
-	states                  map[modelState]int32
-	order                   []modelState
-	from                    []int32 // for a trace: the state each one was found from
-	edgeFrom, edgeTo        []int32 // edges that need no death
-	violation               string
-	violating               int32
-	currentIndex, edgeCount int32
+	faults                 int
+	producerDies, peerDies bool
+	states                 map[modelState]int32
+	order                  []modelState
+	from                   []int32 // for a trace: the state each one was found from
+	edgeFrom, edgeTo       []int32 // edges that need no death
+	violation              string
+	violating              int32
+	currentIndex           int32
 }
 
 func (m *model) has(fault int) bool { return m.faults&fault != 0 }

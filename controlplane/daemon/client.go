@@ -253,27 +253,23 @@ func (d *Daemon) handle(s *session, m *shm.Message) (answer, error) {
 // s.told as it was when the change was recorded: an executor that took over
 // since then has learned of it from the journal already.
 func (d *Daemon) tell(s *session, told *executorProcess, send func(*executorProcess) error) error {
-	for {
-		p, err := s.slot.current(d.ctx)
-		if err != nil {
-			return err
-		}
-		s.mu.Lock()
-		if s.told != told {
-			s.mu.Unlock()
-			return nil
-		}
-		err = send(p)
+	p, err := s.slot.current(d.ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	if s.told != told {
 		s.mu.Unlock()
-		if !errors.Is(err, errExecutorLost) {
-			return err
-		}
-		<-p.done
-		if _, err := s.slot.successor(d.ctx, p); err != nil {
-			return err
-		}
 		return nil
 	}
+	err = send(p)
+	s.mu.Unlock()
+	if !errors.Is(err, errExecutorLost) {
+		return err
+	}
+	<-p.done
+	_, err = s.slot.successor(d.ctx, p)
+	return err
 }
 
 func (d *Daemon) handleWindow(s *session, m *shm.Message) (answer, error) {

@@ -187,8 +187,11 @@ func (d *Daemon) accept(l *shm.Listener) {
 func (d *Daemon) slotFor(key slotKey) (*slot, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if sl := d.slots[key]; sl != nil && !sl.isClosed() {
-		return sl, nil
+	if sl := d.slots[key]; sl != nil {
+		if !sl.isClosed() {
+			return sl, nil
+		}
+		go sl.retire() // executors did not live in it: its clients finish alone, what it held is given back
 	}
 	sl, err := newSlot(key, d.log, func(sl *slot) (*executorProcess, error) {
 		return startExecutor(d.config.Executable, sl, d.log)

@@ -652,6 +652,23 @@ func TestExecutorsThatCannotLiveAreGivenUp(t *testing.T) {
 	}
 }
 
+func TestAGivenUpSlotIsGivenBack(t *testing.T) {
+	t.Setenv("FAKE_EXECUTOR_FAILS", "no device here")
+	h := start(t)
+	fds := func() int { return countFds() }
+	var before int
+	for i := range 8 {
+		if c, err := dial(h.dir); err == nil {
+			eventually(t, "closed", func() bool { return c.state() == shm.StateClosed })
+			c.close()
+		}
+		if i == 1 {
+			before = fds()
+		}
+	}
+	eventually(t, "every slot but the last given back", func() bool { return fds() <= before+2 })
+}
+
 func TestIdleExit(t *testing.T) {
 	left := make(chan struct{})
 	h := start(t, func(c *Config) { c.IdleExit = 50 * time.Millisecond })

@@ -37,7 +37,6 @@ type block struct {
 type barrier struct {
 	arrived int // threads, bar.arrive included
 	want    int // threads given with the instruction; 0: all live ones
-	waiting bool
 }
 
 // tid gives the thread index of a linear one.

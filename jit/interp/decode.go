@@ -34,7 +34,7 @@ type inst struct {
 	kind       kind
 	gneg       bool
 	guard      int32 // predicate slot, -1 without
-	d, d2      int32 // destinations, -1 for none
+	d          int32 // destination, -1 for none
 	a, b, c, e int32 // sources
 	p, q       int32 // predicate destinations
 	s          int32 // predicate source
@@ -101,7 +101,6 @@ type decoder struct {
 	uns    error     // first unsupported instruction
 	seenS  map[*ptx.Var]bool
 	seenG  map[string]bool
-	temps  int
 }
 
 // maxRegs bounds the registers that a function really uses.

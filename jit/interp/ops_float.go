@@ -43,7 +43,6 @@ type fmods struct {
 	given    bool // a rounding mode was written
 	ftz, sat bool
 	relu     bool
-	oob      bool
 }
 
 func floatMods(m *mods) fmods {

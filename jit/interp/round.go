@@ -320,7 +320,6 @@ func exact64(x *big.Float, mode rmode, zeroNeg bool) uint64 {
 	q, acc := x.Float64()
 	side := -int(acc) // Below: q < x
 	if math.IsInf(q, 0) {
-		side = -x.Sign()
 		if mode == rz || mode == rm && q > 0 || mode == rp && q < 0 {
 			return b64(math.Copysign(math.MaxFloat64, q))
 		}

@@ -311,7 +311,6 @@ func (w *warp) control(i int, in *inst, m uint32) {
 	default:
 		if m != f.mask { // lanes that do not take part go on
 			w.split(i, f.mask&^m, f.pc+1)
-			f = &w.frags[i]
 		}
 		switch in.kind {
 		case kSync:

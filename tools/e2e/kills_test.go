@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -155,7 +156,7 @@ func TestKills(t *testing.T) {
 	}
 	b.settles("fds as before", func() error {
 		if now := b.daemonFds(); now > fdsBefore+4 { // an executor's socket and pipes may differ
-			return fmt.Errorf("the daemon held %d fds, now %d", fdsBefore, now)
+			return fmt.Errorf("the daemon held %d fds, now %d: %v", fdsBefore, now, b.daemonFdKinds())
 		}
 		return nil
 	})
@@ -187,6 +188,23 @@ func (b *bed) daemonFds() int {
 		b.t.Fatal(err)
 	}
 	return len(entries)
+}
+
+// daemonFdKinds counts the daemon's fds by what they are, for the message of a leak.
+func (b *bed) daemonFdKinds() map[string]int {
+	dir := filepath.Join("/proc", strconv.Itoa(b.daemon.Process.Pid), "fd")
+	kinds := map[string]int{}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return kinds
+	}
+	for _, e := range entries {
+		if to, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil {
+			kind, _, _ := strings.Cut(to, ":[")
+			kinds[kind]++
+		}
+	}
+	return kinds
 }
 
 func (b *bed) memoryUsed() uint64 {

@@ -10,5 +10,6 @@ if [ -n "$unformatted" ]; then
   exit 1
 fi
 go vet ./...
+go tool staticcheck ./...
 go mod verify >/dev/null
 go test -count=1 ./tools/rules

@@ -34,7 +34,7 @@ func keepHeapAway() error {
 	}
 	tries, _ := strconv.Atoi(os.Getenv(heapTriesEnv))
 	if tries >= heapTries {
-		return fmt.Errorf("Go's heap lies at %#x, among the addresses of clients, after %d starts: build heddle with GOEXPERIMENT=norandomizedheapbase64", at, tries)
+		return fmt.Errorf("the heap of Go lies at %#x, among the addresses of clients, after %d starts: build heddle with GOEXPERIMENT=norandomizedheapbase64", at, tries)
 	}
 	if err := os.Setenv(heapTriesEnv, strconv.Itoa(tries+1)); err != nil {
 		return err

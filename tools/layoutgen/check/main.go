@@ -87,7 +87,7 @@ func offsets(w io.Writer, root, cc string) error {
 		compare(name, fmt.Sprint(o.Bytes))
 	}
 	if len(bad) > 0 {
-		return fmt.Errorf("C and Go differ in %s; run `go run ./tools/layoutgen`", strings.Join(bad, ", "))
+		return fmt.Errorf("the C and Go layouts differ in %s; run `go run ./tools/layoutgen`", strings.Join(bad, ", "))
 	}
 	return nil
 }

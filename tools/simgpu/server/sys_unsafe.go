@@ -150,12 +150,3 @@ func unmap(mem []byte) {
 		unix.Munmap(mem[:cap(mem)])
 	}
 }
-
-// overlap tells whether two byte ranges share memory.
-func overlap(a, b []byte) bool {
-	if len(a) == 0 || len(b) == 0 {
-		return false
-	}
-	x, y := uintptr(unsafe.Pointer(&a[0])), uintptr(unsafe.Pointer(&b[0]))
-	return x < y+uintptr(len(b)) && y < x+uintptr(len(a))
-}
