@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/user"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -70,7 +72,12 @@ func startExecutor(self string, sl *slot, log *slog.Logger) (*executorProcess, e
 	// that a ^C at the daemon's terminal does not reach it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if os.Getuid() == 0 && sl.key.uid != 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: sl.key.uid, Gid: sl.key.uid}
+		gid, err := primaryGroup(sl.key.uid)
+		if err != nil {
+			conn.Close()
+			return nil, err
+		}
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: sl.key.uid, Gid: gid}
 	}
 	tail := &tailWriter{to: os.Stderr}
 	cmd.Stderr, cmd.Stdout = tail, tail
@@ -84,6 +91,19 @@ func startExecutor(self string, sl *slot, log *slog.Logger) (*executorProcess, e
 	}
 	go p.receive(tail)
 	return p, nil
+}
+
+// primaryGroup is the group that a user's processes start with.
+func primaryGroup(uid uint32) (uint32, error) {
+	u, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
+	if err != nil {
+		return 0, fmt.Errorf("an executor for uid %d: %w; expected a user that getent passwd knows", uid, err)
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("an executor for uid %d: group %q: %w", uid, u.Gid, err)
+	}
+	return uint32(gid), nil
 }
 
 // executorEnv is the daemon's environment without what would change the
