@@ -92,11 +92,7 @@ func (d *Daemon) serve(conn *shm.Conn) {
 			d.reply(conn, m, err)
 			continue
 		}
-		err = conn.Send(answer.Message)
-		if answer.after != nil {
-			answer.after()
-		}
-		if err != nil {
+		if conn.Send(answer) != nil {
 			return
 		}
 	}
@@ -212,17 +208,11 @@ func (d *Daemon) goodbye(s *session) {
 	d.touch()
 }
 
-// answer is a reply and what to do once it was sent.
-type answer struct {
-	shm.Message
-	after func()
-}
-
 // handle carries one request out. What changes the session's journal is recorded
 // first and undone when the executor refuses; when the executor dies meanwhile,
 // its successor was told by the restore, and the request has succeeded. What a
 // handler takes from m is its own: m is the caller's, who closes the other fds.
-func (d *Daemon) handle(s *session, m *shm.Message) (answer, error) {
+func (d *Daemon) handle(s *session, m *shm.Message) (shm.Message, error) {
 	switch m.Type {
 	case shm.TypeWindow:
 		return d.handleWindow(s, m)
@@ -245,7 +235,7 @@ func (d *Daemon) handle(s *session, m *shm.Message) (answer, error) {
 	case shm.TypeFuncAttr, shm.TypeLimit:
 		return d.handleSetting(s, m)
 	}
-	return answer{}, refuse(shm.StatusInvalid, "a client does not send %s", shm.TypeName(m.Type))
+	return shm.Message{}, refuse(shm.StatusInvalid, "a client does not send %s", shm.TypeName(m.Type))
 }
 
 // tell runs send against the executor that serves, with the session locked. A
@@ -272,40 +262,40 @@ func (d *Daemon) tell(s *session, told *executorProcess, send func(*executorProc
 	return err
 }
 
-func (d *Daemon) handleWindow(s *session, m *shm.Message) (answer, error) {
+func (d *Daemon) handleWindow(s *session, m *shm.Message) (shm.Message, error) {
 	r, err := shm.Decode[shm.Range](m.Body)
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	want := uint64(minWindow)
 	for want < r.Bytes && want < 8<<40 {
 		want <<= 1
 	}
 	if r.Bytes > want {
-		return answer{}, refuse(shm.StatusNoMemory, "a window of %d bytes is larger than any GPU", r.Bytes)
+		return shm.Message{}, refuse(shm.StatusNoMemory, "a window of %d bytes is larger than any GPU", r.Bytes)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.windows) >= maxWindows {
-		return answer{}, refuse(shm.StatusFull, "more than %d windows in one client", maxWindows)
+		return shm.Message{}, refuse(shm.StatusFull, "more than %d windows in one client", maxWindows)
 	}
 	w, err := d.device.take(want)
 	if err != nil {
-		return answer{}, refuse(shm.StatusFull, "%v", err)
+		return shm.Message{}, refuse(shm.StatusFull, "%v", err)
 	}
 	s.windows = append(s.windows, w)
 	// The executor learns of it with the first segment inside: it reserves a window on sight.
-	return answer{Message: m.Reply(shm.StatusOK, shm.Encode(shm.Range{Address: w.base, Bytes: w.bytes}))}, nil
+	return m.Reply(shm.StatusOK, shm.Encode(shm.Range{Address: w.base, Bytes: w.bytes})), nil
 }
 
-func (d *Daemon) handleSegment(s *session, m *shm.Message) (answer, error) {
+func (d *Daemon) handleSegment(s *session, m *shm.Message) (shm.Message, error) {
 	r, err := shm.Decode[shm.Range](m.Body)
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	fds, err := m.TakeFds(1)
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	s.mu.Lock()
 	err = s.addSegment(r, fds[0])
@@ -313,7 +303,7 @@ func (d *Daemon) handleSegment(s *session, m *shm.Message) (answer, error) {
 	s.mu.Unlock()
 	if err != nil {
 		closeFds(fds)
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	err = d.tell(s, told, func(p *executorProcess) error {
 		_, err := p.call(s.id, shm.TypeSegment, m.Body, nil, fds[0])
@@ -323,22 +313,22 @@ func (d *Daemon) handleSegment(s *session, m *shm.Message) (answer, error) {
 		return err
 	})
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
-	return answer{Message: m.Reply(shm.StatusOK, m.Body)}, nil
+	return m.Reply(shm.StatusOK, m.Body), nil
 }
 
-func (d *Daemon) handleSegmentDrop(s *session, m *shm.Message) (answer, error) {
+func (d *Daemon) handleSegmentDrop(s *session, m *shm.Message) (shm.Message, error) {
 	r, err := shm.Decode[shm.Range](m.Body)
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	s.mu.Lock()
 	g, ok := s.segments[r.Address]
 	told := s.told
 	s.mu.Unlock()
 	if !ok || g.bytes != r.Bytes {
-		return answer{}, refuse(shm.StatusInvalid, "no segment of %d bytes is mapped at %#x", r.Bytes, r.Address)
+		return shm.Message{}, refuse(shm.StatusInvalid, "no segment of %d bytes is mapped at %#x", r.Bytes, r.Address)
 	}
 	err = d.tell(s, told, func(p *executorProcess) error {
 		_, err := p.call(s.id, shm.TypeSegmentDrop, m.Body, nil)
@@ -348,7 +338,7 @@ func (d *Daemon) handleSegmentDrop(s *session, m *shm.Message) (answer, error) {
 		return err
 	})
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	s.mu.Lock()
 	_, still := s.segments[r.Address] // an executor was lost: its successor still has it
@@ -356,13 +346,13 @@ func (d *Daemon) handleSegmentDrop(s *session, m *shm.Message) (answer, error) {
 	if still {
 		return d.handleSegmentDrop(s, m)
 	}
-	return answer{Message: m.Reply(shm.StatusOK, m.Body)}, nil
+	return m.Reply(shm.StatusOK, m.Body), nil
 }
 
-func (d *Daemon) handleHostSegment(s *session, m *shm.Message) (answer, error) {
+func (d *Daemon) handleHostSegment(s *session, m *shm.Message) (shm.Message, error) {
 	r, err := shm.Decode[shm.Range](m.Body)
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	s.mu.Lock()
 	address, err := s.addHostSegment(r.Bytes)
@@ -370,7 +360,7 @@ func (d *Daemon) handleHostSegment(s *session, m *shm.Message) (answer, error) {
 	told := s.told
 	s.mu.Unlock()
 	if err != nil {
-		return answer{}, refuse(shm.StatusNoMemory, "%v", err)
+		return shm.Message{}, refuse(shm.StatusNoMemory, "%v", err)
 	}
 	body := shm.Encode(shm.Range{Address: address, Bytes: h.bytes})
 	err = d.tell(s, told, func(p *executorProcess) error {
@@ -381,24 +371,24 @@ func (d *Daemon) handleHostSegment(s *session, m *shm.Message) (answer, error) {
 		return err
 	})
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	reply := m.Reply(shm.StatusOK, body)
 	reply.Fds = []int{h.fd}
-	return answer{Message: reply}, nil
+	return reply, nil
 }
 
-func (d *Daemon) handleHostSegmentDrop(s *session, m *shm.Message) (answer, error) {
+func (d *Daemon) handleHostSegmentDrop(s *session, m *shm.Message) (shm.Message, error) {
 	r, err := shm.Decode[shm.Range](m.Body)
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	s.mu.Lock()
 	_, ok := s.hostSegments[r.Address]
 	told := s.told
 	s.mu.Unlock()
 	if !ok {
-		return answer{}, refuse(shm.StatusInvalid, "no host segment is at %#x", r.Address)
+		return shm.Message{}, refuse(shm.StatusInvalid, "no host segment is at %#x", r.Address)
 	}
 	err = d.tell(s, told, func(p *executorProcess) error {
 		_, err := p.call(s.id, shm.TypeHostSegmentDrop, m.Body, nil)
@@ -408,7 +398,7 @@ func (d *Daemon) handleHostSegmentDrop(s *session, m *shm.Message) (answer, erro
 		return err
 	})
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	s.mu.Lock()
 	_, still := s.hostSegments[r.Address]
@@ -416,51 +406,51 @@ func (d *Daemon) handleHostSegmentDrop(s *session, m *shm.Message) (answer, erro
 	if still {
 		return d.handleHostSegmentDrop(s, m)
 	}
-	return answer{Message: m.Reply(shm.StatusOK, m.Body)}, nil
+	return m.Reply(shm.StatusOK, m.Body), nil
 }
 
-func (d *Daemon) handleImageQuery(s *session, m *shm.Message) (answer, error) {
+func (d *Daemon) handleImageQuery(s *session, m *shm.Message) (shm.Message, error) {
 	r, err := shm.Decode[shm.Image](m.Body)
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	id, fd, err := s.slot.images.query(s, r)
 	if err != nil {
-		return answer{}, refuse(shm.StatusRefused, "%v", err)
+		return shm.Message{}, refuse(shm.StatusRefused, "%v", err)
 	}
 	r.ImageID = id
 	if fd < 0 {
-		return answer{Message: m.Reply(shm.StatusOK, shm.Encode(r))}, nil
+		return m.Reply(shm.StatusOK, shm.Encode(r)), nil
 	}
 	reply := m.Reply(shm.StatusNeed, shm.Encode(r))
 	reply.Fds = []int{fd}
-	return answer{Message: reply}, nil
+	return reply, nil
 }
 
-func (d *Daemon) handleImageFilled(s *session, m *shm.Message) (answer, error) {
+func (d *Daemon) handleImageFilled(s *session, m *shm.Message) (shm.Message, error) {
 	r, err := shm.Decode[shm.Image](m.Body)
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	if r.ImageID, err = s.slot.images.filled(s, r); err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
-	return answer{Message: m.Reply(shm.StatusOK, shm.Encode(r))}, nil
+	return m.Reply(shm.StatusOK, shm.Encode(r)), nil
 }
 
-func (d *Daemon) handleKernel(s *session, m *shm.Message) (answer, error) {
+func (d *Daemon) handleKernel(s *session, m *shm.Message) (shm.Message, error) {
 	r, err := shm.Decode[shm.Kernel](m.Body)
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	switch {
 	case len(m.Tail) == 0 || len(m.Tail) > maxNameBytes:
-		return answer{}, refuse(shm.StatusInvalid, "kernel name of %d bytes: expected 1 to %d", len(m.Tail), maxNameBytes)
+		return shm.Message{}, refuse(shm.StatusInvalid, "kernel name of %d bytes: expected 1 to %d", len(m.Tail), maxNameBytes)
 	case s.kernelCount() >= maxKernels:
-		return answer{}, refuse(shm.StatusRefused, "more than %d kernels in one client", maxKernels)
+		return shm.Message{}, refuse(shm.StatusRefused, "more than %d kernels in one client", maxKernels)
 	}
 	if _, ok := s.slot.images.get(r.ImageID); !ok {
-		return answer{}, refuse(shm.StatusInvalid, "image %d is unknown", r.ImageID)
+		return shm.Message{}, refuse(shm.StatusInvalid, "image %d is unknown", r.ImageID)
 	}
 	s.mu.Lock()
 	// Recorded as wanted: a restore while we ask loads it too.
@@ -477,7 +467,7 @@ func (d *Daemon) handleKernel(s *session, m *shm.Message) (answer, error) {
 		return err
 	})
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	s.mu.Lock()
 	k := s.kernels[index]
@@ -488,7 +478,7 @@ func (d *Daemon) handleKernel(s *session, m *shm.Message) (answer, error) {
 	r.CUDAResult = k.result
 	reply := m.Reply(k.status, shm.Encode(r))
 	reply.Tail = []byte(k.reason)
-	return answer{Message: reply}, nil
+	return reply, nil
 }
 
 func (s *session) kernelCount() int {
@@ -497,22 +487,22 @@ func (s *session) kernelCount() int {
 	return len(s.kernels)
 }
 
-func (d *Daemon) handleGlobal(s *session, m *shm.Message) (answer, error) {
+func (d *Daemon) handleGlobal(s *session, m *shm.Message) (shm.Message, error) {
 	r, err := shm.Decode[shm.Kernel](m.Body)
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	if len(m.Tail) == 0 || len(m.Tail) > maxNameBytes {
-		return answer{}, refuse(shm.StatusInvalid, "global name of %d bytes: expected 1 to %d", len(m.Tail), maxNameBytes)
+		return shm.Message{}, refuse(shm.StatusInvalid, "global name of %d bytes: expected 1 to %d", len(m.Tail), maxNameBytes)
 	}
 	if _, ok := s.slot.images.get(r.ImageID); !ok {
-		return answer{}, refuse(shm.StatusInvalid, "image %d is unknown", r.ImageID)
+		return shm.Message{}, refuse(shm.StatusInvalid, "image %d is unknown", r.ImageID)
 	}
 	var reply shm.Message
 	for {
 		p, err := s.slot.current(d.ctx)
 		if err != nil {
-			return answer{}, err
+			return shm.Message{}, err
 		}
 		s.mu.Lock()
 		if err = p.sendImage(s.slot.images, r.ImageID); err == nil {
@@ -528,21 +518,21 @@ func (d *Daemon) handleGlobal(s *session, m *shm.Message) (answer, error) {
 			continue
 		}
 		if err != nil {
-			return answer{}, err
+			return shm.Message{}, err
 		}
 		break
 	}
 	body, err := shm.Decode[shm.Range](reply.Body)
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
-	return answer{Message: m.Reply(shm.StatusOK, shm.Encode(body))}, nil
+	return m.Reply(shm.StatusOK, shm.Encode(body)), nil
 }
 
-func (d *Daemon) handleSetting(s *session, m *shm.Message) (answer, error) {
+func (d *Daemon) handleSetting(s *session, m *shm.Message) (shm.Message, error) {
 	r, err := shm.Decode[shm.Setting](m.Body)
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
 	key := settingKey{r.KernelID, r.What, m.Type == shm.TypeLimit}
 	if key.limit {
@@ -552,11 +542,11 @@ func (d *Daemon) handleSetting(s *session, m *shm.Message) (answer, error) {
 	old, had := s.settings[key]
 	if !key.limit && (r.KernelID == 0 || int(r.KernelID) > len(s.kernels)) {
 		s.mu.Unlock()
-		return answer{}, refuse(shm.StatusInvalid, "kernel %d is unknown", r.KernelID)
+		return shm.Message{}, refuse(shm.StatusInvalid, "kernel %d is unknown", r.KernelID)
 	}
 	if !had && len(s.settings) >= maxSettings {
 		s.mu.Unlock()
-		return answer{}, refuse(shm.StatusFull, "more than %d attributes and limits in one client", maxSettings)
+		return shm.Message{}, refuse(shm.StatusFull, "more than %d attributes and limits in one client", maxSettings)
 	}
 	s.settings[key] = r.Value
 	told := s.told
@@ -573,7 +563,7 @@ func (d *Daemon) handleSetting(s *session, m *shm.Message) (answer, error) {
 		return err
 	})
 	if err != nil {
-		return answer{}, err
+		return shm.Message{}, err
 	}
-	return answer{Message: m.Reply(shm.StatusOK, m.Body)}, nil
+	return m.Reply(shm.StatusOK, m.Body), nil
 }
