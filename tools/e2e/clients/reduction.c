@@ -4,8 +4,7 @@
 int main(void) {
   open_device();
   CUfunction fill = function("fill"), tofloat = function("tofloat"), reduce = function("reduce");
-  unsigned n = 1 << 14, parts = 32, one = 1, s = seed();
-  (void)one;
+  unsigned n = 1 << 14, parts = 32, s = seed();
   CUdeviceptr bits, values, sums, total;
   CK(cuMemAlloc(&bits, n * 4)); CK(cuMemAlloc(&values, n * 4)); CK(cuMemAlloc(&sums, parts * 4)); CK(cuMemAlloc(&total, 4));
   for (unsigned i = 0; i < rounds(20); i++) {
