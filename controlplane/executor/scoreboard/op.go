@@ -34,6 +34,13 @@ type Kernel struct {
 	Limit *atomic.Uint32
 	// StaticShared is the kernel's own shared memory in bytes.
 	StaticShared uint32
+	// Code is what all sessions share of it.
+	Code *Code
+	// Globals are this session's addresses of the variables that Code's forms ask for (coalesce.Layout.GlobalNames), nil until they
+	// are known and when there are none.
+	Globals atomic.Pointer[[]uint64]
+	// Apart: this session's ops of it are never joined with others (a fault in company).
+	Apart bool
 }
 
 // Op is one op of one lane.
