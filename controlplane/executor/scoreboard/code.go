@@ -20,7 +20,15 @@ type Code struct {
 	// Forms are the launchable rewritten kernels of which this code is a body, cheapest mapping and smallest capacity first; nil
 	// while there are none. The slice is replaced as a whole and never changed.
 	Forms atomic.Pointer[[]*Form]
+
+	// Why says why a form that was asked for does not exist: the last reason, nil when there is none. Other forms may exist.
+	Why atomic.Pointer[Reason]
+
+	asked [2]asked // by mapping; the poller's (Demand)
 }
+
+// Reason is a code of a fixed list (docs/coalescing.md) and a sentence.
+type Reason struct{ Code, Detail string }
 
 // Form is a rewritten kernel that the driver has loaded. It never changes.
 type Form struct {

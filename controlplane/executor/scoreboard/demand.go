@@ -1,0 +1,178 @@
+package scoreboard
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/heddle-gpu/heddle/jit/coalesce"
+)
+
+// Bounds of a Demand.
+const (
+	// askAfter is how often ops of a code must be ready together before a form is asked for: what happens once or twice (start-up,
+	// autotuning) is not worth a compilation.
+	askAfter = 3
+	// wishes is the size of the queue to the forms' maker, combinations the number of sets of codes whose company is counted.
+	wishes       = 256
+	combinations = 1024
+)
+
+// SmallCapacity is the instances of a code's first form: its parameter block is small, so a launch of few instances stays cheap.
+// The second form holds LargeCapacity, or what the parameters admit.
+const (
+	SmallCapacity = 8
+	LargeCapacity = 128
+)
+
+// Wish asks for a form.
+type Wish struct {
+	Mapping  coalesce.Mapping
+	Capacity int
+	Count    int // of Bodies
+	Bodies   [coalesce.MaxBodies]*Code
+}
+
+// Demand tells the forms' maker what the poller found ready together. Together and Beside belong to the poller's thread: they
+// allocate nothing and take no lock, and cost a few compares once a form was asked for. Next belongs to one other goroutine.
+type Demand struct {
+	queue [wishes]Wish
+	head  atomic.Uint64 // taken
+	tail  atomic.Uint64 // put
+	wake  chan struct{}
+
+	seen [combinations]combination // by hash; the poller's
+	lost uint64
+}
+
+// combination is a set of codes that was ready together.
+type combination struct {
+	ids   [coalesce.MaxBodies]uint32 // sorted, 0 behind the last
+	times uint8
+}
+
+// NewDemand makes an empty one.
+func NewDemand() *Demand { return &Demand{wake: make(chan struct{}, 1)} }
+
+// asked is what the poller has counted and asked for, by mapping.
+type asked struct {
+	times, largeTimes uint8
+	small, large      bool
+}
+
+// Together notes that n ≥ 2 ops of one code were ready together; sameGrid tells that one grid serves all and its z is 1, so that
+// the cheap mapping does. Which form is wanted follows from that: call it whenever it happens.
+func (d *Demand) Together(c *Code, n int, sameGrid bool) {
+	mapping := coalesce.ByTable
+	if sameGrid {
+		mapping = coalesce.ByZ
+	}
+	a := &c.asked[mapping]
+	if n < 2 || a.large || a.small && n <= SmallCapacity {
+		return
+	}
+	if !a.small {
+		if a.times++; a.times >= askAfter {
+			a.small = d.put(mapping, SmallCapacity, c)
+		}
+	}
+	if n > SmallCapacity {
+		if a.largeTimes++; a.largeTimes >= askAfter {
+			a.large = d.put(mapping, LargeCapacity, c)
+		}
+	}
+	a.times, a.largeTimes = min(a.times, askAfter), min(a.largeTimes, askAfter)
+}
+
+// Beside notes that ops of these different codes were ready together, so that one form that holds them all would serve: 2 to
+// coalesce.MaxBodies codes without repetition, in any order. codes is not kept.
+func (d *Demand) Beside(codes []*Code) {
+	if len(codes) < 2 || len(codes) > coalesce.MaxBodies {
+		return
+	}
+	w := Wish{Mapping: coalesce.ByTable, Capacity: SmallCapacity}
+	w.Count = copy(w.Bodies[:], codes)
+	bodies := w.Bodies[:w.Count]
+	for i := 1; i < len(bodies); i++ { // by id: the same set is the same wish
+		for k := i; k > 0 && bodies[k].ID < bodies[k-1].ID; k-- {
+			bodies[k], bodies[k-1] = bodies[k-1], bodies[k]
+		}
+	}
+	var ids [coalesce.MaxBodies]uint32
+	hash := uint64(14695981039346656037) // FNV-1a over words
+	for i, c := range bodies {
+		ids[i] = c.ID
+		hash = (hash ^ uint64(c.ID)) * 1099511628211
+	}
+	s := &d.seen[(hash>>32^hash)%combinations]
+	if s.ids != ids {
+		if s.times > askAfter {
+			return // the place belongs to a set that was asked for
+		}
+		*s = combination{ids: ids}
+	}
+	if s.times > askAfter {
+		return
+	}
+	if s.times++; s.times > askAfter && !d.push(&w) {
+		s.times = askAfter
+	}
+}
+
+func (d *Demand) put(m coalesce.Mapping, capacity int, c *Code) bool {
+	w := Wish{Mapping: m, Capacity: capacity, Count: 1}
+	w.Bodies[0] = c
+	return d.push(&w)
+}
+
+// push queues a wish; false when there is no room, and the next op asks again.
+func (d *Demand) push(w *Wish) bool {
+	t := d.tail.Load()
+	if t-d.head.Load() == wishes {
+		d.lost++
+		return false
+	}
+	d.queue[t%wishes] = *w
+	d.tail.Store(t + 1)
+	select { // the one thing here that may take a lock; a form is asked for a few times in a code's life
+	case d.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// Wake has a token when there may be something to take.
+func (d *Demand) Wake() <-chan struct{} { return d.wake }
+
+// Next takes the oldest wish.
+func (d *Demand) Next() (Wish, bool) {
+	h := d.head.Load()
+	if h == d.tail.Load() {
+		return Wish{}, false
+	}
+	w := d.queue[h%wishes]
+	d.queue[h%wishes] = Wish{}
+	d.head.Store(h + 1)
+	return w, true
+}
+
+// Publish adds a form to each of its bodies' codes, cheapest mapping and smallest capacity first, forms of fewer bodies before
+// those of more. It belongs to the forms' maker.
+func Publish(f *Form) {
+	for _, c := range f.Bodies {
+		var all []*Form
+		if old := c.Forms.Load(); old != nil {
+			all = slices.Clone(*old)
+		}
+		all = append(all, f)
+		slices.SortStableFunc(all, func(a, b *Form) int {
+			switch {
+			case len(a.Bodies) != len(b.Bodies):
+				return len(a.Bodies) - len(b.Bodies)
+			case a.Layout.Mapping != b.Layout.Mapping:
+				return int(a.Layout.Mapping) - int(b.Layout.Mapping)
+			}
+			return a.Layout.Capacity - b.Layout.Capacity
+		})
+		c.Forms.Store(&all)
+	}
+}
