@@ -121,24 +121,6 @@ func (f *Func) Limits() Limits {
 	return l
 }
 
-// Walk calls fn for each instruction of a body, nested blocks included, until
-// fn returns false.
-func Walk(body []Stmt, fn func(*Inst) bool) bool {
-	for _, s := range body {
-		switch s := s.(type) {
-		case *Inst:
-			if !fn(s) {
-				return false
-			}
-		case *Block:
-			if !Walk(s.Body, fn) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
 // Func finds a function by name, preferring the one with a body; nil without one.
 func (m *Module) Func(name string) *Func {
 	var found *Func
