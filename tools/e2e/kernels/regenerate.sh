@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 cuda=$PWD/../../../.deps/cuda/nvidia/cu13
-for f in kernels globals; do "$cuda/bin/nvcc" -ptx -arch=compute_75 -I "$cuda/include" $f.cu -o $f.ptx; done
+for f in kernels globals alike alike_own; do "$cuda/bin/nvcc" -ptx -arch=compute_75 -I "$cuda/include" $f.cu -o $f.ptx; done
