@@ -73,6 +73,10 @@ _Static_assert(sizeof(struct heddle_gpu_attribute) == 72 && sizeof(struct heddle
   X(hostFree, "cuMemFreeHost", 1, (void *)) \
   X(moduleLoad, "cuModuleLoadDataEx", 1, (void **, const void *, unsigned, int *, void **)) \
   X(moduleUnload, "cuModuleUnload", 1, (void *)) \
+  X(linkCreate, "cuLinkCreate_v2", 1, (unsigned, int *, void **, void **)) \
+  X(linkAdd, "cuLinkAddData_v2", 1, (void *, int, void *, size_t, const char *, unsigned, int *, void **)) \
+  X(linkComplete, "cuLinkComplete", 1, (void *, void **, size_t *)) \
+  X(linkDestroy, "cuLinkDestroy", 1, (void *)) \
   X(moduleFunction, "cuModuleGetFunction", 1, (void **, void *, const char *)) \
   X(moduleGlobal, "cuModuleGetGlobal_v2", 1, (uint64_t *, size_t *, void *, const char *)) \
   X(funcGet, "cuFuncGetAttribute", 1, (int *, int, void *)) \
@@ -290,6 +294,24 @@ R heddle_gpu_module_load(const void *image, uint64_t *module, char *log, uint32_
   void *m = NULL;
   R r = d.moduleLoad(&m, image, log ? 2 : 0, options, values);
   *module = (uintptr_t)m;
+  return r;
+}
+R heddle_gpu_link(const void *ptx, uint64_t bytes, int32_t target, void **cubin, uint64_t *cubin_bytes, char *log, uint32_t log_bytes) {
+  // CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES, CU_JIT_TARGET
+  int options[] = {5, 6, 9};
+  void *values[] = {log, P(log_bytes), P((uint32_t)target)};
+  void *state = NULL, *out = NULL;
+  size_t n = 0;
+  R r = d.linkCreate(target ? 3 : 2, options, values, &state);
+  if (r) return r;
+  r = d.linkAdd(state, 1 /* CU_JIT_INPUT_PTX */, (void *)(uintptr_t)ptx, bytes, "heddle", 0, NULL, NULL);
+  if (!r) r = d.linkComplete(state, &out, &n);
+  if (!r) { // the link state owns what it gave
+    *cubin = malloc(n ? n : 1);
+    if (*cubin) memcpy(*cubin, out, n); else r = 2; // OUT_OF_MEMORY
+    *cubin_bytes = n;
+  }
+  d.linkDestroy(state);
   return r;
 }
 R heddle_gpu_module_unload(uint64_t m) { return d.moduleUnload(P(m)); }

@@ -117,6 +117,9 @@ heddle_gpu_result heddle_gpu_host_alloc(uint64_t bytes, uint64_t *address);
 heddle_gpu_result heddle_gpu_host_free(uint64_t address);
 
 heddle_gpu_result heddle_gpu_module_load(const void *image, uint64_t *module, char *log, uint32_t log_bytes);
+// Compiles PTX text with the driver's compiler (cuLink*). target: a CUjit_target, 0: the current context's device. *cubin is
+// malloced, for the caller to free. log: at least log_bytes + 1 bytes, zeroed.
+heddle_gpu_result heddle_gpu_link(const void *ptx, uint64_t bytes, int32_t target, void **cubin, uint64_t *cubin_bytes, char *log, uint32_t log_bytes);
 heddle_gpu_result heddle_gpu_module_unload(uint64_t module);
 heddle_gpu_result heddle_gpu_module_function(uint64_t module, const char *name, uint64_t *function);
 heddle_gpu_result heddle_gpu_module_global(uint64_t module, const char *name, uint64_t *address, uint64_t *bytes);

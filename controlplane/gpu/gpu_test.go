@@ -144,6 +144,19 @@ func TestBinding(t *testing.T) {
 	ok(d.CopyToDevice(s, at+4100, host+4096, 5))
 	ok(d.Copy3D(s, &Copy3D{at + 20480, 32, 8, 0, 0, 0, at + 8192, 64, 8, 0, 1, 0, 16, 2, 1}))
 
+	linked, err := d.LinkPTX([]byte(strings.TrimSuffix(kernelText, "\x00")), ArchitectureTarget(80, 0))
+	must(err)
+	lm, err := d.ModuleLoad(linked)
+	must(err)
+	_, err = d.ModuleFunction(lm, "add")
+	must(err)
+	ok(d.ModuleUnload(lm))
+	if _, err := d.LinkPTX([]byte(".version 8.0\n.target sm_80\n.address_size 64\nnonsense"), DeviceTarget); err == nil || !strings.Contains(err.Error(), "nonsense") && !strings.Contains(err.Error(), "line") {
+		t.Errorf("PTX that cannot be compiled: %v; want the log", err)
+	}
+	if _, err := d.LinkPTX(nil, DeviceTarget); !errors.Is(err, InvalidValue) {
+		t.Errorf("no PTX: %v", err)
+	}
 	m, err := d.ModuleLoad([]byte(kernelText))
 	must(err)
 	if _, err := d.ModuleLoad([]byte(".version 8.0\n.target sm_80\n.address_size 64\nnonsense\x00")); err == nil || !strings.Contains(err.Error(), "nonsense") && !strings.Contains(err.Error(), "line") {
