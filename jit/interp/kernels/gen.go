@@ -1,6 +1,10 @@
 package kernels
 
-import "math"
+import (
+	"math"
+	"strconv"
+	"strings"
+)
 
 // rng is splitmix64.
 type rng uint64
@@ -39,11 +43,16 @@ func (r *rng) element(typ, gen string) uint64 {
 	case "digits":
 		return uint64("0123456789-+ "[bits%13])
 	}
+	if n, err := strconv.ParseUint(strings.TrimPrefix(gen, "below"), 10, 64); err == nil && n > 0 {
+		return bits % n
+	}
 	var f float64
 	pick := r.next()
 	switch gen {
 	case "unit":
 		f = r.unit()
+	case "few": // integers so small that sums of them are exact in any order
+		f = float64(int64(pick%9) - 4)
 	case "wide":
 		f = math.Ldexp(r.unit(), int(pick%41)-20)
 	case "ints":
@@ -104,6 +113,29 @@ func (r *rng) element(typ, gen string) uint64 {
 		return math.Float64bits(f)
 	case "f32":
 		return uint64(math.Float32bits(float32(f)))
+	case "bf16":
+		return uint64(math.Float32bits(float32(f)) >> 16)
+	case "f16":
+		return uint64(halfBits(f))
+	case "s32":
+		if gen == "few" {
+			return uint64(int64(f))
+		}
 	}
 	return bits
+}
+
+// halfBits gives the f16 next to f towards zero; what is too small becomes 0, what is too large infinity.
+func halfBits(f float64) uint16 {
+	sign := uint16(math.Float64bits(f) >> 48 & 0x8000)
+	frac, exp := math.Frexp(math.Abs(f)) // frac in [0.5, 1)
+	switch {
+	case f != f:
+		return 0x7e00
+	case f == 0 || exp < -13:
+		return sign
+	case exp > 16:
+		return sign | 0x7c00
+	}
+	return sign | uint16(exp+14)<<10 | uint16(uint64(frac*2048)&0x3ff)
 }
