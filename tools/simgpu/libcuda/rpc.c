@@ -38,7 +38,7 @@ static bool reading; /* a thread is in recvmsg; under wait_lock */
 static uint8_t *packet; /* owned by the reader */
 
 struct header {
-    uint16_t op, flags;
+    uint16_t op, thread;
     uint32_t nargs;
     uint64_t tag;
 };
@@ -68,10 +68,20 @@ static CUresult connection_lost(void)
     return CUDA_ERROR_DEVICE_UNAVAILABLE;
 }
 
+/* A number for the calling thread, so that the server can give each a clock of its own. */
+static uint16_t this_thread(void)
+{
+    static atomic_uint threads;
+    static __thread unsigned number; /* 0: none yet */
+    if (!number)
+        number = atomic_fetch_add(&threads, 1) + 1;
+    return (uint16_t)number;
+}
+
 /* Sends one packet; sim_send_lock is held. */
 static CUresult send_packet(const struct sim_request *req, uint64_t tag)
 {
-    struct header h = {req->op, 0, req->nargs + (uint32_t)req->nmore, tag};
+    struct header h = {req->op, this_thread(), req->nargs + (uint32_t)req->nmore, tag};
     struct iovec iov[4] = {{&h, sizeof h},
                            {(void *)(uintptr_t)req->args, req->nargs * sizeof req->args[0]},
                            {(void *)(uintptr_t)req->more, req->nmore * sizeof req->args[0]},

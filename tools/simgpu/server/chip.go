@@ -8,25 +8,27 @@ import (
 
 // The modelled chip: an H100 as far as relative times need it. All times are
 // nanoseconds of the device's virtual clock, which moves only with work.
-// Sources: /docs measurements of one H100 (launch, memop and switch costs) and
-// its data sheet (clock, SMs, bandwidths).
+// Sources: measurements of one H100 (launch, memop and switch costs; what R
+// instances of a small kernel take in a row and as one launch, which TestWide
+// repeats) and its data sheet (clock, SMs, bandwidths).
 const (
 	chipSMs        = 132
 	lanesPerClock  = 128     // thread-instructions that one SM issues in a clock
 	psPerClock     = 570     // 1.755 GHz
-	clocksPerInstr = 6       // latency of a dependent instruction of one thread
+	clocksPerInstr = 3       // of one thread, latency hidden as far as small kernels hide it
 	launchGap      = 1000    // between two kernels of one stream
-	kernelMin      = 1300    // shortest kernel
+	kernelMin      = 2500    // of an empty kernel: the blocks' way to the SMs and back
 	contextSwitch  = 145_000 // compute of another context
 	copyLatency    = 1500
 	hostBytesPerUs = 50_000    // 50 GB/s over the bus
 	hbmBytesPerUs  = 2_500_000 // 2.5 TB/s
 	durMemop       = 900
 
-	costLaunch    = 2200 // what a call costs the host
+	costLaunch    = 4400 // what a call costs the host
 	costMemop     = 1800
 	costCall      = 1000
 	costGraphNode = 250
+	costLocked    = 1800 // the part of a call that threads of one process cannot do at the same time
 )
 
 // chip is the state of one device's engines in virtual time; device.mu guards it.
@@ -83,11 +85,11 @@ func (d *device) computed(c *deviceContext, start int64, w work, n *counters) (i
 	blocks := max(w.blocks, 1)
 	perThread, perBlock := w.instructions/max(blocks*w.threads, 1), w.instructions/blocks
 	// One block alone: bound by the latency of a thread's instructions. A full SM: by its issue rate.
-	alone := int64(perThread * clocksPerInstr * psPerClock / 1000)
+	alone := int64(perThread*clocksPerInstr*psPerClock/1000) + 1
 	issue := func(resident uint64) int64 {
 		return int64(perBlock * resident * psPerClock / (lanesPerClock * 1000))
 	}
-	begin, end := int64(-1), start
+	first, end := int64(-1), start+kernelMin
 	place := func(resident uint64) {
 		best := 0
 		for i := range d.chip.sm {
@@ -95,24 +97,24 @@ func (d *device) computed(c *deviceContext, start int64, w work, n *counters) (i
 				best = i
 			}
 		}
-		at := max(start, d.chip.sm[best])
+		at := max(start+kernelMin, d.chip.sm[best])
 		busy := max(issue(resident), 1)
-		fin := at + max(alone, busy, kernelMin)
+		fin := at + max(alone, busy)
 		// A block that does not fill its SM leaves room for others: the SM is taken for its share.
-		d.chip.sm[best] = at + max(busy, max(alone, kernelMin)*int64(resident)/int64(w.resident))
-		if begin < 0 || at < begin {
-			begin = at
+		if first < 0 || at < first {
+			first = at
 		}
+		d.chip.sm[best] = at + max(busy, alone*int64(resident)/int64(w.resident))
 		end = max(end, fin)
 	}
 	wave := chipSMs * w.resident
 	if full := blocks / wave; full > 4 { // many waves: all but the last four at once
-		extra := int64(full-4) * max(issue(w.resident), alone, kernelMin/4)
+		extra := int64(full-4) * max(issue(w.resident), alone)
 		for i := range d.chip.sm {
 			d.chip.sm[i] = max(d.chip.sm[i], start) + extra
 		}
 		blocks -= (full - 4) * wave
-		begin = start
+		first = start + kernelMin
 	}
 	for blocks > 0 {
 		// Spread over the SMs before stacking on one.
@@ -120,6 +122,7 @@ func (d *device) computed(c *deviceContext, start int64, w work, n *counters) (i
 		place(r)
 		blocks -= r
 	}
+	begin := max(start, first-kernelMin)
 	n.launchV.Add(launchGap)
 	n.computeV.Add(end - begin)
 	n.lastV.Store(end)

@@ -53,7 +53,9 @@ type client struct {
 	calling   map[uint64]*callback
 
 	backlog atomic.Int64 // bytes of ops that are not done
-	hostV   atomic.Int64 // virtual time of the host side, ns
+	host    hostClocks
+	watches atomic.Bool  // it can see in its memory how far the device has come
+	thread  uint16       // that sent the request which is handled; the reader's
 	inUse   atomic.Int64 // ops not done
 	ops     sync.WaitGroup
 	count   counters

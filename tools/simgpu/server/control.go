@@ -206,7 +206,7 @@ func (c *client) stats(alive bool) ProcessStats {
 	p := ProcessStats{Pid: c.pid, Name: c.name, Alive: alive, Launches: n.launches.Load(), Instructions: n.instructions.Load(),
 		Copies: n.copies.Load(), Memsets: n.memsets.Load(), Memops: n.memops.Load(), Bytes: n.bytes.Load(),
 		ContextSwitches: n.switches.Load(), ComputeNs: n.computeV.Load(), CopyNs: n.copyV.Load(), SwitchNs: n.switchV.Load(),
-		HostNs: c.hostV.Load(), LastNs: n.lastV.Load()}
+		HostNs: c.host.latest.Load(), LastNs: n.lastV.Load()}
 	if p.Alive {
 		c.mu.Lock()
 		p.Contexts = len(c.contexts)

@@ -91,5 +91,6 @@ func (c *client) handle(r *wire.Request, fd int) error {
 	if c.backlog.Load() > maxBacklog {
 		return fmt.Errorf("more than %d bytes of work queued", int64(maxBacklog))
 	}
+	c.thread = r.Thread
 	return h.run(c, r, fd)
 }

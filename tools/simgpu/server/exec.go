@@ -172,9 +172,9 @@ func (c *client) copyOp(r *wire.Request) {
 		c.status(r.Tag, success)
 		return
 	}
-	tag := r.Tag
+	tag, thread := r.Tag, c.thread
 	whenDone(o, func() {
-		c.sawV(o.endV)
+		c.host.saw(thread, o.endV)
 		code := s.d.err.Load()
 		if code == 0 && failed != nil {
 			code = errInvalidValue
@@ -274,6 +274,7 @@ func (c *client) memopOp(r *wire.Request) {
 		return
 	}
 	o := &op{seq: r.Args[1]}
+	c.watches.Store(true)
 	n := r.Args[2]
 	if n > wire.MaxMemops || uint64(len(r.Args)) < 3+4*n {
 		c.finishBad(s, o, r.Tag)

@@ -60,14 +60,7 @@ func (d *device) free() (free, total uint64) {
 	return total - min(d.used, total), total
 }
 
-func (d *device) advance(v int64) {
-	for {
-		now := d.now.Load()
-		if v <= now || d.now.CompareAndSwap(now, v) {
-			return
-		}
-	}
-}
+func (d *device) advance(v int64) { raise(&d.now, v) }
 
 // object is a piece of physical device memory. It lives while somebody holds
 // it: a handle, a mapping, an exported descriptor, an allocation.
@@ -689,6 +682,7 @@ func (c *client) vmmAccess(r *wire.Request) {
 
 func (c *client) hostRegister(r *wire.Request, fd int) {
 	addr, size, flags, off := r.Args[0], r.Args[1], r.Args[2], r.Args[3]
+	c.watches.Store(true)
 	const readOnly = 8
 	seg := &segment{base: addr, size: size, readonly: flags&readOnly != 0, srv: c.srv}
 	if addr == 0 || size == 0 || addr+size < addr || size > 1<<46 {

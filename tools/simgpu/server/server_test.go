@@ -188,6 +188,33 @@ func TestChip(t *testing.T) {
 	}
 }
 
+// TestChipWide has the model repeat what an H100 was measured to take, µs: R instances of a small kernel in a row, each of which
+// costs the host a launch, and as one launch. (The shorter rows are run as programs in simtest.)
+func TestChipWide(t *testing.T) {
+	for _, c := range []struct {
+		blocks, us, instances uint64
+		serial, coalesced     float64
+	}{{4, 1, 8, 43, 11}, {4, 1, 32, 152, 11}, {4, 1, 128, 584, 12}, {16, 4, 32, 226, 18}, {16, 16, 32, 655, 34}, {64, 16, 32, 657, 94}, {132, 16, 8, 170, 54}} {
+		run := func(launches, wide uint64) float64 {
+			d, h := &device{}, &hostClocks{}
+			ctx := &deviceContext{owner: 1, dev: d}
+			var n counters
+			w := work{blocks: c.blocks * wide, threads: 128, resident: 16}
+			w.instructions = w.blocks * w.threads * c.us * 1_000_000 / (clocksPerInstr * psPerClock)
+			end := int64(0)
+			for range launches {
+				_, end = d.computed(ctx, max(end, h.call(1, costLaunch)), w, &n)
+			}
+			return float64(end) / 1000
+		}
+		serial, coalesced := run(c.instances, 1), run(1, c.instances)
+		if serial < 0.8*c.serial || serial > 1.25*c.serial || coalesced < 0.7*c.coalesced || coalesced > 1.25*c.coalesced {
+			t.Errorf("%d instances of %d blocks of %d µs: %.1f µs in a row, measured %.0f; as one %.1f, measured %.0f",
+				c.instances, c.blocks, c.us, serial, c.serial, coalesced, c.coalesced)
+		}
+	}
+}
+
 // TestOptions checks the environment's variables.
 func TestOptions(t *testing.T) {
 	env := map[string]string{"SIMGPU_DEVICES": "4", "SIMGPU_MEMORY": "8GiB", "SIMGPU_INJECT": `[{"call":"cuInit","code":3}]`, "SIMGPU_POLL_US": "20"}

@@ -88,13 +88,11 @@ func (s *stream) submit(o *op, cost int64) {
 	c := s.c
 	o.s = s
 	o.done = make(chan struct{})
-	if c.inUse.Add(1) == 1 {
-		// Nothing in flight: whatever the host saw has happened, so its clock is at least the device's.
-		if now := s.d.dev.now.Load(); now > c.hostV.Load() {
-			c.hostV.Store(now)
-		}
+	if c.inUse.Add(1) == 1 && c.watches.Load() {
+		// Nothing in flight: whatever the host saw in memory has happened, so its clock is at least the device's.
+		c.host.saw(c.thread, s.d.dev.now.Load())
 	}
-	o.submitV = max(o.submitV, c.hostV.Add(cost))
+	o.submitV = max(o.submitV, c.host.call(c.thread, cost))
 	c.ops.Add(1)
 	o.bytes += 256
 	c.backlog.Add(o.bytes)
@@ -227,11 +225,30 @@ func whenAll(ops []*op, f func()) {
 	}()
 }
 
-// sawV moves the host's clock to where it has seen the device.
-func (c *client) sawV(v int64) {
+// hostClocks is the virtual time of a process's host side, ns: a clock for each thread, so that two threads launch faster than
+// one, but not twice as fast: part of every call is done under a lock that they share.
+type hostClocks struct {
+	threads [256]atomic.Int64
+	latest  atomic.Int64 // of all calls
+}
+
+// call charges a thread for a call and gives when it is done.
+func (h *hostClocks) call(thread uint16, cost int64) int64 {
+	t := &h.threads[thread%uint16(len(h.threads))]
+	v := max(t.Load()+cost, h.latest.Load()+min(cost, costLocked))
+	t.Store(v)
+	raise(&h.latest, v)
+	return v
+}
+
+// saw moves a thread's clock to where it has seen the device.
+func (h *hostClocks) saw(thread uint16, v int64) { raise(&h.threads[thread%uint16(len(h.threads))], v) }
+
+// raise stores v unless there is a larger value.
+func raise(to *atomic.Int64, v int64) {
 	for {
-		now := c.hostV.Load()
-		if v <= now || c.hostV.CompareAndSwap(now, v) {
+		now := to.Load()
+		if v <= now || to.CompareAndSwap(now, v) {
 			return
 		}
 	}
@@ -332,12 +349,12 @@ func (c *client) ctxSync(r *wire.Request) {
 		c.status(r.Tag, errInvalidContext)
 		return
 	}
-	tag := r.Tag
+	tag, thread := r.Tag, c.thread
 	last := c.lastOps(d)
 	whenAll(append([]*op(nil), last...), func() {
 		for _, o := range last {
 			if o != nil {
-				c.sawV(o.endV)
+				c.host.saw(thread, o.endV)
 			}
 		}
 		c.status(tag, d.err.Load())
@@ -435,7 +452,7 @@ func (c *client) streamSync(r *wire.Request) {
 		c.status(r.Tag, errInvalidHandle)
 		return
 	}
-	tag := r.Tag
+	tag, thread := r.Tag, c.thread
 	wait := []*op{s.lastOp()}
 	if s.kind == wire.StreamLegacy { // it also waits for what an op submitted now would wait for
 		c.mu.Lock()
@@ -449,7 +466,7 @@ func (c *client) streamSync(r *wire.Request) {
 	whenAll(append([]*op(nil), wait...), func() {
 		for _, o := range wait {
 			if o != nil {
-				c.sawV(o.endV)
+				c.host.saw(thread, o.endV)
 			}
 		}
 		c.status(tag, s.d.err.Load())
@@ -549,11 +566,11 @@ func (c *client) eventSync(r *wire.Request) {
 		c.status(r.Tag, errInvalidHandle)
 		return
 	}
-	tag, last := r.Tag, e.record()
+	tag, thread, last := r.Tag, c.thread, e.record()
 	whenDone(last, func() {
 		code := uint32(success)
 		if last != nil {
-			c.sawV(last.endV)
+			c.host.saw(thread, last.endV)
 			if last.s.c == c {
 				code = last.s.d.err.Load()
 			}

@@ -55,3 +55,9 @@ func TestRegisteredWithoutFiles(t *testing.T) {
 	}
 	srv.WaitUsed(0)
 }
+
+// TestWide runs a launch as Heddle coalesces them, and compares what it costs in virtual time with what an H100 was measured to take.
+func TestWide(t *testing.T) {
+	srv := simtest.Start(t)
+	t.Logf("%s", srv.Run(simtest.CompileC(t, source("wide.c"))))
+}

@@ -4,7 +4,7 @@
 //
 // A message is one packet of a SOCK_SEQPACKET unix socket, little-endian:
 //
-//	request: u16 op, u16 flags, u32 nargs, u64 tag, nargs × u64, then a blob
+//	request: u16 op, u16 thread, u32 nargs, u64 tag, nargs × u64, then a blob
 //	reply:   u32 status, u32 nargs, u64 tag,        nargs × u64, then a blob
 //
 // A request with tag 0 has no reply. A file descriptor may travel beside either.
@@ -20,7 +20,7 @@ import (
 )
 
 // revision grows when a message's meaning changes and no constant does.
-const revision = 2
+const revision = 3
 
 // Version identifies the protocol: a hash of every constant below, so that a
 // library and a server that were not built together notice. The server refuses
@@ -215,11 +215,11 @@ func constants() []Constant {
 
 // Request is one decoded request. Args and Blob point into the packet.
 type Request struct {
-	Op    Op
-	Flags uint16
-	Tag   uint64
-	Args  []uint64
-	Blob  []byte
+	Op     Op
+	Thread uint16 // of the client: its threads' numbers, cyclic; each has a host clock of its own
+	Tag    uint64
+	Args   []uint64
+	Blob   []byte
 }
 
 // ErrMalformed is returned for a packet that is no request.
@@ -231,7 +231,7 @@ func Decode(pkt []byte, r *Request) error {
 		return fmt.Errorf("%w: %d bytes, a header has %d", ErrMalformed, len(pkt), HeaderSize)
 	}
 	r.Op = Op(binary.LittleEndian.Uint16(pkt))
-	r.Flags = binary.LittleEndian.Uint16(pkt[2:])
+	r.Thread = binary.LittleEndian.Uint16(pkt[2:])
 	n := binary.LittleEndian.Uint32(pkt[4:])
 	r.Tag = binary.LittleEndian.Uint64(pkt[8:])
 	if r.Op == 0 || r.Op >= opEnd {
