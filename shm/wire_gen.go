@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0xf43dbf577e59831d
+	LayoutHash = 0x7e87669e2987c2f3
 )
 
 // Sizes, limits and magics of the wire.
@@ -80,6 +80,15 @@ const (
 	LaunchFlagCluster     = 2
 )
 
+// ClassFlag values (docs/protocol.md).
+const (
+	ClassFlagCoalesce  = 1
+	ClassFlagRelaxed   = 2
+	ClassFlagDelayLate = 4
+	ClassFlagSetApart  = 8
+	ClassFlagConfine   = 16
+)
+
 // Status values (docs/protocol.md).
 const (
 	StatusOK         = 0
@@ -117,6 +126,7 @@ const (
 	TypeStats           = 36
 	TypeFault           = 37
 	TypeImage           = 38
+	TypeClass           = 39
 )
 
 // SessionHeader is heddle_wire_session_header, 104 bytes.
@@ -407,6 +417,19 @@ type Fault struct {
 	Blamed     uint64
 }
 
+// Class is heddle_wire_class, 48 bytes.
+type Class struct {
+	_             structs.HostLayout
+	Latency       uint64
+	MaxQueueDelay uint64
+	MaxWait       uint64
+	MaxQueueSize  uint64
+	MinSharePpm   uint32
+	Priority      int32
+	Flags         uint32
+	pad0          uint32
+}
+
 // BodyBytes is the size of a message's body; -1 for a type that does not exist. typ is without ReplyBit.
 func BodyBytes(typ uint16, reply bool) int {
 	var request, answer int
@@ -451,6 +474,8 @@ func BodyBytes(typ uint16, reply bool) int {
 		request, answer = int(unsafe.Sizeof(Fault{})), 0
 	case TypeImage:
 		request, answer = int(unsafe.Sizeof(Image{})), int(unsafe.Sizeof(Image{}))
+	case TypeClass:
+		request, answer = int(unsafe.Sizeof(Class{})), 0
 	default:
 		return -1
 	}
@@ -482,6 +507,7 @@ var typeNames = map[uint16]string{
 	TypeStats:           "STATS",
 	TypeFault:           "FAULT",
 	TypeImage:           "IMAGE",
+	TypeClass:           "CLASS",
 }
 
 // layoutTable lists every member with its offset as this compiler sees it, for the comparison with C's.
@@ -644,4 +670,12 @@ var layoutTable = []Offset{
 	{"fault", "cuda_result", unsafe.Offsetof(Fault{}.CUDAResult)},
 	{"fault", "clients", unsafe.Offsetof(Fault{}.Clients)},
 	{"fault", "blamed", unsafe.Offsetof(Fault{}.Blamed)},
+	{"class", "", unsafe.Sizeof(Class{})},
+	{"class", "latency", unsafe.Offsetof(Class{}.Latency)},
+	{"class", "max_queue_delay", unsafe.Offsetof(Class{}.MaxQueueDelay)},
+	{"class", "max_wait", unsafe.Offsetof(Class{}.MaxWait)},
+	{"class", "max_queue_size", unsafe.Offsetof(Class{}.MaxQueueSize)},
+	{"class", "min_share_ppm", unsafe.Offsetof(Class{}.MinSharePpm)},
+	{"class", "priority", unsafe.Offsetof(Class{}.Priority)},
+	{"class", "flags", unsafe.Offsetof(Class{}.Flags)},
 }

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0xf43dbf577e59831d)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x7e87669e2987c2f3)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -68,6 +68,14 @@ enum heddle_wire_launch_flag {
   HEDDLE_WIRE_LAUNCH_FLAG_CLUSTER = 2,
 };
 
+enum heddle_wire_class_flag {
+  HEDDLE_WIRE_CLASS_FLAG_COALESCE = 1,
+  HEDDLE_WIRE_CLASS_FLAG_RELAXED = 2,
+  HEDDLE_WIRE_CLASS_FLAG_DELAY_LATE = 4,
+  HEDDLE_WIRE_CLASS_FLAG_SET_APART = 8,
+  HEDDLE_WIRE_CLASS_FLAG_CONFINE = 16,
+};
+
 enum heddle_wire_status {
   HEDDLE_WIRE_STATUS_OK = 0,
   HEDDLE_WIRE_STATUS_NEED = 1,
@@ -103,6 +111,7 @@ enum heddle_wire_type {
   HEDDLE_WIRE_TYPE_STATS = 36,
   HEDDLE_WIRE_TYPE_FAULT = 37,
   HEDDLE_WIRE_TYPE_IMAGE = 38,
+  HEDDLE_WIRE_TYPE_CLASS = 39,
 };
 
 struct heddle_wire_session_header {
@@ -525,6 +534,26 @@ _Static_assert(offsetof(struct heddle_wire_fault, cuda_result) == 0, "fault.cuda
 _Static_assert(offsetof(struct heddle_wire_fault, clients) == 4, "fault.clients");
 _Static_assert(offsetof(struct heddle_wire_fault, blamed) == 8, "fault.blamed");
 
+struct heddle_wire_class {
+  uint64_t latency;
+  uint64_t max_queue_delay;
+  uint64_t max_wait;
+  uint64_t max_queue_size;
+  uint32_t min_share_ppm;
+  int32_t priority;
+  uint32_t flags;
+  uint32_t pad0;
+};
+_Static_assert(sizeof(struct heddle_wire_class) == 48, "size of class");
+_Static_assert(offsetof(struct heddle_wire_class, latency) == 0, "class.latency");
+_Static_assert(offsetof(struct heddle_wire_class, max_queue_delay) == 8, "class.max_queue_delay");
+_Static_assert(offsetof(struct heddle_wire_class, max_wait) == 16, "class.max_wait");
+_Static_assert(offsetof(struct heddle_wire_class, max_queue_size) == 24, "class.max_queue_size");
+_Static_assert(offsetof(struct heddle_wire_class, min_share_ppm) == 32, "class.min_share_ppm");
+_Static_assert(offsetof(struct heddle_wire_class, priority) == 36, "class.priority");
+_Static_assert(offsetof(struct heddle_wire_class, flags) == 40, "class.flags");
+_Static_assert(offsetof(struct heddle_wire_class, pad0) == 44, "class.pad0");
+
 // The size of a message's body, in bytes; -1 for a type that does not exist. `type` is without HEDDLE_WIRE_REPLY.
 static inline int heddle_wire_body_bytes(uint32_t type, int reply) {
   switch (type) {
@@ -568,6 +597,8 @@ static inline int heddle_wire_body_bytes(uint32_t type, int reply) {
     return reply ? 0 : (int)sizeof(struct heddle_wire_fault);
   case HEDDLE_WIRE_TYPE_IMAGE:
     return reply ? (int)sizeof(struct heddle_wire_image) : (int)sizeof(struct heddle_wire_image);
+  case HEDDLE_WIRE_TYPE_CLASS:
+    return reply ? 0 : (int)sizeof(struct heddle_wire_class);
   default:
     return -1;
   }
