@@ -1,9 +1,9 @@
 // Package harvest finds the PTX of machine code: given the image that a client loaded and the name of the kernel that it
 // launches, PTX from which that very machine code was made.
 //
-// The origins, in the order in which they are asked, are listed at [Origin]. Wherever text is found by something weaker than the
-// machine code itself it is refused when there is any doubt, because PTX of another kernel would give wrong results; and whatever
-// is found is checked: the kernel is defined there, with the parameters that the machine code has.
+// The origins, in the order in which they are asked, are listed at [Origin]. Each knows its text by the machine code itself, never
+// by names alone, because PTX of another kernel would give wrong results; what is in doubt is refused. And whatever is found is
+// checked: the kernel is defined there, with the parameters that the machine code has.
 //
 // The package reads folders and bytes, and knows nothing of processes (controlplane/places says where a process keeps things).
 // All that it reads was written by others: sizes and counts are bounded, only regular files are opened, no link leads out of a
@@ -29,8 +29,6 @@ type Places struct {
 	Triton []string `json:"triton,omitempty"`
 	// Inductor are torch.compile's cache folders: in them triton/DEVICE is one of Triton's.
 	Inductor []string `json:"inductor,omitempty"`
-	// XLA are the folders given to XLA's --xla_dump_to.
-	XLA []string `json:"xla,omitempty"`
 }
 
 // Origin says where PTX was found.
@@ -46,8 +44,6 @@ const (
 	FromStore Origin = "store"
 	// FromTriton: Triton's cache, or torch.compile's, has the machine code, and the PTX beside it.
 	FromTriton Origin = "triton"
-	// FromXLA: XLA's dump folder has the one PTX with just these kernels.
-	FromXLA Origin = "xla"
 )
 
 // Found is the PTX of one kernel.
@@ -113,7 +109,6 @@ func missing(c Code, format string, args ...any) *Missing {
 type Finder struct {
 	mu     sync.Mutex
 	triton map[string]*tritonIndex // by folder
-	xla    map[string]*xlaIndex
 }
 
 // Find is Find of a Finder that remembers nothing.
@@ -139,7 +134,7 @@ func (f *Finder) Find(b []byte, major, minor int, entry string, p Places) (Found
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var first *Missing
-	for _, ask := range []func(*machineCode, string, Places) (candidate, *Missing){fromFatbin, fromStore, f.fromTriton, f.fromXLA} {
+	for _, ask := range []func(*machineCode, string, Places) (candidate, *Missing){fromFatbin, fromStore, f.fromTriton} {
 		c, why := ask(code, entry, p)
 		if why == nil && c.text == nil {
 			continue // nothing there
@@ -155,7 +150,7 @@ func (f *Finder) Find(b []byte, major, minor int, entry string, p Places) (Found
 		}
 	}
 	if first == nil {
-		first = missing(NoPTX, "no PTX for the machine code of %s: not in the image, the store, Triton's cache or XLA's dump", entry)
+		first = missing(NoPTX, "no PTX for the machine code of %s: not in the image, the store, or Triton's cache", entry)
 	}
 	return Found{}, first
 }
