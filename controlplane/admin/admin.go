@@ -34,6 +34,7 @@ type Client struct {
 	UID           int       `json:"uid"`
 	Exe           string    `json:"exe"`
 	Label         string    `json:"label,omitempty"`
+	Class         string    `json:"class"`
 	GPU           string    `json:"gpu"` // UUID
 	State         string    `json:"state"`
 	Since         time.Time `json:"since"`
@@ -60,6 +61,32 @@ type Executor struct {
 	ImageMiB uint64          `json:"image_mib"`
 	Fault    string          `json:"last_fault,omitempty"`
 	Counters json.RawMessage `json:"counters,omitempty"` // the executor's own (executor.Counters)
+}
+
+// Policy is what `heddle policy show` shows.
+type Policy struct {
+	Path    string    `json:"path"`  // where the daemon looks
+	Files   []string  `json:"files"` // what it found
+	Since   time.Time `json:"since"`
+	Text    string    `json:"text"`              // in TOML, defaults included
+	Origins string    `json:"origins"`           // the same, with where each value was set
+	Problem string    `json:"problem,omitempty"` // why the files that are there now are not in force
+}
+
+// Changes is what a reload changed, a line each.
+type Changes struct {
+	Changes []string `json:"changes"`
+}
+
+// Selection is a process's class, what it was chosen by, and why.
+type Selection struct {
+	Class  string   `json:"class"`
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Exe    string   `json:"exe"`
+	Cgroup string   `json:"cgroup"`
+	Label  string   `json:"label"`
+	Steps  []string `json:"steps"`
 }
 
 // ErrUnreachable wraps every failure to reach a daemon.
@@ -97,6 +124,27 @@ func (c *Conn) Drain(ctx context.Context) error { return c.do(ctx, http.MethodPo
 
 // Stop asks the daemon to leave now: executors finish what was submitted, clients go on natively.
 func (c *Conn) Stop(ctx context.Context) error { return c.do(ctx, http.MethodPost, "/v1/stop", nil) }
+
+// Policy asks for the policy in force.
+func (c *Conn) Policy(ctx context.Context) (Policy, error) {
+	var p Policy
+	err := c.do(ctx, http.MethodGet, "/v1/policy", &p)
+	return p, err
+}
+
+// ApplyPolicy has the daemon read its policy files now. An error lists their mistakes; nothing has changed then.
+func (c *Conn) ApplyPolicy(ctx context.Context) (Changes, error) {
+	var ch Changes
+	err := c.do(ctx, http.MethodPost, "/v1/policy/apply", &ch)
+	return ch, err
+}
+
+// TestPolicy asks which class a process has or would have.
+func (c *Conn) TestPolicy(ctx context.Context, pid int) (Selection, error) {
+	var s Selection
+	err := c.do(ctx, http.MethodGet, fmt.Sprintf("/v1/policy/test?pid=%d", pid), &s)
+	return s, err
+}
 
 func (c *Conn) do(ctx context.Context, method, path string, into any) error {
 	req, err := http.NewRequestWithContext(ctx, method, "http://heddle"+path, bytes.NewReader(nil))

@@ -72,7 +72,7 @@ func (d *Daemon) serve(conn *shm.Conn) {
 		d.log.Warn("welcome", "client", s.id, "error", err)
 		return
 	}
-	d.log.Info("client joined", "client", s.id, "pid", p.pid, "exe", p.exe, "label", s.label, "gpu", s.slot.gpu())
+	d.log.Info("client joined", "client", s.id, "pid", p.pid, "exe", p.exe, "label", s.label, "class", s.class.Name, "gpu", s.slot.gpu())
 	for {
 		m, err := conn.Recv(time.Time{})
 		if err != nil {
@@ -143,7 +143,11 @@ func (d *Daemon) hello(p peer, m shm.Message) (*session, shm.Welcome, error) {
 	if err := inventory.Read().Serves(inventory.FormatUUID(h.DeviceUUID)); err != nil {
 		return nil, none, refuse(shm.StatusDevice, "%v", err)
 	}
-	sl, err := d.slotFor(slotKey{h.DeviceUUID, p.uid})
+	sharers := p.uid
+	if d.policies.current.Load().Daemon.Share == "any" {
+		sharers = d.uid
+	}
+	sl, err := d.slotFor(slotKey{h.DeviceUUID, sharers})
 	if err != nil {
 		return nil, none, refuse(shm.StatusDevice, "%v", err)
 	}
@@ -163,6 +167,8 @@ func (d *Daemon) hello(p peer, m shm.Message) (*session, shm.Welcome, error) {
 		return nil, none, refuse(shm.StatusFull, "%v", err)
 	}
 	s.windows, s.host = []span{window}, host
+	s.class = d.classOf(p, s.label)
+	s.wire = classBody(d.policies.current.Load(), s.class)
 	if err := sl.join(s); err != nil {
 		d.device.give(window)
 		d.host.give(host)

@@ -24,6 +24,7 @@ func (d *Daemon) handler() http.Handler {
 		w.WriteHeader(http.StatusNoContent)
 		d.cancel()
 	})
+	d.policyHandlers(mux)
 	mux.Handle("GET /metrics", d.metrics())
 	return mux
 }

@@ -39,6 +39,7 @@ type Config struct {
 	Executable string        // this binary, for executors
 	Version    string        // shown by ps
 	IdleExit   time.Duration // leave after so long without clients; 0: never
+	PolicyPath string        // file of the admin's policy (policy.Path); it need not exist
 	Log        *slog.Logger
 	// Ready is called once, when clients can connect.
 	Ready func()
@@ -58,6 +59,7 @@ type Daemon struct {
 	device addressSpace
 	host   addressSpace
 
+	policies   policies
 	nextClient atomic.Uint64
 	draining   atomic.Bool
 	activity   chan struct{} // somebody left, or drain was asked: look whether to leave
@@ -79,6 +81,9 @@ func Run(ctx context.Context, config Config) error {
 	defer d.cancel()
 	raiseFileLimit(d.log)
 
+	if err := d.loadPolicy(); err != nil {
+		return err
+	}
 	unlock, err := lock(filepath.Join(config.Dir, runtimedir.LockFile))
 	if err != nil {
 		return err
@@ -97,6 +102,7 @@ func Run(ctx context.Context, config Config) error {
 	go server.Serve(control)
 	defer server.Close()
 	go d.accept(clients)
+	go d.watchPolicy()
 	if config.Ready != nil {
 		config.Ready()
 	}
@@ -194,7 +200,7 @@ func (d *Daemon) slotFor(key slotKey) (*slot, error) {
 		go sl.retire() // executors did not live in it: its clients finish alone, what it held is given back
 	}
 	sl, err := newSlot(key, d.log, func(sl *slot) (*executorProcess, error) {
-		return startExecutor(d.config.Executable, sl, d.log)
+		return startExecutor(d.config.Executable, sl, d.log, d.policies.current.Load().Daemon.MaxKernelTime)
 	})
 	if err != nil {
 		return nil, err

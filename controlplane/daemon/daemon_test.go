@@ -127,6 +127,9 @@ func fakeExecutor() int {
 			r, _ := shm.Decode[shm.Setting](m.Body)
 			line += fmt.Sprintf(" kernel=%d what=%d value=%d", r.KernelID, r.What, r.Value)
 			body = m.Body
+		case shm.TypeClass:
+			c, _ := shm.Decode[shm.Class](m.Body)
+			line += fmt.Sprintf(" name=%s priority=%d latency=%d flags=%d", m.Tail, c.Priority, c.Latency, c.Flags)
 		case shm.TypeStats:
 			tail = []byte(`{"told":` + quote(told.String()) + `}`)
 		}

@@ -56,7 +56,7 @@ type executorProcess struct {
 
 // startExecutor runs `heddle executor` with our end of a socket pair, as the
 // user it serves.
-func startExecutor(self string, sl *slot, log *slog.Logger) (*executorProcess, error) {
+func startExecutor(self string, sl *slot, log *slog.Logger, maxKernelTime time.Duration) (*executorProcess, error) {
 	conn, theirs, err := shm.Pair()
 	if err != nil {
 		return nil, err
@@ -66,6 +66,9 @@ func startExecutor(self string, sl *slot, log *slog.Logger) (*executorProcess, e
 	cmd := exec.Command(self, "executor", "--control-fd", "3", "--device", sl.gpu())
 	cmd.ExtraFiles = []*os.File{remote}
 	cmd.Env = executorEnv(os.Environ(), sl.gpu())
+	if maxKernelTime > 0 {
+		cmd.Env = append(cmd.Env, "HEDDLE_MAX_KERNEL_TIME="+maxKernelTime.String())
+	}
 	cmd.Dir = "/"
 	// The executor must notice the daemon's end by its socket, finish what was issued
 	// and only then leave; so no parent-death signal. It has a session of its own, so

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/heddle-gpu/heddle/controlplane/admin"
+	"github.com/heddle-gpu/heddle/controlplane/policy"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -31,6 +32,8 @@ type session struct {
 	id    uint64
 	peer  peer
 	label string
+	class *policy.Class // guarded by slot.mu and mu together: either is enough to read
+	wire  shm.Class     // the same, as the executor was told
 	slot  *slot
 	since time.Time
 	file  *shm.SessionFile
@@ -227,7 +230,7 @@ func (s *session) report(stateName string) admin.Client {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := admin.Client{
-		ID: s.id, Pid: int(s.peer.pid), UID: int(s.peer.uid), Exe: s.peer.exe, Label: s.label, GPU: s.slot.gpu(),
+		ID: s.id, Pid: int(s.peer.pid), UID: int(s.peer.uid), Exe: s.peer.exe, Label: s.label, Class: s.class.Name, GPU: s.slot.gpu(),
 		State: stateName, Since: s.since, DeviceBytes: s.deviceBytes, HostBytes: s.hostBytes,
 		Segments: len(s.segments), Kernels: len(s.kernels), RefusedReason: s.refused,
 	}

@@ -188,6 +188,9 @@ func (sl *slot) restore(p *executorProcess, s *session, restart bool) error {
 	if err := p.attach(s); err != nil {
 		return err
 	}
+	if err := p.classify(s); err != nil {
+		return err
+	}
 	for a, g := range s.segments {
 		if _, err := p.call(s.id, shm.TypeSegment, shm.Encode(shm.Range{Address: a, Bytes: g.bytes, Offset: g.offset, Flags: g.flags}), nil, g.fd); err != nil {
 			return fmt.Errorf("segment %#x: %w", a, err)

@@ -38,6 +38,7 @@ const (
 // client is a session as the poller sees it. All fields belong to the poller's thread once it is added.
 type client struct {
 	id         uint64
+	class      shm.Class // what the client is promised, from CLASS
 	board      *scoreboard.Session
 	file       *shm.SessionFile
 	ring       *shm.Consumer

@@ -106,10 +106,24 @@ func (s *session) handle(m *shm.Message) ([]byte, error) {
 		return withBody(m, s.attribute)
 	case shm.TypeLimit:
 		return withBody(m, s.limit)
+	case shm.TypeClass:
+		c, err := shm.Decode[shm.Class](m.Body)
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.classify(c)
 	case shm.TypeDetach:
 		return nil, s.detach()
 	}
 	return nil, refuse(shm.StatusInvalid, "%s is not for an executor", shm.TypeName(m.Type))
+}
+
+// classify takes what the session's class promises; from the next decision on.
+func (s *session) classify(c shm.Class) error {
+	if !s.x.poller.call(func() { s.client.class = c }) {
+		return errStopping
+	}
+	return nil
 }
 
 // withBody decodes a request whose reply is the same struct.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/heddle-gpu/heddle/controlplane/admin"
 	"github.com/heddle-gpu/heddle/controlplane/daemon"
+	"github.com/heddle-gpu/heddle/controlplane/policy"
 	"github.com/heddle-gpu/heddle/controlplane/runtimedir"
 )
 
@@ -98,7 +99,7 @@ func serveDaemon(ctx context.Context, dir string, idle time.Duration, log *slog.
 	}
 	defer notify("STOPPING=1")
 	return daemon.Run(ctx, daemon.Config{
-		Dir: dir, Executable: self, Version: Version, IdleExit: idle, Log: log, Activated: activated,
+		Dir: dir, Executable: self, Version: Version, IdleExit: idle, PolicyPath: policy.Path(), Log: log, Activated: activated,
 		Ready: func() {
 			ready("ready")
 			notify("READY=1\nSTATUS=serving " + dir)
