@@ -1,6 +1,8 @@
 #!/bin/sh
 # Makes ptx/*.ptx from src/*.cu with the project's own nvcc (tools/deps/fetch.sh
 # cuda). The results are checked in, because tests must run without nvcc.
+# The target is the oldest that the kernels can be had for, sm_75 unless the
+# source says "//@@ sm_NN": newer architectures take the same PTX.
 # -fmad=false: contraction is the compiler's choice, and gcc, which compiles the
 # same sources as the reference, must make the same ones. Kernels that want a
 # fused operation say so.
@@ -11,7 +13,8 @@ cuda=$root/.deps/cuda/nvidia/cu13
 mkdir -p ptx
 for f in src/*.cu; do
 	name=$(basename "$f" .cu)
-	"$cuda/bin/nvcc" -ptx -arch=sm_90 -fmad=false -I "$cuda/include" "$f" -o "ptx/$name.ptx"
+	arch=$(sed -n 's|^//@@ ||p' "$f")
+	"$cuda/bin/nvcc" -ptx -arch="${arch:-sm_75}" -fmad=false -I "$cuda/include" "$f" -o "ptx/$name.ptx"
 	# As written by a debug build: other code (memory instead of registers, no
 	# inlining), and the debug sections themselves for the parser.
 	case $name in

@@ -1,3 +1,4 @@
+//@@ sm_90
 #include "device.h"
 
 // Narrow floats: the host has _Float16 (every operation rounded once through

@@ -44,6 +44,8 @@ typedef long long s64;
 #define VOLATILE(T, p) (*(volatile T *)(p))
 #define FMAF(a, b, c) __fmaf_rn(a, b, c)
 #define FMA(a, b, c) __fma_rn(a, b, c)
+#define ALIGNED(n) __align__(n)
+#define BYVALUE const __grid_constant__
 
 #else
 
@@ -54,6 +56,15 @@ typedef long long s64;
 #include <string.h>
 #include <ucontext.h>
 
+#define ALIGNED(n) __attribute__((aligned(n)))
+#define BYVALUE const
+typedef struct { float x, y; } ALIGNED(8) float2;
+typedef struct { float x, y, z, w; } ALIGNED(16) float4;
+typedef struct { double x, y; } ALIGNED(16) double2;
+typedef struct { u32 x, y; } ALIGNED(8) uint2;
+typedef struct { u32 x, y, z, w; } ALIGNED(16) uint4;
+typedef struct { u8 x, y, z, w; } ALIGNED(4) uchar4;
+typedef struct { u16 x, y, z, w; } ALIGNED(8) ushort4;
 #define KERNEL void
 #define DEVICE static inline
 #define FUNCTION static __attribute__((noinline))

@@ -1,3 +1,4 @@
+//@@ sm_90
 #include "device.h"
 
 // Tensor-core instructions of one warp. Fragments are loaded element by

@@ -1,3 +1,4 @@
+//@@ sm_80
 #include "device.h"
 #define ALL 0xffffffffu
 

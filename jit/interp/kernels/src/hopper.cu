@@ -1,0 +1,213 @@
+//@@ sm_90
+#include "device.h"
+
+// Clusters, barriers in shared memory and bulk copies (sm_90). C has nothing like them.
+
+#ifdef __CUDACC__
+DEVICE u32 cluster_rank(void) {
+	u32 r;
+	asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
+	return r;
+}
+DEVICE void cluster_sync(void) {
+	asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
+	asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+}
+DEVICE u32 remote_load(const u32 *p, u32 rank) {
+	u32 at = (u32)__cvta_generic_to_shared(p), far, v;
+	asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(far) : "r"(at), "r"(rank));
+	asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(v) : "r"(far) : "memory");
+	return v;
+}
+DEVICE void bar_init(u64 *b, u32 n) { asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"((u32)__cvta_generic_to_shared(b)), "r"(n) : "memory"); }
+DEVICE void bar_expect(u64 *b, u32 n) {
+	asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"((u32)__cvta_generic_to_shared(b)), "r"(n) : "memory");
+}
+DEVICE void bar_wait(u64 *b, u32 parity) {
+	u32 done = 0;
+	while (!done)
+		asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+			     : "=r"(done)
+			     : "r"((u32)__cvta_generic_to_shared(b)), "r"(parity)
+			     : "memory");
+}
+DEVICE void bulk_load(void *to, const void *from, u32 n, u64 *b) {
+	asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"((u32)__cvta_generic_to_shared(to)), "l"(from),
+		     "r"(n), "r"((u32)__cvta_generic_to_shared(b))
+		     : "memory");
+}
+DEVICE void bulk_store(void *to, const void *from, u32 n) {
+	asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+	asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"((u32)__cvta_generic_to_shared(from)), "r"(n) : "memory");
+	asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+#endif
+
+//@ cluster_exchange noref grid=6 block=32 cluster=2 out:u32:192 in:u32:192:bits
+KERNEL cluster_exchange(u32 *o, const u32 *a) {
+#ifdef __CUDACC__
+	SHARED u32 s[32];
+	s[TX] = a[GID()] + BX;
+	cluster_sync();
+	o[GID()] = remote_load(&s[31 - TX], cluster_rank() ^ 1);
+	cluster_sync();
+#endif
+}
+
+#ifdef __CUDACC__
+#define CLUSTER(x, y, z) __cluster_dims__(x, y, z)
+#else
+#define CLUSTER(x, y, z)
+#endif
+
+//@ cluster_fixed noref grid=4,2 block=32 cluster=2,2 out:u32:256
+KERNEL CLUSTER(2, 2, 1) cluster_fixed(u32 *o) {
+#ifdef __CUDACC__
+	SHARED u32 s[32];
+	u32 r = cluster_rank(), sum = 0;
+	s[TX] = (BY * GX + BX) * 32 + TX;
+	cluster_sync();
+	for (u32 k = 0; k < 4; k++)
+		sum = sum * 31 + remote_load(&s[TX], (r + k) & 3);
+	cluster_sync();
+	o[(BY * GX + BX) * 32 + TX] = sum;
+#endif
+}
+
+//@ cluster_ids noref grid=4,2 block=32 cluster=2,1 out:u32:1280
+KERNEL cluster_ids(u32 *o) {
+#ifdef __CUDACC__
+	u32 x, y, cx, n, k;
+	asm("mov.u32 %0, %%clusterid.x;" : "=r"(x));
+	asm("mov.u32 %0, %%clusterid.y;" : "=r"(y));
+	asm("mov.u32 %0, %%nclusterid.x;" : "=r"(n));
+	asm("mov.u32 %0, %%cluster_ctaid.x;" : "=r"(cx));
+	asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(k));
+	u32 *p = o + ((BY * GX + BX) * 32 + TX) * 5;
+	p[0] = x, p[1] = y, p[2] = n, p[3] = cx, p[4] = k;
+#endif
+}
+
+//@ cluster_z noref grid=1,1,4 block=32 cluster=1,1,2 out:u32:128
+KERNEL CLUSTER(1, 1, 2) cluster_z(u32 *o) {
+#ifdef __CUDACC__
+	SHARED u32 s[32];
+	s[TX] = BZ * 100 + TX;
+	cluster_sync();
+	o[BZ * 32 + TX] = remote_load(&s[TX], cluster_rank() ^ 1);
+	cluster_sync();
+#endif
+}
+
+//@ bulk_copy noref grid=3 block=64 out:u32:768 in:u32:768:bits
+KERNEL bulk_copy(u32 *o, const u32 *a) {
+#ifdef __CUDACC__
+	SHARED ALIGNED(128) u32 s[256];
+	SHARED u64 bar;
+	if (TX == 0)
+		bar_init(&bar, 1);
+	SYNC();
+	if (TX == 0) {
+		bar_expect(&bar, 1024);
+		bulk_load(s, a + BX * 256, 1024, &bar);
+	}
+	bar_wait(&bar, 0);
+	for (int k = 0; k < 4; k++)
+		s[k * 64 + TX] = s[k * 64 + TX] * 3 + BX;
+	SYNC();
+	if (TX == 0) {
+		bulk_store(o + BX * 256, s, 1024);
+		asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+	}
+#endif
+}
+
+//@ bulk_store_no_wait noref grid=3 block=64 out:u32:768 in:u32:768:bits
+KERNEL bulk_store_no_wait(u32 *o, const u32 *a) {
+#ifdef __CUDACC__
+	SHARED ALIGNED(128) u32 s[256];
+	for (int k = 0; k < 4; k++)
+		s[k * 64 + TX] = a[BX * 256 + k * 64 + TX] ^ 0x55;
+	SYNC();
+	if (TX == 0) {
+		bulk_store(o + BX * 256, s, 1024);
+		asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); // read, not yet written: the kernel's end waits
+	}
+#endif
+}
+
+//@ bulk_pipeline noref grid=2 block=64 out:u32:128 in:u32:1024:bits
+KERNEL bulk_pipeline(u32 *o, const u32 *a) {
+#ifdef __CUDACC__
+	SHARED ALIGNED(128) u32 s[2][64];
+	SHARED u64 full[2];
+	const u32 *p = a + BX * 512;
+	if (TX == 0) {
+		bar_init(&full[0], 1);
+		bar_init(&full[1], 1);
+	}
+	SYNC();
+	if (TX == 0)
+		for (int k = 0; k < 2; k++) {
+			bar_expect(&full[k], 256);
+			bulk_load(s[k], p + k * 64, 256, &full[k]);
+		}
+	u32 r = 0;
+	for (int k = 0; k < 8; k++) {
+		bar_wait(&full[k & 1], k >> 1 & 1);
+		r = r * 31 + s[k & 1][63 - TX];
+		SYNC();
+		if (TX == 0 && k + 2 < 8) {
+			bar_expect(&full[k & 1], 256);
+			bulk_load(s[k & 1], p + (k + 2) * 64, 256, &full[k & 1]);
+		}
+	}
+	o[GID()] = r;
+#endif
+}
+
+//@ bulk_reduce noref grid=4 block=32 in:u32:128:small io:u32:32:zero
+KERNEL bulk_reduce(const u32 *a, u32 *o) {
+#ifdef __CUDACC__
+	SHARED ALIGNED(128) u32 s[32];
+	s[TX] = a[GID()];
+	SYNC();
+	if (TX == 0) {
+		asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+		asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%0], [%1], 128;" ::"l"(o), "r"((u32)__cvta_generic_to_shared(s)) : "memory");
+		asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+		asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+	}
+#endif
+}
+
+//@ elect_one noref grid=3 block=96 out:u32:288
+KERNEL elect_one(u32 *o) {
+#ifdef __CUDACC__
+	u32 leader;
+	asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p; }" : "=r"(leader));
+	o[GID()] = __popc(__ballot_sync(~0u, leader)) * 10 + BX;
+#endif
+}
+
+//@ launch_dependents noref grid=3 block=64 out:u32:192 in:u32:192:bits
+KERNEL launch_dependents(u32 *o, const u32 *a) {
+#ifdef __CUDACC__
+	asm volatile("griddepcontrol.wait;" ::: "memory");
+	o[GID()] = a[GID()] * 9;
+	asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+typedef struct {
+	u64 opaque[16];
+} ALIGNED(64) HopperMap;
+
+//@ tensor_map_prefetch noref grid=2 block=32 out:u64:64 struct:HopperMap:128:bits:64
+KERNEL tensor_map_prefetch(u64 *o, BYVALUE HopperMap m) {
+#ifdef __CUDACC__
+	if (TX == 0)
+		asm volatile("prefetch.tensormap [%0];" ::"l"(&m) : "memory");
+	o[GID()] = m.opaque[TX & 15];
+#endif
+}
