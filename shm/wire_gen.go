@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0x7e87669e2987c2f3
+	LayoutHash = 0x139b9061dfa8a093
 )
 
 // Sizes, limits and magics of the wire.
@@ -127,6 +127,7 @@ const (
 	TypeFault           = 37
 	TypeImage           = 38
 	TypeClass           = 39
+	TypeCodes           = 40
 )
 
 // SessionHeader is heddle_wire_session_header, 104 bytes.
@@ -430,6 +431,13 @@ type Class struct {
 	pad0          uint32
 }
 
+// Codes is heddle_wire_codes, 8 bytes.
+type Codes struct {
+	_     structs.HostLayout
+	From  uint32
+	Total uint32
+}
+
 // BodyBytes is the size of a message's body; -1 for a type that does not exist. typ is without ReplyBit.
 func BodyBytes(typ uint16, reply bool) int {
 	var request, answer int
@@ -476,6 +484,8 @@ func BodyBytes(typ uint16, reply bool) int {
 		request, answer = int(unsafe.Sizeof(Image{})), int(unsafe.Sizeof(Image{}))
 	case TypeClass:
 		request, answer = int(unsafe.Sizeof(Class{})), 0
+	case TypeCodes:
+		request, answer = int(unsafe.Sizeof(Codes{})), int(unsafe.Sizeof(Codes{}))
 	default:
 		return -1
 	}
@@ -508,6 +518,7 @@ var typeNames = map[uint16]string{
 	TypeFault:           "FAULT",
 	TypeImage:           "IMAGE",
 	TypeClass:           "CLASS",
+	TypeCodes:           "CODES",
 }
 
 // layoutTable lists every member with its offset as this compiler sees it, for the comparison with C's.
@@ -678,4 +689,7 @@ var layoutTable = []Offset{
 	{"class", "min_share_ppm", unsafe.Offsetof(Class{}.MinSharePpm)},
 	{"class", "priority", unsafe.Offsetof(Class{}.Priority)},
 	{"class", "flags", unsafe.Offsetof(Class{}.Flags)},
+	{"codes", "", unsafe.Sizeof(Codes{})},
+	{"codes", "from", unsafe.Offsetof(Codes{}.From)},
+	{"codes", "total", unsafe.Offsetof(Codes{}.Total)},
 }

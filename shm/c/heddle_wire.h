@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x7e87669e2987c2f3)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x139b9061dfa8a093)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -112,6 +112,7 @@ enum heddle_wire_type {
   HEDDLE_WIRE_TYPE_FAULT = 37,
   HEDDLE_WIRE_TYPE_IMAGE = 38,
   HEDDLE_WIRE_TYPE_CLASS = 39,
+  HEDDLE_WIRE_TYPE_CODES = 40,
 };
 
 struct heddle_wire_session_header {
@@ -554,6 +555,14 @@ _Static_assert(offsetof(struct heddle_wire_class, priority) == 36, "class.priori
 _Static_assert(offsetof(struct heddle_wire_class, flags) == 40, "class.flags");
 _Static_assert(offsetof(struct heddle_wire_class, pad0) == 44, "class.pad0");
 
+struct heddle_wire_codes {
+  uint32_t from;
+  uint32_t total;
+};
+_Static_assert(sizeof(struct heddle_wire_codes) == 8, "size of codes");
+_Static_assert(offsetof(struct heddle_wire_codes, from) == 0, "codes.from");
+_Static_assert(offsetof(struct heddle_wire_codes, total) == 4, "codes.total");
+
 // The size of a message's body, in bytes; -1 for a type that does not exist. `type` is without HEDDLE_WIRE_REPLY.
 static inline int heddle_wire_body_bytes(uint32_t type, int reply) {
   switch (type) {
@@ -599,6 +608,8 @@ static inline int heddle_wire_body_bytes(uint32_t type, int reply) {
     return reply ? (int)sizeof(struct heddle_wire_image) : (int)sizeof(struct heddle_wire_image);
   case HEDDLE_WIRE_TYPE_CLASS:
     return reply ? 0 : (int)sizeof(struct heddle_wire_class);
+  case HEDDLE_WIRE_TYPE_CODES:
+    return reply ? (int)sizeof(struct heddle_wire_codes) : (int)sizeof(struct heddle_wire_codes);
   default:
     return -1;
   }
