@@ -125,7 +125,7 @@ def cast_scale(x, o, s, n, B: tl.constexpr):
     tl.store(o + i, tl.minimum(tl.maximum(v, -127.0), 127.0).to(tl.int8), mask=m)
 
 
-job("triton_quantise", cast_scale, dict(x="*fp32", o="*i8", s="*fp32", n="i32"), "4", "in:f32:2048:unit out:s8:2048 in:f32:1:wide i32=1600..2048", (80, 90), B=512)
+job("triton_quantise", cast_scale, dict(x="*fp32", o="*i8", s="*fp32", n="i32"), "4", "in:f32:2048:wide out:s8:2048 in:f32:1:unit i32=1600..2048", (80, 90), B=512)
 
 
 @triton.jit
