@@ -36,14 +36,16 @@ type body struct {
 	globalNum  map[string]int
 	constMoved bool // .const becomes .global, because a client's constants are passed by address
 
-	indirect bool // some call goes through an address
-	taken    *ptx.Operand
-	shared   map[*ptx.Var]int64 // packing: place of each static shared variable
-	sharedSz int64
-	sharedAl int
-	dynamic  bool // extern shared memory
-	dynAlign int
-	exactDyn bool // %dynamic_smem_size is read
+	indirect bool         // some call goes through an address
+	taken    *ptx.Operand // some function's address is taken
+	// outsideFuncs: a client's variable holds addresses of functions.
+	outsideFuncs bool
+	shared       map[*ptx.Var]int64 // packing: place of each static shared variable
+	sharedSz     int64
+	sharedAl     int
+	dynamic      bool // extern shared memory
+	dynAlign     int
+	exactDyn     bool // %dynamic_smem_size is read
 
 	waits    bool // threads of a block or warp wait for each other
 	bulk     bool // asynchronous bulk stores to global memory
@@ -625,6 +627,7 @@ func (b *body) classify() error {
 			for _, o := range initNames(v.Init, nil) {
 				switch {
 				case b.client(v):
+					b.outsideFuncs = b.outsideFuncs || b.defs[o.Name] != nil || b.decls[o.Name] != nil
 				case b.vars[o.Name] != nil && !b.used[o.Name]:
 					b.used[o.Name], again = true, true
 				case b.vars[o.Name] == nil:
@@ -749,6 +752,9 @@ func (b *body) closure() error {
 			}
 			return a.num - c.num
 		})
+	}
+	if b.indirect && (b.taken == nil || b.outsideFuncs) {
+		return b.refuse(CodeIndirectCall, b.entry.Pos, "calls functions by addresses from memory, which are those of the client's own module")
 	}
 	if b.taken != nil || b.indirect {
 		for _, f := range b.mod.Funcs {
