@@ -161,7 +161,7 @@ func (m *module) header() error {
 				return b.refuse(CodeTarget, ptx.Pos{}, ".target %s", strings.Join(b.mod.Target, ", "))
 			}
 		}
-		// activemask, fences and scopes need sm_70.
+		// Fences and scopes need sm_70.
 		n, err := strconv.Atoi(strings.TrimRight(strings.TrimPrefix(own, "sm_"), "af"))
 		if err != nil || n < 70 {
 			return b.refuse(CodeTarget, ptx.Pos{}, ".target %s: expected sm_70 or newer", strings.Join(b.mod.Target, ", "))

@@ -92,22 +92,22 @@ func (m *module) prologue() string {
 
 // epilogues are what the kernel's exits lead to.
 //
-// Without a done word the threads are gone. With one, the threads that end together are counted, and the last of the instance
-// stores its done word. Threads are counted rather than blocks, because whoever returns early must not be waited for at a barrier.
+// Without a done word the thread is gone. With one, threads are counted, and the last of the instance stores its done word. Threads
+// are counted rather than blocks, because whoever returns early must not be waited for at a barrier. Of threads that end together
+// the assembler makes one addition for their warp, since address and addend are the same for all.
+//
 // Why the store tells the truth (PTX ISA 9.0, chapter 8, the memory consistency model):
 //
-//   - bar.warp.sync orders what the group's threads did before what its leader does next (9.7.13.2, 8.9.4).
-//   - The leader's atom.release adds the group's number; its release pattern (8.8) covers all that precedes it in causality order
-//     (8.9.5), which includes the other threads' writes.
+//   - Each thread's atom.release is a release pattern (8.8) behind all that the thread did.
 //   - The thread whose addition completes the number observes all the others' through a chain of atomics (8.9.2). Its strong read
 //     and the fence behind it are an acquire pattern (8.8): what any thread of the instance wrote precedes the fence in causality
-//     order. All are morally strong in gpu scope (8.7), as the instance runs on one device.
+//     order (8.9.5). All are morally strong in gpu scope (8.7), as the instance runs on one device.
 //   - fence.acq_rel.sys and the strong store behind it are a release pattern in system scope: whoever acquires the done word sees
 //     all of those writes, since causality order is transitive, and the counter at 0 again.
 //
 // Bulk copies from shared to global memory are not ordered after the thread that started them until it has waited for their group
-// (9.7.9.25.3.2, cp.async.bulk.wait_group), which ends with the fence between the proxies; without a done word the kernel's end
-// does it, as in the original.
+// (9.7.9.25, cp.async.bulk.wait_group), which ends with the fence between the proxies; without a done word the kernel's end does
+// it, as in the original.
 func (r *rewriter) epilogues() []ptx.Stmt {
 	var t strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&t, format+"\n", args...) }
@@ -121,16 +121,9 @@ func (r *rewriter) epilogues() []ptx.Stmt {
 			p("cp.async.bulk.commit_group;")
 			p("cp.async.bulk.wait_group 0;")
 		}
-		p("activemask.b32 %%word$m;")
-		p("bar.warp.sync %%word$m;")
-		p("mov.u32 %%word$t, %%lanemask_lt;")
-		p("and.b32 %%word$t, %%word$t, %%word$m;")
-		p("setp.ne.u32 %%word$p, %%word$t, 0;")
-		p("@%%word$p exit;")
 		p("ld.param.b64 %%word$e, [%%word$base+%d];", l.Tail+OffCounter)
-		p("popc.b32 %%word$m, %%word$m;")
-		p("atom.release.gpu.global.add.u32 %%word$t, [%%word$e], %%word$m;")
-		p("add.u32 %%word$t, %%word$t, %%word$m;")
+		p("atom.release.gpu.global.add.u32 %%word$t, [%%word$e], 1;")
+		p("add.u32 %%word$t, %%word$t, 1;")
 		p("ld.param.b32 %%word$m, [%%word$base+%d];", l.Tail+OffThreads)
 		p("setp.ne.u32 %%word$p, %%word$t, %%word$m;")
 		p("@%%word$p exit;")
