@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0x139b9061dfa8a093
+	LayoutHash = 0x77cad6e53837822c
 )
 
 // Sizes, limits and magics of the wire.
@@ -80,6 +80,11 @@ const (
 	LaunchFlagCluster     = 2
 )
 
+// SegmentFlag values (docs/protocol.md).
+const (
+	SegmentFlagPart = 1
+)
+
 // ClassFlag values (docs/protocol.md).
 const (
 	ClassFlagCoalesce  = 1
@@ -128,6 +133,8 @@ const (
 	TypeImage           = 38
 	TypeClass           = 39
 	TypeCodes           = 40
+	TypeTrial           = 41
+	TypeApart           = 42
 )
 
 // SessionHeader is heddle_wire_session_header, 104 bytes.
@@ -160,7 +167,8 @@ type SessionStatus struct {
 	ExecutorPID uint32
 	pad0        uint32
 	OpsDone     uint64
-	pad1        [32]uint8
+	CauseClient uint64
+	CauseKernel [24]uint8
 }
 
 // ProducerWords is heddle_wire_producer, 64 bytes.
@@ -410,12 +418,14 @@ type Attach struct {
 	pad0      uint32
 }
 
-// Fault is heddle_wire_fault, 16 bytes.
+// Fault is heddle_wire_fault, 24 bytes.
 type Fault struct {
 	_          structs.HostLayout
 	CUDAResult uint32
 	Clients    uint32
 	Blamed     uint64
+	Kernel     uint32
+	Apart      uint32
 }
 
 // Class is heddle_wire_class, 48 bytes.
@@ -486,6 +496,10 @@ func BodyBytes(typ uint16, reply bool) int {
 		request, answer = int(unsafe.Sizeof(Class{})), 0
 	case TypeCodes:
 		request, answer = int(unsafe.Sizeof(Codes{})), int(unsafe.Sizeof(Codes{}))
+	case TypeTrial:
+		request, answer = 0, 0
+	case TypeApart:
+		request, answer = int(unsafe.Sizeof(Setting{})), 0
 	default:
 		return -1
 	}
@@ -519,6 +533,8 @@ var typeNames = map[uint16]string{
 	TypeImage:           "IMAGE",
 	TypeClass:           "CLASS",
 	TypeCodes:           "CODES",
+	TypeTrial:           "TRIAL",
+	TypeApart:           "APART",
 }
 
 // layoutTable lists every member with its offset as this compiler sees it, for the comparison with C's.
@@ -545,6 +561,8 @@ var layoutTable = []Offset{
 	{"session_status", "error_reason", unsafe.Offsetof(SessionStatus{}.ErrorReason)},
 	{"session_status", "executor_pid", unsafe.Offsetof(SessionStatus{}.ExecutorPID)},
 	{"session_status", "ops_done", unsafe.Offsetof(SessionStatus{}.OpsDone)},
+	{"session_status", "cause_client", unsafe.Offsetof(SessionStatus{}.CauseClient)},
+	{"session_status", "cause_kernel", unsafe.Offsetof(SessionStatus{}.CauseKernel)},
 	{"producer", "", unsafe.Sizeof(ProducerWords{})},
 	{"producer", "tail", unsafe.Offsetof(ProducerWords{}.Tail)},
 	{"producer", "space_waiting", unsafe.Offsetof(ProducerWords{}.SpaceWaiting)},
@@ -681,6 +699,8 @@ var layoutTable = []Offset{
 	{"fault", "cuda_result", unsafe.Offsetof(Fault{}.CUDAResult)},
 	{"fault", "clients", unsafe.Offsetof(Fault{}.Clients)},
 	{"fault", "blamed", unsafe.Offsetof(Fault{}.Blamed)},
+	{"fault", "kernel", unsafe.Offsetof(Fault{}.Kernel)},
+	{"fault", "apart", unsafe.Offsetof(Fault{}.Apart)},
 	{"class", "", unsafe.Sizeof(Class{})},
 	{"class", "latency", unsafe.Offsetof(Class{}.Latency)},
 	{"class", "max_queue_delay", unsafe.Offsetof(Class{}.MaxQueueDelay)},

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x139b9061dfa8a093)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x77cad6e53837822c)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -68,6 +68,10 @@ enum heddle_wire_launch_flag {
   HEDDLE_WIRE_LAUNCH_FLAG_CLUSTER = 2,
 };
 
+enum heddle_wire_segment_flag {
+  HEDDLE_WIRE_SEGMENT_FLAG_PART = 1,
+};
+
 enum heddle_wire_class_flag {
   HEDDLE_WIRE_CLASS_FLAG_COALESCE = 1,
   HEDDLE_WIRE_CLASS_FLAG_RELAXED = 2,
@@ -113,6 +117,8 @@ enum heddle_wire_type {
   HEDDLE_WIRE_TYPE_IMAGE = 38,
   HEDDLE_WIRE_TYPE_CLASS = 39,
   HEDDLE_WIRE_TYPE_CODES = 40,
+  HEDDLE_WIRE_TYPE_TRIAL = 41,
+  HEDDLE_WIRE_TYPE_APART = 42,
 };
 
 struct heddle_wire_session_header {
@@ -157,7 +163,8 @@ struct heddle_wire_session_status {
   uint32_t executor_pid;
   uint32_t pad0;
   uint64_t ops_done;
-  uint8_t pad1[32];
+  uint64_t cause_client;
+  uint8_t cause_kernel[24];
 };
 _Static_assert(sizeof(struct heddle_wire_session_status) == 64, "size of session_status");
 _Static_assert(offsetof(struct heddle_wire_session_status, state) == 0, "session_status.state");
@@ -167,7 +174,8 @@ _Static_assert(offsetof(struct heddle_wire_session_status, error_reason) == 12, 
 _Static_assert(offsetof(struct heddle_wire_session_status, executor_pid) == 16, "session_status.executor_pid");
 _Static_assert(offsetof(struct heddle_wire_session_status, pad0) == 20, "session_status.pad0");
 _Static_assert(offsetof(struct heddle_wire_session_status, ops_done) == 24, "session_status.ops_done");
-_Static_assert(offsetof(struct heddle_wire_session_status, pad1) == 32, "session_status.pad1");
+_Static_assert(offsetof(struct heddle_wire_session_status, cause_client) == 32, "session_status.cause_client");
+_Static_assert(offsetof(struct heddle_wire_session_status, cause_kernel) == 40, "session_status.cause_kernel");
 
 struct heddle_wire_producer {
   uint64_t tail;
@@ -529,11 +537,15 @@ struct heddle_wire_fault {
   uint32_t cuda_result;
   uint32_t clients;
   uint64_t blamed;
+  uint32_t kernel;
+  uint32_t apart;
 };
-_Static_assert(sizeof(struct heddle_wire_fault) == 16, "size of fault");
+_Static_assert(sizeof(struct heddle_wire_fault) == 24, "size of fault");
 _Static_assert(offsetof(struct heddle_wire_fault, cuda_result) == 0, "fault.cuda_result");
 _Static_assert(offsetof(struct heddle_wire_fault, clients) == 4, "fault.clients");
 _Static_assert(offsetof(struct heddle_wire_fault, blamed) == 8, "fault.blamed");
+_Static_assert(offsetof(struct heddle_wire_fault, kernel) == 16, "fault.kernel");
+_Static_assert(offsetof(struct heddle_wire_fault, apart) == 20, "fault.apart");
 
 struct heddle_wire_class {
   uint64_t latency;
@@ -610,6 +622,10 @@ static inline int heddle_wire_body_bytes(uint32_t type, int reply) {
     return reply ? 0 : (int)sizeof(struct heddle_wire_class);
   case HEDDLE_WIRE_TYPE_CODES:
     return reply ? (int)sizeof(struct heddle_wire_codes) : (int)sizeof(struct heddle_wire_codes);
+  case HEDDLE_WIRE_TYPE_TRIAL:
+    return reply ? 0 : 0;
+  case HEDDLE_WIRE_TYPE_APART:
+    return reply ? 0 : (int)sizeof(struct heddle_wire_setting);
   default:
     return -1;
   }

@@ -110,8 +110,8 @@ void heddle_window_give(struct heddle_memory *m, struct heddle_block *place);
 CUresult heddle_segment_make(struct heddle_memory *m, enum heddle_segment_kind kind, uint64_t bytes, struct heddle_segment **made);
 // Unmaps here and in the executor and gives the memory back. The caller has drained.
 void heddle_segment_drop(struct heddle_memory *m, struct heddle_segment *s);
-// Sends a segment's handle to the daemon. False: the executor does not have it.
-bool heddle_segment_share(struct heddle_memory *m, uint64_t address, uint64_t bytes, CUmemGenericAllocationHandle handle);
+// Sends a segment's handle to the daemon. flags: HEDDLE_WIRE_SEGMENT_FLAG_*. False: the executor does not have it.
+bool heddle_segment_share(struct heddle_memory *m, uint64_t address, uint64_t bytes, uint64_t flags, CUmemGenericAllocationHandle handle);
 struct heddle_segment *heddle_segment_new(struct heddle_memory *m); // lock held; NULL: no host memory
 void heddle_segment_recycle(struct heddle_memory *m, struct heddle_segment *s); // lock held
 // Gives back every unused segment; waits for the client's forwarded work first. Returns the bytes freed.

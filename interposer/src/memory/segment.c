@@ -25,10 +25,10 @@ void heddle_segment_recycle(struct heddle_memory *m, struct heddle_segment *s) {
   m->recycled = s;
 }
 
-bool heddle_segment_share(struct heddle_memory *m, uint64_t address, uint64_t bytes, CUmemGenericAllocationHandle handle) {
+bool heddle_segment_share(struct heddle_memory *m, uint64_t address, uint64_t bytes, uint64_t flags, CUmemGenericAllocationHandle handle) {
   int fd = -1;
   if (heddle_real.cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0) != CUDA_SUCCESS) return false;
-  struct heddle_wire_range range = {.address = address, .bytes = bytes}, reply = {0};
+  struct heddle_wire_range range = {.address = address, .bytes = bytes, .flags = flags}, reply = {0};
   int nfds = 0;
   int status = heddle_session_request(m->session, HEDDLE_WIRE_TYPE_SEGMENT, &range, sizeof range, NULL, 0, &fd, 1, &reply, sizeof reply,
                                       NULL, &nfds);
@@ -82,7 +82,7 @@ static CUresult make(struct heddle_memory *m, enum heddle_segment_kind kind, uin
   r = heddle_real.cuMemMap(base, bytes, 0, handle, 0);
   if (r == CUDA_SUCCESS) {
     r = heddle_real.cuMemSetAccess(base, bytes, access, heddle_peer_access(m->device, access));
-    if (r == CUDA_SUCCESS && !heddle_segment_share(m, base, bytes, handle)) r = CUDA_ERROR_NOT_SUPPORTED;
+    if (r == CUDA_SUCCESS && !heddle_segment_share(m, base, bytes, 0, handle)) r = CUDA_ERROR_NOT_SUPPORTED;
     if (r != CUDA_SUCCESS) heddle_real.cuMemUnmap(base, bytes);
   }
   struct heddle_segment *s = NULL;

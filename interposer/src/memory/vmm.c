@@ -77,7 +77,8 @@ static bool client_share(struct heddle_memory *m, struct heddle_region *region, 
   if ((ptr | size) & (HEDDLE_GRANULE - 1)) return false;
   if (heddle_real.cuMemGetAllocationPropertiesFromHandle(&prop, handle) != CUDA_SUCCESS) return false;
   if (prop.location.type != CU_MEM_LOCATION_TYPE_DEVICE || prop.location.id != m->device) return false;
-  if (!heddle_segment_share(m, ptr, size, handle)) return false;
+  // What the client maps side by side may be one allocation to it, and what it maps twice is one memory at two addresses.
+  if (!heddle_segment_share(m, ptr, size, HEDDLE_WIRE_SEGMENT_FLAG_PART, handle)) return false;
   pthread_mutex_lock(&m->lock);
   struct heddle_segment *s = heddle_segment_new(m);
   if (s) {
