@@ -83,6 +83,7 @@ type poller struct {
 	engine  *issue.Engine
 	policy  policy.Policy
 	builder word.Builder
+	demand  *scoreboard.Demand // tells the forms' maker what was ready together
 	clients []*client
 	slots   []*client
 	later   []*scoreboard.Op // ready ops that found no room in this pass
@@ -121,7 +122,7 @@ func newPoller(c Config, e *issue.Engine) (*poller, error) {
 		return nil, fmt.Errorf("executor: doorbell: %w", err)
 	}
 	p := &poller{
-		config: c, tune: c.Tuning, log: c.Log, engine: e, policy: policy.NewOldestFirst(e.Levels()), builder: word.Single{},
+		config: c, tune: c.Tuning, log: c.Log, engine: e, policy: policy.NewOldestFirst(e.Levels()), builder: word.Single{}, demand: scoreboard.NewDemand(),
 		mail: make(chan func(), 64), garbage: make(chan struct{}, 1), base: time.Now(), ended: make(chan struct{}),
 		alarm: make(chan struct{}, 1),
 	}
