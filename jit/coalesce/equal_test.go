@@ -155,3 +155,74 @@ func TestEqual(t *testing.T) {
 		t.Errorf("%d kernels compared, expected 100 at least", equal)
 	}
 }
+
+// TestPack packs neighbours of the corpus that have the same block shape and target, three kernels and six instances a word, each
+// kernel in two grids: results are those of launches of their own.
+func TestPack(t *testing.T) {
+	var c corpus
+	type shape struct {
+		target string
+		block  [3]uint32
+	}
+	groups := map[shape][]kernels.Kernel{}
+	var order []shape
+	for _, k := range kernels.All() {
+		m, p := c.load(t, k)
+		if e, _ := p.Entry(k.Name); e.Err != nil || k.Cluster[0]*k.Cluster[1]*k.Cluster[2] > 1 {
+			continue
+		}
+		if _, err := Rewrite([]Kernel{{m, k.Name}}, Spec{Mapping: ByTable, Capacity: 2, ClientGlobals: true}); err != nil {
+			continue
+		}
+		s := shape{m.Target[0], k.Block}
+		if groups[s] == nil {
+			order = append(order, s)
+		}
+		groups[s] = append(groups[s], k)
+	}
+	packed := 0
+	for _, s := range order {
+		list := groups[s]
+		for from := 0; from+3 <= len(list); from += 3 {
+			three := list[from : from+3]
+			var ks []Kernel
+			var programs []*interp.Program
+			var ins []*instance
+			names := ""
+			for i, k := range three {
+				m, p := c.load(t, k)
+				ks, programs = append(ks, Kernel{m, k.Name}), append(programs, p)
+				grids := k.Grids()
+				ins = append(ins, &instance{k: k, body: i, seed: 1}, &instance{k: k.WithGrid(grids[len(grids)-1]), body: i, seed: 2})
+				names += k.Name + " "
+			}
+			ins[0], ins[3], ins[5] = ins[3], ins[5], ins[0]
+			form, err := Rewrite(ks, Spec{Mapping: ByTable, Capacity: 7, ClientGlobals: true})
+			if r, ok := err.(*Refusal); ok && (r.Code == CodeBlockSize || r.Code == CodeRegisters) || form != nil && form.Layout.Capacity < len(ins) {
+				continue
+			} else if err != nil {
+				t.Errorf("%s: %v", names, err)
+				continue
+			}
+			if form.Layout.ExactDynamicShared && (three[0].Shared != three[1].Shared || three[1].Shared != three[2].Shared) {
+				continue
+			}
+			if err := runWord(form, ins, programs, 9, func(i int) bool { return i != 4 }); err != nil {
+				t.Errorf("%s: %v", names, err)
+				continue
+			}
+			for i, in := range ins {
+				want, _, err := kernels.Interpret(programs[in.body], in.k, in.seed)
+				if err != nil {
+					t.Errorf("%s: %v", in.k.Name, err)
+				} else if err := in.k.Diff(in.bufs, want); err != nil {
+					t.Errorf("packed %sinstance %d: %v", names, i, err)
+				}
+			}
+			packed += 3
+		}
+	}
+	if packed < 60 {
+		t.Errorf("%d kernels packed, expected 60 at least", packed)
+	}
+}
