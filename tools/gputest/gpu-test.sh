@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Issue 2's table on a machine with an NVIDIA GPU. usage: HEDDLE_DIST=DIR gpu-test.sh PART…
-# Parts: selfcheck (needs no Heddle) smoke outputs forward alone eight rate latency gemm errors kills graphs idle. Rows also go to $OUT/gpu-test.json, logs to $OUT/gpu-test.log. See README.md.
+# The tables of issues 2 and 4 on a machine with an NVIDIA GPU. usage: HEDDLE_DIST=DIR gpu-test.sh PART…
+# Parts: selfcheck (needs no Heddle) smoke outputs forward alone eight rate latency gemm errors kills graphs idle, coalesce compiled corpus. Rows also go to $OUT/gpu-test.json, logs to $OUT/gpu-test.log. See README.md.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 [ "${*}" = selfcheck ] || { : "${HEDDLE_DIST:?the folder that \`make dist\` made, with bin/heddle and lib/heddle/libheddle.so}"; HEDDLE_DIST=$(cd "$HEDDLE_DIST" && pwd); export HEDDLE_DIST; }
@@ -21,6 +21,8 @@ build micro micro.c gcc -O2 -I"$cuda/include" & pids+=($!)
 build loop loop.c gcc -O2 -I"$cuda/include" & pids+=($!)
 build smoke smoke.c gcc -O2 -I"$cuda/include" & pids+=($!)
 build errors errors.c gcc -O2 -I"$cuda/include" & pids+=($!)
+build triton triton.c gcc -O2 -I"$cuda/include" & pids+=($!)
+build coalesced coalesced.c gcc -O2 -I"$cuda/include" & pids+=($!)
 for p in "${pids[@]}"; do wait "$p"; done
 cd "$here"; export PYTHONDONTWRITEBYTECODE=1
 exec "$python" parts.py "$@"

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The table of issue 2, in named parts. usage: parts.py PART… (through gpu-test.sh, which builds the programs first)."""
+"""The tables of issues 2 and 4, in named parts. usage: parts.py PART… (through gpu-test.sh, which builds the programs first)."""
 
 import os, sys, time, traceback
 from harness import *
-import robust
+import coalesce, robust
 
 MODELS = os.environ.get("GT_WORKLOADS", "resnet50,bert,gpt2,vit,compile,train,jax,cupy").split(",")
 JAX_GRAPHS = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"}  # command buffers left on
@@ -523,6 +523,9 @@ PARTS = {
     "graphs": graphs,
     "idle": idle,
     "kills": robust.kills,
+    "coalesce": coalesce.coalesce,
+    "compiled": coalesce.compiled,
+    "corpus": coalesce.corpus,
 }
 
 

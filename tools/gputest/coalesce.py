@@ -1,0 +1,315 @@
+"""Issue 4's table: small kernels of many processes as one launch (`coalesce`), torch.compile'd models (`compiled`), the corpus."""
+
+import json, re, subprocess
+from harness import *
+
+PTX = os.environ.get("GT_PTX", os.path.join(HERE, "..", "..", "jit", "interp", "kernels", "triton"))
+ARCH = os.environ.get("GT_PTX_ARCH", "sm_90a")
+CROWDS = [int(n) for n in os.environ.get("GT_CROWDS", "8,32,128").split(",")]
+
+
+def counters():
+    """The sum of what all executors have counted; {} when none serves."""
+    t = {}
+    for e in ps().get("executors") or []:
+        for k, v in (e.get("counters") or {}).items():
+            if isinstance(v, (int, float)):
+                t[k] = t.get(k, 0) + v
+    return t
+
+
+def used(before, after):
+    """What happened between two counters(): launches, share coalesced, mean width, executor time per coalesced op."""
+    d = {k: v - before.get(k, 0) for k, v in after.items()}
+    if after.get("pid") != before.get("pid"):
+        d = after  # another executor: it counts from its start
+    n, c, w = d.get("launches", 0), d.get("coalesced", 0), d.get("coalesced_words", 0)
+    return dict(launches=n, share=div(c, n), width=div(c, w), scheduler_us=div(d.get("gather_seconds", 0) * 1e6, c), raw=d)
+
+
+def kernels():
+    """`heddle kernels --json`: rows of all executors."""
+    try:
+        out = subprocess.run([HEDDLE, "kernels", "--json"], env=base_env(), capture_output=True, text=True, timeout=20).stdout
+        return [k for e in json.loads(out) for k in e.get("kernels") or []]
+    except Exception as e:
+        log(f"heddle kernels: {e}")
+        return []
+
+
+def with_mps(f):
+    """f(mps) under MPS; the reason when that does not work."""
+    try:
+        with Mps() as k:
+            return f(k)
+    except Exception as e:
+        log(f"MPS: {e}")
+        return {"error": str(e)[:120]}
+
+
+def told(r):
+    """What is wrong with a run of triton, in a few words; '' when all is right."""
+    if not r.get("stream"):
+        return r.get("error") or f"rc {r.get('rc')}"
+    t = []
+    if r.get("failed"):
+        t.append(f"{r['failed']} of {r['failed'] + r['clients']} processes failed")
+    if r.get("wrong"):
+        t.append(f"{r['wrong']} results WRONG")
+    return ", ".join(t)
+
+
+def crowd(mode, n, ref, mps=None, heat=None):
+    return run(mode, [WORK + "/triton", PTX, ARCH, "run", ref, str(n), str(SECS)], 60 + 2 * n, heat, mps)
+
+
+def rate(r, loop):
+    """Launches a second of one loop; None when a process failed or a result is wrong."""
+    return None if told(r) else r[loop]["rate"]
+
+
+def shown(r, loop):
+    v = (r.get(loop) or {}).get("rate")
+    return told(r) + (f" ({v:.0f}/s)" if v else "") if told(r) else v
+
+
+def tails(r, loop):
+    x = r.get(loop) or {}
+    return f"{x.get('p50')} / {x.get('p99')}" if x else None
+
+
+def coalesce():
+    ref = WORK + "/triton.reference"
+    r = run("native", [WORK + "/triton", PTX, ARCH, "reference", ref, str(max(CROWDS + [8]))], 120)
+    if r["rc"]:
+        row("coalesce", "reference, natively", native=r.get("error"), ok=False)
+        return
+    one = run("native", [WORK + "/triton", PTX, ARCH, "streams", "32", str(SECS)], 60)
+    row(
+        "coalesce",
+        "vector add, softmax, layernorm in turn, one process, 32 streams: launches/s",
+        native=one.get("rate") or one.get("error"),
+    )
+    first_compile(ref)
+    for n in CROWDS:
+        if left() < 20 + 2 * n:
+            row("coalesce", f"{n} processes: not run, {LIMIT:.0f} s are spent", ok=False)
+            continue
+        ts = crowd("native", n, ref)
+        mp = with_mps(lambda k: crowd("mps", n, ref, k))
+        before = counters()
+        he = crowd("heddle", n, ref)
+        got = used(before, counters())
+        t, p, h = (rate(x, "stream") for x in (ts, mp, he))
+        row(
+            "coalesce",
+            f"{n} processes, the three in turn without waiting, launches/s (against time-sliced)",
+            sliced=shown(ts, "stream"),
+            mps=shown(mp, "stream"),
+            heddle=shown(he, "stream"),
+            ratio=div(h, t),
+            target="≥ 10 × time-sliced",
+            ok=bool(div(h, t) and h / t >= 10),
+        )
+        need = 2 if n < 32 else 5
+        reach = mp.get("clients") == n and not told(mp)
+        row(
+            "coalesce",
+            f"{n} processes: the same against MPS",
+            mps=shown(mp, "stream"),
+            heddle=h,
+            ratio=div(h, p),
+            target=f"≥ {need} × MPS" if n <= 32 else "reported",
+            ok=bool(div(h, p) and h / p >= need) if n <= 32 else None,
+        )
+        if n == 32:
+            v = one.get("rate")
+            row(
+                "coalesce",
+                "32 processes against 32 streams of one process",
+                native=v,
+                heddle=h,
+                ratio=div(h, v),
+                target="≥ 8 ×",
+                ok=bool(div(h, v) and h / v >= 8),
+            )
+        row(
+            "coalesce",
+            f"{n} processes, waiting for each: launches/s",
+            None,
+            shown(ts, "wait"),
+            shown(mp, "wait"),
+            shown(he, "wait"),
+            div(rate(he, "wait"), rate(mp, "wait")),
+        )
+        row(
+            "coalesce",
+            f"{n} processes, waiting for each: p50 / p99 µs",
+            None,
+            tails(ts, "wait"),
+            tails(mp, "wait"),
+            tails(he, "wait"),
+        )
+        g = [rate(x, "gemm") for x in (ts, mp, he)]
+        need = {8: 1.0, 32: 1.5}.get(n)
+        row(
+            "coalesce",
+            f"{n} processes, GEMM 128×768×768 fp16, waiting for each: GEMMs/s against MPS",
+            None,
+            shown(ts, "gemm"),
+            shown(mp, "gemm"),
+            shown(he, "gemm"),
+            div(g[2], g[1]),
+            f"≥ {need} × MPS" if need else "reported",
+            bool(div(g[2], g[1]) and g[2] / g[1] >= need) if need else None,
+        )
+        a, b = (x.get("gemm", {}).get("p99") for x in (he, mp))
+        row(
+            "coalesce",
+            f"{n} processes, GEMM: p50 / p99 µs",
+            None,
+            tails(ts, "gemm"),
+            tails(mp, "gemm"),
+            tails(he, "gemm"),
+            div(a, b),
+            "p99 ≤ MPS" if need else "reported",
+            bool(a and b and a <= b) if need else None,
+        )
+        row(
+            "coalesce",
+            f"{n} processes: every result against the native reference",
+            None,
+            told(ts) or "equal",
+            told(mp) or "equal" if reach else told(mp),
+            told(he) or "equal",
+            None,
+            "equal",
+            not told(he),
+        )
+        share(f"{n} processes", "coalesce", got)
+
+
+def share(what, part, got):
+    c = got["share"]
+    row(
+        part,
+        f"{what}: share of {got['launches']} launches coalesced, mean width",
+        heddle=f"{c:.4f}, {got['width']:.1f}" if c else "none",
+        target="reported",
+    )
+    t = got["scheduler_us"]
+    row(
+        part,
+        f"{what}: scheduler and executor time per coalesced op, µs",
+        heddle=t,
+        target="≤ 0.2 µs",
+        ok=bool(t is not None and t <= 0.2),
+    )
+
+
+CACHE = os.environ.get("HEDDLE_CACHE_DIR", WORK + "/cache")
+
+
+def first_compile(ref):
+    """Forms are made with an empty cache, then found in it by the next daemon."""
+    for label, empty in (("first", True), ("from the cache", False)):
+        stop_daemon()
+        if empty:
+            shutil.rmtree(CACHE, ignore_errors=True)
+        r = crowd("heddle", min(8, max(CROWDS)), ref)
+        forms = [f for k in kernels() for f in k.get("forms") or []]
+        times = sorted(f["made_ms"] for f in forms if f.get("made_ms") is not None)
+        held = counters().get("held_by_compilation_seconds")
+        row(
+            "coalesce",
+            f"forms compiled, {label}: how many; ms, median and worst",
+            heddle=f"{len(times)}; {times[len(times) // 2]:.1f}, {times[-1]:.1f}" if times else told(r) or "none",
+            target="reported",
+        )
+    row(
+        "coalesce",
+        "time that clients were held up by compilation, s",
+        heddle=held,
+        target="0",
+        ok=held == 0 if held is not None else None,
+    )
+
+
+# ---- torch.compile with Triton's templates ----
+
+MODELS = ("bert", "resnet50")
+
+
+def compiled():
+    program = [PY, PROGRAMS + "/compiled.py"]
+    for m in MODELS:
+        # fills inductor's cache; its output is the reference
+        a = run(
+            "native",
+            program + [m, "1", "1", f"{WORK}/{m}.compiled.npz"],
+            300,
+        )
+        if a["rc"] or a.get("errors") or not a.get("same") or left() < 60:
+            why = a.get("error") or "; ".join(a.get("errors") or [])
+            why = why or ("no time left" if a.get("same") else "it differs from itself")
+            row("compiled", f"{m}: compiled by one process", native=why[:120], ok=False)
+            continue
+        row(
+            "compiled",
+            f"{m}: one process: requests/s; Triton kernels of a request; first result, s",
+            native=f"{a.get('rate'):.1f}; {a.get('triton')} of {a.get('launches')}; {a.get('first'):.1f}",
+        )
+        go = lambda mode, k=None: run(mode, program + [m, "8", str(SECS), f"{WORK}/{m}.compiled.npz"], 150, mps=k)
+        ts = go("native")
+        mp = with_mps(lambda k: go("mps", k))
+        before = counters()
+        he = go("heddle")
+        got = used(before, counters())
+        right = lambda r: r.get("rate") if r.get("same") else None
+        bad = lambda r: r.get("error") or "; ".join(r.get("errors") or [])[:120]
+        say = lambda r: bad(r) or (r.get("rate") if r.get("same") else f"output DIFFERS ({r.get('rate')}/s)")
+        t, p, h = (right(r) for r in (ts, mp, he))
+        row(
+            "compiled",
+            f"{m} fp16 batch 1, max-autotune with Triton templates, 8 processes, requests/s against MPS",
+            None,
+            say(ts),
+            say(mp),
+            say(he),
+            div(h, p),
+            "≥ 1.2 × MPS",
+            bool(div(h, p) and h / p >= 1.2),
+        )
+        row("compiled", f"{m}: the same against time-sliced", sliced=t, heddle=h, ratio=div(h, t))
+        row("compiled", f"{m}: p50 / p99 ms", None, *[f"{r.get('p50')} / {r.get('p99')}" for r in (ts, mp, he)])
+        row(
+            "compiled",
+            f"{m}: outputs equal the native process's bit for bit",
+            sliced=str(ts.get("same")),
+            mps=str(mp.get("same")),
+            heddle=str(he.get("same")),
+            target="True",
+            ok=he.get("same") is True,
+        )
+        share(m, "compiled", got)
+
+
+# ---- the corpus ----
+
+
+def corpus():
+    """Every corpus kernel, coalesced N = 2, 8, 32, against N native launches: programs/coalesced.c judges, one line a kernel."""
+    r = run("native", [WORK + "/coalesced"] + os.environ.get("GT_CORPUS_ARGS", "").split(), 420)
+    lines = [l for l in r["out"].splitlines() if re.match(r"(ok|BAD|refused) ", l)]
+    bad = [l for l in lines if l.startswith("BAD ")]
+    for l in bad[:20]:
+        row("corpus", l[4:90], heddle=l[90:200], target="equal", ok=False)
+    n = sum(l.startswith("ok ") for l in lines)
+    row(
+        "corpus",
+        "corpus kernels coalesced N = 2, 8, 32, against N native launches",
+        native=str(len(lines)),
+        heddle=f"{n} equal, {len(bad)} not, {len(lines) - n - len(bad)} refused",
+        target="equal",
+        ok=n > 0 and not bad and r["rc"] == 0,
+    )
