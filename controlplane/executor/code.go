@@ -1,12 +1,15 @@
 package executor
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heddle-gpu/heddle/controlplane/compiler"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/jit/image"
@@ -26,6 +29,7 @@ func (x *executor) inspect(im *loaded) {
 			_ = unix.Munmap(im.bytes)
 			im.bytes = text
 		}
+		im.hash = sync.OnceValue(func() [sha256.Size]byte { return compiler.HashOf(im.bytes) })
 	})
 }
 
@@ -85,7 +89,7 @@ func (s *session) kernel(k shm.Kernel, name string) error {
 				}
 			}
 		}
-		_, in, err := s.instanceOf(k.ImageID)
+		im, in, err := s.instanceOf(k.ImageID)
 		if err != nil {
 			return err
 		}
@@ -108,6 +112,7 @@ func (s *session) kernel(k shm.Kernel, name string) error {
 		}
 		out = &scoreboard.Kernel{ID: k.KernelID, Function: f, StaticShared: uint32(static), Limit: limit}
 		out.ParamBytes, out.ParamsKnown = d.FuncParamBytes(f)
+		s.x.forms.attach(s.x.forms.code(im, name), out, in)
 		return nil
 	})
 	if err != nil {
@@ -170,6 +175,7 @@ func (s *session) attribute(a *shm.Setting) error {
 		if a.What == gpu.FuncMaxDynamicShared {
 			k.Limit.Store(uint32(a.Value))
 		}
+		s.x.forms.attribute(k, a.What, int(int32(uint32(a.Value))))
 		return nil
 	})
 }

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -131,6 +132,7 @@ func (x *executor) answerStats(m shm.Message) {
 		x.answer(m, nil, errStopping)
 		return
 	}
+	st.Forms = x.forms.snapshot()
 	text, err := st.encode()
 	if err != nil {
 		x.answer(m, nil, err)
@@ -149,6 +151,7 @@ type loaded struct {
 	bytes []byte
 
 	once   sync.Once
+	hash   func() [sha256.Size]byte // of bytes, which no longer change; set with info
 	info   *image.Info
 	bad    error
 	shared *instance

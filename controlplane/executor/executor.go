@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +28,7 @@ import (
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/jit/harvest"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -56,6 +58,7 @@ type Facts struct {
 	Least, Greatest int    // stream priorities
 	SharedOptin     uint32 // most shared memory of a block, bytes
 	Major, Minor    int    // compute capability
+	Driver          string // the driver's full version, for the cache of compiled kernels
 }
 
 // Exit codes of the process (docs/protocol.md section 4).
@@ -105,6 +108,12 @@ type Config struct {
 	MaxKernelTime time.Duration
 	// DeadKernelTime is the same bound for ops of clients that are gone; 0: 2 s.
 	DeadKernelTime time.Duration
+	// Compiler is the command that compiles rewritten kernels (heddle compile); empty: none are made.
+	Compiler []string
+	// CacheDir is the folder that keeps them, for this user's executors on this machine; "": they are made anew each time.
+	CacheDir string
+	// Places are where the PTX of clients' kernels may lie.
+	Places harvest.Places
 	// Tuning of the poller; zero fields take their defaults.
 	Tuning Tuning
 
@@ -216,7 +225,23 @@ func openDevice(uuid string) (Driver, Facts, error) {
 	if err != nil {
 		return nil, Facts{}, err
 	}
-	return d, Facts{Least: d.LeastPriority, Greatest: d.GreatestPriority, SharedOptin: d.SharedOptin, Major: d.Major, Minor: d.Minor}, nil
+	return d, Facts{
+		Least: d.LeastPriority, Greatest: d.GreatestPriority, SharedOptin: d.SharedOptin, Major: d.Major, Minor: d.Minor, Driver: driverVersion(),
+	}, nil
+}
+
+// driverVersion tells one build of the driver from another: its CUDA version stays the same over many.
+func driverVersion() string {
+	v, err := gpu.DriverVersion()
+	if err != nil {
+		v = 0
+	}
+	build, err := os.ReadFile("/proc/driver/nvidia/version")
+	if err != nil {
+		build = nil // the software GPU has none
+	}
+	line, _, _ := strings.Cut(string(build), "\n")
+	return strings.TrimSpace(fmt.Sprintf("%d %s", v, line))
 }
 
 // executor ties the threads together. sessions is the control goroutine's.
@@ -230,6 +255,7 @@ type executor struct {
 	engine   *issue.Engine
 	poller   *poller
 	watch    *watch
+	forms    *forms
 	sessions map[uint64]*session
 	imagesMu sync.Mutex
 	images   map[uint64]*loaded
@@ -262,6 +288,9 @@ func (x *executor) run(ctx context.Context) error {
 		return err
 	}
 	x.watch = newWatch(x)
+	x.forms = newForms(x)
+	go x.forms.run()
+	defer x.forms.stop()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

@@ -537,6 +537,9 @@ func (s *session) teardown(c *client) {
 		unmapFixed(a, n)
 	}
 	s.releaseWindows()
+	for _, k := range s.kernels {
+		s.x.forms.detach(k)
+	}
 	for id, in := range s.instances {
 		if r := d.ModuleUnload(in.module); r != gpu.Success {
 			s.log.Error("module not unloaded", "image", id, "error", r)

@@ -36,6 +36,7 @@ type Stats struct {
 	IssueBusySeconds []float64      `json:"issue_busy_seconds"`
 	Streams          []StreamStats  `json:"streams"`
 	Sessions         []SessionStats `json:"sessions"`
+	Forms            FormsStats     `json:"forms"` // rewritten kernels
 }
 
 // StreamStats is one executor stream that is in use.

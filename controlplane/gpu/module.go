@@ -16,6 +16,7 @@ import (
 const (
 	FuncMaxThreads        = 0
 	FuncStaticShared      = 1
+	FuncRegisters         = 4
 	FuncMaxDynamicShared  = 8
 	FuncNonPortableClust  = 14
 	jitLogBytes           = 16 << 10

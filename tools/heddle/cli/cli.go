@@ -93,7 +93,7 @@ from one context. Begin with: heddle run -- python3 serve.py`,
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON instead of text")
 	root.AddCommand(
 		newRun(o), newPs(o), newPolicy(o), newDoctor(o), newDemo(o), newVersion(o),
-		newDaemon(o), newDrain(o), newStop(o), newExecutor(o),
+		newDaemon(o), newDrain(o), newStop(o), newExecutor(o), newCompile(o),
 	)
 	return root
 }

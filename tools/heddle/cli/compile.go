@@ -1,0 +1,46 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/heddle-gpu/heddle/controlplane/compiler"
+)
+
+// compilePatience bounds one request of a worker whose executor is gone and cannot end it.
+const compilePatience = 2 * time.Minute
+
+// newCompile is what an executor starts to compile rewritten kernels; nobody else should, so it is hidden.
+func newCompile(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:    "compile",
+		Short:  "Started by an executor: compile rewritten kernels",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := compiler.Work(cmd.InOrStdin(), o.stdout, compilePatience); err != nil {
+				return exitError{ExitFailed, err}
+			}
+			return nil
+		},
+	}
+}
+
+// formsDir is where this user's executors keep compiled kernels; "" when the user has no place for it.
+func formsDir() string {
+	dir := os.Getenv("HEDDLE_CACHE_DIR")
+	if dir == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			return ""
+		}
+		dir = filepath.Join(base, "heddle")
+	}
+	if !filepath.IsAbs(dir) {
+		return "" // an executor runs in /, not where the user was
+	}
+	return filepath.Join(dir, "forms")
+}
