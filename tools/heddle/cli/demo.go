@@ -18,12 +18,28 @@ import (
 type demoProgram struct {
 	name   string
 	rounds int // so that each takes about as long as the others
+	copies int // so many run at once, each with data of its own: what they launch alike can be coalesced
 }
 
 // misbehave is the program that stores through a wild pointer.
 const misbehave = "misbehave"
 
-var demoPrograms = []demoProgram{{"vector", 6}, {"reduction", 6}, {"matmul", 6}, {"stencil", 10}, {"histogram", 9}, {misbehave, 4}}
+var demoPrograms = []demoProgram{{"vector", 6, 3}, {"reduction", 6, 2}, {"matmul", 6, 1}, {"stencil", 10, 1}, {"histogram", 9, 1}, {misbehave, 4, 1}}
+
+// demoClients are all copies of all programs.
+func demoClients(rounds int) []*demoClient {
+	var all []*demoClient
+	for _, p := range demoPrograms {
+		for i := range p.copies {
+			c := &demoClient{Name: p.name, Rounds: p.rounds * rounds, program: p.name, seed: i + 1}
+			if i > 0 {
+				c.Name = fmt.Sprintf("%s-%d", p.name, i+1)
+			}
+			all = append(all, c)
+		}
+	}
+	return all
+}
 
 // How much the demo does unless told: seconds on either kind of GPU.
 const (
@@ -37,12 +53,14 @@ func newDemo(o *options) *cobra.Command {
 	var software bool
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Six unmodified clients at once, each result checked against its native run",
-		Long: `Runs six CUDA programs natively, one after the other and at once, and then at
-once under Heddle, with a daemon of its own: vector work, a reduction, a matrix
-product, a stencil, a histogram, and one that stores through a wild pointer. On a
-GPU if there is one, else on the software GPU. Exit code 0 only if every result
-under Heddle is the native one. make demo builds what it needs.`,
+		Short: "Nine unmodified clients at once, each result checked against its native run",
+		Long: `Runs nine CUDA processes natively, one after the other and at once, and then at
+once under Heddle, with a daemon of its own: vector work (three of them), a
+reduction (two), a matrix product, a stencil, a histogram, and one that stores
+through a wild pointer. What several launch alike becomes one launch. On a GPU if
+there is one, else on the software GPU. Exit code 0 only if every result under
+Heddle is the native one, and some launches were shared. make demo builds what it
+needs.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if rounds < 0 || rounds > 100_000 {
@@ -99,15 +117,12 @@ func runDemo(ctx context.Context, view *demoView, programs string, rounds int, s
 			rounds = demoRoundsSoftware
 		}
 	}
-	r := &demoReport{GPU: b.gpu, Software: b.simgpu != ""}
-	for _, p := range demoPrograms {
-		r.Clients = append(r.Clients, &demoClient{Name: p.name, Rounds: p.rounds * rounds})
-	}
+	r := &demoReport{GPU: b.gpu, Software: b.simgpu != "", Clients: demoClients(rounds)}
 	view.say("on %s", b.gpu)
 
 	view.say("natively, one after the other: the results that count")
 	for _, c := range r.Clients {
-		p := b.start(ctx, c.Name, c.Rounds, false)
+		p := b.start(ctx, c, false)
 		<-p.done
 		c.Alone = p.run
 		if ctx.Err() != nil {
@@ -116,12 +131,12 @@ func runDemo(ctx context.Context, view *demoView, programs string, rounds int, s
 		if p.run.Exit != 0 {
 			return nil, fmt.Errorf("%s does not run natively here: exit code %d\n%s\nnext: heddle doctor", c.Name, p.run.Exit, strings.TrimSpace(p.run.stderr))
 		}
-		view.say("  %-10s %s  %s", c.Name, seconds(p.run.Seconds), lastLine(p.run.Output))
+		view.say("  %-11s %s  %s", c.Name, seconds(p.run.Seconds), lastLine(p.run.Output))
 	}
 
 	view.say("natively, all at once: they take turns on the GPU")
 	r.Native, err = b.span(ctx, func() error {
-		return crowd(ctx, r.Clients, func(c *demoClient) *demoProcess { return b.start(ctx, c.Name, c.Rounds, false) }, nil, func(c *demoClient, run demoRun) next {
+		return crowd(ctx, r.Clients, func(c *demoClient) *demoProcess { return b.start(ctx, c, false) }, nil, func(c *demoClient, run demoRun) next {
 			c.AtOnce = run
 			return nextNothing
 		})
@@ -131,9 +146,9 @@ func runDemo(ctx context.Context, view *demoView, programs string, rounds int, s
 	}
 
 	view.say("under Heddle, all at once:")
-	watch := newDemoWatch(b, view)
+	watch := newDemoWatch(b, view, r.Clients)
 	r.Heddle, err = b.span(ctx, func() error {
-		return crowd(ctx, r.Clients, func(c *demoClient) *demoProcess { return b.start(ctx, c.Name, c.Rounds, true) }, watch, func(c *demoClient, run demoRun) next {
+		return crowd(ctx, r.Clients, func(c *demoClient) *demoProcess { return b.start(ctx, c, true) }, watch, func(c *demoClient, run demoRun) next {
 			c.Heddle = append(c.Heddle, run)
 			if !run.lost(c.Alone) || len(c.Heddle) > 1 {
 				return nextNothing

@@ -276,13 +276,13 @@ type demoProcess struct {
 // forwardedLine is the preload library's last line with HEDDLE_LOG=stats.
 var forwardedLine = regexp.MustCompile(`(?m)^heddle\[\d+\]: forwarded=(\d+) `)
 
-// start runs one program, natively or under Heddle; it is ended when ctx is.
-func (b *demoBed) start(ctx context.Context, program string, rounds int, heddle bool) *demoProcess {
+// start runs one client, natively or under Heddle; it is ended when ctx is.
+func (b *demoBed) start(ctx context.Context, c *demoClient, heddle bool) *demoProcess {
 	p := &demoProcess{start: time.Now(), done: make(chan struct{})}
-	path := filepath.Join(b.programs, "bin", program)
-	set := map[string]string{"E2E_ROUNDS": strconv.Itoa(rounds)}
+	path := filepath.Join(b.programs, "bin", c.program)
+	set := map[string]string{"E2E_ROUNDS": strconv.Itoa(c.Rounds), "E2E_SEED": strconv.Itoa(c.seed)}
 	if heddle {
-		p.cmd = b.command(b.self, "run", "--require", "--label", program, "--", path)
+		p.cmd = b.command(b.self, "run", "--require", "--label", c.Name, "--", path)
 		set["HEDDLE_RUNTIME_DIR"], set["HEDDLE_LIBRARY"], set["HEDDLE_LOG"] = b.dir, b.library, "stats,stderr:warning"
 	} else {
 		p.cmd = b.command(path)

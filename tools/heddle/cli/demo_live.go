@@ -89,10 +89,15 @@ type demoWatch struct {
 	seen    map[int]executor.Stats // each executor's last answer, by pid
 	started uint32                 // executors so far
 	ops     map[string]uint64      // ops done by each client, by label
+	names   []string               // of the clients
 }
 
-func newDemoWatch(b *demoBed, v *demoView) *demoWatch {
-	return &demoWatch{bed: b, view: v, begun: time.Now(), seen: map[int]executor.Stats{}, ops: map[string]uint64{}}
+func newDemoWatch(b *demoBed, v *demoView, clients []*demoClient) *demoWatch {
+	w := &demoWatch{bed: b, view: v, begun: time.Now(), seen: map[int]executor.Stats{}, ops: map[string]uint64{}}
+	for _, c := range clients {
+		w.names = append(w.names, c.Name)
+	}
+	return w
 }
 
 // look asks once and draws the answer. A daemon that does not answer in time is asked again next time.
@@ -135,10 +140,10 @@ func (w *demoWatch) picture(st admin.Status) []string {
 		}
 	}
 	lines := []string{head}
-	for _, p := range demoPrograms {
-		line := fmt.Sprintf("         %-10s %6d ops", p.name, w.ops[p.name])
+	for _, name := range w.names {
+		line := fmt.Sprintf("         %-11s %6d ops", name, w.ops[name])
 		for _, c := range st.Clients {
-			if c.Label == p.name {
+			if c.Label == name {
 				s := inFlight[c.ID]
 				line += fmt.Sprintf(" %3d in flight %3d waiting %-9s", s.InFlight, s.Waiting, c.State)
 				if c.Error != 0 {

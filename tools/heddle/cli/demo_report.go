@@ -44,15 +44,18 @@ const (
 	resultFailed    = "failed"
 )
 
-// demoClient is one of the six programs, with all its runs.
+// demoClient is one copy of one of the programs, with all its runs.
 type demoClient struct {
 	Name   string    `json:"name"`
 	Rounds int       `json:"rounds"`
 	Alone  demoRun   `json:"native_alone"`   // the reference
-	AtOnce demoRun   `json:"native_at_once"` // beside the five others
-	Heddle []demoRun `json:"heddle"`         // beside the five others; a second one follows work that was lost
+	AtOnce demoRun   `json:"native_at_once"` // beside all the others
+	Heddle []demoRun `json:"heddle"`         // beside all the others; a second one follows work that was lost
 	Result string    `json:"result"`         // same, different or failed, of the last run against the reference
 	Note   string    `json:"note,omitempty"`
+
+	program string // in bin/
+	seed    int    // of its data
 }
 
 // judge compares a client's runs and fills Result and Note; it reports whether all is right.
@@ -174,7 +177,7 @@ func (r *demoReport) print(out io.Writer) error {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Name, c.Result, exit, forwarded, seconds(c.Alone.Seconds), seconds(c.AtOnce.Seconds), took, c.Note)
 	}
-	fmt.Fprintln(w, "\nALL SIX AT ONCE\tNATIVELY\tUNDER HEDDLE\t")
+	fmt.Fprintln(w, "\nALL AT ONCE\tNATIVELY\tUNDER HEDDLE\t")
 	n, h := r.Native.Software, r.Heddle.Software
 	if n != nil && h != nil {
 		fmt.Fprintf(w, "context switches\t%d\t%d\t\n", n.ContextSwitches, h.ContextSwitches)

@@ -116,7 +116,7 @@ func TestDemoSummary(t *testing.T) {
 }
 
 func TestDemoWatchAddsUpExecutors(t *testing.T) {
-	w := newDemoWatch(nil, &demoView{})
+	w := newDemoWatch(nil, &demoView{}, demoClients(1))
 	status := func(epoch uint32, s executor.Stats, clients ...admin.Client) admin.Status {
 		counters, err := json.Marshal(s)
 		if err != nil {
