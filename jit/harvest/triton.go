@@ -22,7 +22,9 @@ const (
 	maxCubins = 64
 	// maxDevices bounds the caches below one of torch.compile's.
 	maxDevices = 64
-	maxJSON    = 1 << 20
+	// maxCaches bounds the caches that are remembered.
+	maxCaches = 64
+	maxJSON   = 1 << 20
 	// settled is how old a folder's time must be before it tells of later changes: file systems count time in ticks.
 	settled = 2 * time.Second
 )
@@ -90,8 +92,8 @@ func (f *Finder) inCache(m *machineCode, path string) (candidate, *Missing) {
 		}
 	} else {
 		ix = &tritonIndex{folders: map[string]*tritonFolder{}}
-		if f.triton == nil {
-			f.triton = map[string]*tritonIndex{}
+		if f.triton == nil || len(f.triton) == maxCaches {
+			f.triton = map[string]*tritonIndex{} // clients come and go: what is needed is read again
 		}
 		f.triton[path] = ix
 	}
