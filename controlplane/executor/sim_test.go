@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heddle-gpu/heddle/controlplane/compiler"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/shm"
 	"github.com/heddle-gpu/heddle/tools/simgpu/simtest"
@@ -31,6 +32,12 @@ func TestMain(m *testing.M) {
 	if uuid := os.Getenv(childEnv); uuid != "" {
 		err := Run(context.Background(), Config{ControlFd: 3, DeviceUUID: uuid, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 		os.Exit(ExitCode(err))
+	}
+	if os.Getenv(compilerEnv) != "" {
+		if err := compiler.Work(os.Stdin, os.Stdout, time.Minute); err != nil {
+			os.Exit(1)
+		}
+		return
 	}
 	os.Exit(m.Run())
 }
