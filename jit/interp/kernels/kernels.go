@@ -181,7 +181,7 @@ func (k Kernel) Grids() [][3]uint32 {
 	}
 	for d := range k.Grid {
 		unit := max(k.Cluster[d], 1)
-		for _, n := range []uint32{k.Grid[d] - unit, k.Grid[d] / 2 / unit * unit} {
+		for _, n := range []uint32{k.Grid[d] - unit, k.Grid[d] / 2 / unit * unit, unit} {
 			if n > 0 && n < k.Grid[d] {
 				g := k.Grid
 				g[d] = n
