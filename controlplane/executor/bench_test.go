@@ -2,13 +2,18 @@ package executor
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -88,7 +93,7 @@ func BenchmarkPoller(b *testing.B) {
 	defer e.Stop()
 	c := Config{Log: quietLog()}
 	c.defaults()
-	p, err := newPoller(c, e)
+	p, err := newPoller(c, e, cost.Chip{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -126,4 +131,72 @@ func BenchmarkPoller(b *testing.B) {
 	}
 	slices.Sort(spent) // the median: this machine's cores are shared with whatever else runs
 	b.ReportMetric(spent[len(spent)/2], "poller-ns/op")
+}
+
+// BenchmarkCoalesced is the poller's own work for one op when clients launch the same kernels without waiting, on one thread,
+// with an issue thread beside it. It also tells how wide the words were.
+func BenchmarkCoalesced(b *testing.B) {
+	for _, clients := range []int{8, 32, 128} {
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) { coalesced(b, clients) })
+	}
+}
+
+func coalesced(b *testing.B, clients int) {
+	h := newBench(b)
+	code := &scoreboard.Code{ID: 1, Name: "check"}
+	for _, n := range []int{scoreboard.SmallCapacity, scoreboard.LargeCapacity} {
+		h.gpu.publish(newFakeForm(coalesce.ByZ, n, 16, func([]byte) {}), code)
+	}
+	var boards []*client
+	var all []*tester
+	for range clients {
+		c, t := h.client(nil)
+		c.board.KernelByID(1).Code = code
+		boards, all = append(boards, c), append(all, t)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	clock := int64(1 << 40) // what asking for the time costs
+	for range 1000 {
+		from := threadTime()
+		clock = min(clock, threadTime()-from)
+	}
+	p := h.poller
+	const batch = 64
+	var spent []float64
+	passes := 0
+	for n := 0; n < b.N; n += clients * batch {
+		for _, t := range all {
+			for range batch {
+				t.push(1, false)
+			}
+			t.ring.Publish()
+		}
+		busy := int64(0)
+		for done := false; !done; {
+			from := threadTime()
+			p.pass()
+			if p.lastActivity == p.now { // the other passes wait for the issue thread
+				busy += threadTime() - from - clock
+				passes++
+			}
+			done = true
+			for i, c := range boards {
+				done = done && c.board.OpsDone == uint64(all[i].seq[1])
+			}
+		}
+		spent = append(spent, float64(busy)/float64(clients*batch))
+	}
+	slices.Sort(spent)
+	b.ReportMetric(spent[len(spent)/2], "poller-ns/op")
+	b.ReportMetric(float64(len(spent)*clients*batch)/float64(passes), "ops/pass")
+	g := p.gather
+	b.ReportMetric(float64(g.Slots[0]+g.Slots[1])/float64(g.Words[0]+g.Words[1]), "ops/word")
+}
+
+// threadTime is the processor time of the calling thread, ns: whatever else runs on this machine does not count.
+func threadTime() int64 {
+	var t unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t)
+	return t.Nano()
 }

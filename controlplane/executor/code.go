@@ -118,6 +118,9 @@ func (s *session) kernel(k shm.Kernel, name string) error {
 	if err != nil {
 		return err
 	}
+	if s.x.config.loaded != nil {
+		s.x.config.loaded(k.ImageID, name, out)
+	}
 	s.kernels[k.KernelID] = out
 	if !s.x.poller.call(func() { s.client.board.AddKernel(out) }) {
 		return errStopping

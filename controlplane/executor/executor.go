@@ -26,7 +26,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/jit/harvest"
 	"github.com/heddle-gpu/heddle/shm"
@@ -58,6 +60,7 @@ type Facts struct {
 	Least, Greatest int    // stream priorities
 	SharedOptin     uint32 // most shared memory of a block, bytes
 	Major, Minor    int    // compute capability
+	Chip            cost.Chip
 	Driver          string // the driver's full version, for the cache of compiled kernels
 }
 
@@ -117,8 +120,9 @@ type Config struct {
 	// Tuning of the poller; zero fields take their defaults.
 	Tuning Tuning
 
-	// open replaces the real device; set by tests in this package.
-	open func() (Driver, Facts, error)
+	// open replaces the real device; loaded sees every kernel before it can be launched. Set by tests in this package.
+	open   func() (Driver, Facts, error)
+	loaded func(image uint64, name string, k *scoreboard.Kernel)
 }
 
 // Tuning holds the poller's bounds. Defaults are chosen for an H100 (measurements.md).
@@ -132,6 +136,10 @@ type Tuning struct {
 	Progress time.Duration
 	// Spin is how long poller and issue threads spin without work before they sleep.
 	Spin time.Duration
+	// Gather bounds how long an op of a kernel that others launch too waits for their ops; a quarter of the launch's measured time
+	// bounds it as well. Ahead is how much work of a lane is kept in flight while several clients launch kernels that can be joined:
+	// as little as hides the launches, so that what comes next can join.
+	Gather, Ahead time.Duration
 	// Nap is the poller's sleep while ops are in flight or waiting and nothing has happened for NapAfter.
 	Nap, NapAfter time.Duration
 }
@@ -168,6 +176,8 @@ func (c *Config) defaults() {
 		spin = 20 * time.Microsecond // the clients need the cores more
 	}
 	set(&t.Spin, spin)
+	set(&t.Gather, 20*time.Microsecond)
+	set(&t.Ahead, 30*time.Microsecond)
 	set(&t.Nap, 50*time.Microsecond)
 	set(&t.NapAfter, 5*time.Millisecond)
 }
@@ -225,8 +235,10 @@ func openDevice(uuid string) (Driver, Facts, error) {
 	if err != nil {
 		return nil, Facts{}, err
 	}
+	c := d.Chip()
 	return d, Facts{
 		Least: d.LeastPriority, Greatest: d.GreatestPriority, SharedOptin: d.SharedOptin, Major: d.Major, Minor: d.Minor, Driver: driverVersion(),
+		Chip: cost.Chip{SMs: c.SMs, Threads: c.ThreadsPerSM, Registers: c.RegistersPerSM, Shared: c.SharedBytesPerSM, Blocks: c.BlocksPerSM},
 	}, nil
 }
 
@@ -284,7 +296,7 @@ func (x *executor) run(ctx context.Context) error {
 		x.sendFault(codeOf(err), nil, 0, err.Error())
 		return &ExitError{ExitNoDevice, err}
 	}
-	if x.poller, err = newPoller(x.config, x.engine); err != nil {
+	if x.poller, err = newPoller(x.config, x.engine, x.facts.Chip); err != nil {
 		return err
 	}
 	x.watch = newWatch(x)

@@ -20,6 +20,7 @@ type fakeGPU struct {
 	next    uint64
 	kernels map[string]func(params []byte)
 	byID    map[gpu.Function]func(params []byte)
+	forms   sync.Map          // gpu.Function → *fakeForm
 	mapped  map[uint64]uint64 // device memory
 	windows map[uint64]uint64
 	hosts   map[uint64]uint64
@@ -91,6 +92,12 @@ func (g *fakeGPU) Launch(l *gpu.Launch) gpu.Result {
 		if r := g.refuse(l); r != gpu.Success {
 			return r
 		}
+	}
+	if f, ok := g.forms.Load(l.Function); ok {
+		f := f.(*fakeForm)
+		own := *l
+		params := append([]byte(nil), bytesAt(l.Params, l.ParamBytes)...)
+		return g.push(l.Stream, func() { f.run(&own, params) })
 	}
 	g.mu.Lock()
 	k := g.byID[l.Function]
@@ -242,6 +249,14 @@ func (g *fakeGPU) EventElapsed(start, end gpu.Event) (float32, gpu.Result) {
 
 func (g *fakeGPU) SetFuncAttribute(gpu.Function, int, int) gpu.Result { return g.result() }
 
+func (g *fakeGPU) Zeroed(bytes uint64) (uint64, error) {
+	b, err := unix.Mmap(-1, 0, int(bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return 0, err
+	}
+	return addressOf(b), nil
+}
+
 func (g *fakeGPU) Reserve(address, bytes uint64) (uint64, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -344,8 +359,13 @@ func (g *fakeGPU) GetLimit(uint32) (uint64, gpu.Result)              { return 10
 // nullGPU completes everything at once and allocates nothing: what the executor itself costs.
 type nullGPU struct{ *fakeGPU }
 
-func (g nullGPU) open() (Driver, Facts, error)                   { return g, g.facts(), nil }
-func (nullGPU) Launch(*gpu.Launch) gpu.Result                    { return gpu.Success }
+func (g nullGPU) open() (Driver, Facts, error) { return g, g.facts(), nil }
+func (g nullGPU) Launch(l *gpu.Launch) gpu.Result {
+	if f, ok := g.forms.Load(l.Function); ok {
+		f.(*fakeForm).signal(l)
+	}
+	return gpu.Success
+}
 func (nullGPU) EventRecord(gpu.Event, gpu.Stream) gpu.Result     { return gpu.Success }
 func (nullGPU) StreamWaitEvent(gpu.Stream, gpu.Event) gpu.Result { return gpu.Success }
 func (nullGPU) StreamQuery(gpu.Stream) gpu.Result                { return gpu.Success }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/heddle-gpu/heddle/controlplane/compiler"
+	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
@@ -46,7 +47,7 @@ func newFormBench(t *testing.T, device *gpu.Device, command []string, dir string
 		return err
 	})
 	if err == nil {
-		x.poller, err = newPoller(c, x.engine)
+		x.poller, err = newPoller(c, x.engine, cost.Chip{})
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -282,7 +282,12 @@ func putAt[T shm.WireStruct](c *tester, kind uint16, lane uint32, v T, payload [
 
 func (c *tester) launch(kernel, lane uint32, params []byte, change func(*shm.Header)) uint32 {
 	c.t.Helper()
-	l := shm.Launch{Kernel: kernel, GridX: 1, GridY: 1, GridZ: 1, BlockX: 32, BlockY: 1, BlockZ: 1, ParamBytes: uint32(len(params))}
+	return c.launchGrid(kernel, lane, 1, params, change)
+}
+
+func (c *tester) launchGrid(kernel, lane, blocks uint32, params []byte, change func(*shm.Header)) uint32 {
+	c.t.Helper()
+	l := shm.Launch{Kernel: kernel, GridX: blocks, GridY: 1, GridZ: 1, BlockX: 32, BlockY: 1, BlockZ: 1, ParamBytes: uint32(len(params))}
 	return put(c, shm.KindLaunch, lane, l, params, change)
 }
 

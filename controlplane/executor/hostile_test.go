@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
@@ -16,24 +17,26 @@ import (
 // bench is a poller that the test drives pass by pass, on a driver that does nothing.
 type bench struct {
 	t      testing.TB
+	gpu    nullGPU
 	poller *poller
 	next   uint64
 }
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
-	e, err := issue.New(nullGPU{newFakeGPU()}, issue.Options{Threads: 2, Least: 0, Greatest: -5, Spin: time.Millisecond})
+	g := nullGPU{newFakeGPU()}
+	e, err := issue.New(g, issue.Options{Threads: 2, Least: 0, Greatest: -5, Spin: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.Stop)
 	c := Config{Log: quietLog(), DeadKernelTime: time.Hour, Tuning: Tuning{Spin: time.Hour}} // passes never sleep
 	c.defaults()
-	p, err := newPoller(c, e)
+	p, err := newPoller(c, e, cost.Chip{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &bench{t: t, poller: p}
+	return &bench{t: t, gpu: g, poller: p}
 }
 
 // client adds a client whose memory is [window, window+64 KiB). Its session file is shown to prepare first.

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -51,11 +53,23 @@ func (j *judge) kernel(params []byte) {
 // kernel runs, done is monotone and never ahead of the truth, head never passes a record that is not done, and all of it ends.
 func TestRandomPrograms(t *testing.T) {
 	for seed := range uint64(6) {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { randomProgram(t, seed) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { randomProgram(t, seed, false) })
 	}
 }
 
-func randomProgram(t *testing.T, seed uint64) {
+// The same with forms: ops alike of several lanes and clients share launches, whose instances run in any order.
+func TestRandomProgramsJoined(t *testing.T) {
+	total := uint64(0)
+	for seed := range uint64(9) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { total += randomProgram(t, seed, true) })
+	}
+	if total < 1000 {
+		t.Errorf("only %d ops of all programs were joined", total)
+	}
+}
+
+// randomProgram returns how many ops were in words with others.
+func randomProgram(t *testing.T, seed uint64, joined bool) uint64 {
 	const clients, ops = 3, 400
 	r := rand.New(rand.NewPCG(seed, 1))
 	j := &judge{ran: map[[3]uint64]bool{}, after: map[[3]uint64][][3]uint64{}}
@@ -63,16 +77,46 @@ func randomProgram(t *testing.T, seed uint64) {
 	t.Cleanup(g.unmapAll)
 	g.kernels["check"] = j.kernel
 	g.late = seed%2 == 1
+	g.kernels["other"] = j.kernel
 	lanes := []int{3, 12, 60}[seed%3] // 60: more lanes than streams
+	var forms []*fakeForm
+	form := func(m coalesce.Mapping, capacity int, codes ...*scoreboard.Code) {
+		var bodies []func([]byte)
+		for range codes {
+			bodies = append(bodies, j.kernel)
+		}
+		f := newFakeForm(m, capacity, 32, bodies...)
+		forms = append(forms, f)
+		g.publish(f, codes...)
+	}
+	var codes []*scoreboard.Code
+	m := newMaker(g, func(name string, c *scoreboard.Code) {
+		if codes = append(codes, c); seed%4 != 3 {
+			form(coalesce.ByZ, 8, c)
+			form(coalesce.ByZ, 128, c)
+		}
+		if seed%2 == 1 {
+			form(coalesce.ByTable, 16, c)
+		}
+		if len(codes) == 2 && seed%3 > 0 {
+			form(coalesce.ByTable, 32, codes...)
+		}
+	})
 	d := start(t, g.open, nil, func(c *Config) {
 		c.IssueThreads = 1 + int(seed%4)
 		c.Tuning.WindowAlone, c.Tuning.WindowShared = 4+int(seed)*8, 2+int(seed)*4
+		if joined {
+			c.loaded = m.loaded
+			c.Tuning.Gather = time.Duration(seed) * 100 * time.Microsecond
+			c.Tuning.Ahead = time.Duration(seed) * 200 * time.Microsecond
+		}
 	})
 	d.image(1, testImage)
 	var wg sync.WaitGroup
 	for id := uint64(1); id <= clients; id++ {
 		c := d.client(id)
 		c.kernel(1, 1, "check")
+		c.kernel(1, 2, "other")
 		for l := range lanes {
 			put(c, shm.KindLaneOpen, uint32(1+l), shm.LaneOpen{Priority: int32(-r.IntN(7))}, nil, nil)
 		}
@@ -120,7 +164,11 @@ func randomProgram(t *testing.T, seed uint64) {
 				j.mu.Lock()
 				j.after[me] = before
 				j.mu.Unlock()
-				seq := c.launch(1, lane, u64s(id, uint64(lane), me[2], uint64(own.IntN(20))), func(h *shm.Header) {
+				kernel, grid := uint32(1), uint32(1)
+				if joined {
+					kernel, grid = 1+own.Uint32N(2), 1+own.Uint32N(2)*8191
+				}
+				seq := c.launchGrid(kernel, lane, grid, u64s(id, uint64(lane), me[2], uint64(own.IntN(20))), func(h *shm.Header) {
 					h.Deps = deps
 					if own.IntN(6) == 0 {
 						h.Ready = uint32(1 + own.IntN(100))
@@ -167,6 +215,9 @@ func randomProgram(t *testing.T, seed uint64) {
 		}()
 	}
 	wg.Wait()
+	for _, f := range forms {
+		f.check(t)
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, w := range j.wrong {
@@ -175,6 +226,7 @@ func randomProgram(t *testing.T, seed uint64) {
 	if j.n != clients*ops {
 		t.Errorf("%d kernels ran; want %d", j.n, clients*ops)
 	}
+	return d.stats().Coalescing.OpsCoalesced
 }
 
 // Kernels that wait for one another run, although the window of each lane is full: when nothing completes, one more op of every

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/policy"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
@@ -82,7 +83,7 @@ type poller struct {
 	log     *slog.Logger
 	engine  *issue.Engine
 	policy  policy.Policy
-	builder word.Builder
+	gather  *word.Gather
 	demand  *scoreboard.Demand // tells the forms' maker what was ready together
 	clients []*client
 	slots   []*client
@@ -106,6 +107,7 @@ type poller struct {
 	drained      func()
 	end          *ending
 	recheck      func() bool
+	learn        func(*scoreboard.Shape, int, int64)
 
 	lastOverdue int64
 	late        bool
@@ -116,18 +118,28 @@ type poller struct {
 	ended   chan struct{}
 }
 
-func newPoller(c Config, e *issue.Engine) (*poller, error) {
+// newPoller makes the poller of an engine.
+func newPoller(c Config, e *issue.Engine, chip cost.Chip) (*poller, error) {
 	bell, err := shm.CreateDoorbell() // until the first ATTACH brings the real one
 	if err != nil {
 		return nil, fmt.Errorf("executor: doorbell: %w", err)
 	}
+	demand := scoreboard.NewDemand()
+	g, err := word.NewGather(word.Options{Chip: chip, Hold: int64(c.Tuning.Gather), Ahead: int64(c.Tuning.Ahead), Demand: demand})
+	if err != nil {
+		return nil, fmt.Errorf("executor: %w", err)
+	}
 	p := &poller{
-		config: c, tune: c.Tuning, log: c.Log, engine: e, policy: policy.NewOldestFirst(e.Levels()), builder: word.Single{}, demand: scoreboard.NewDemand(),
+		config: c, tune: c.Tuning, log: c.Log, engine: e, policy: policy.NewOldestFirst(e.Levels()), gather: g, demand: demand,
 		mail: make(chan func(), 64), garbage: make(chan struct{}, 1), base: time.Now(), ended: make(chan struct{}),
 		alarm: make(chan struct{}, 1),
 	}
 	p.bell.Store(bell)
 	p.recheck = p.anythingNew
+	p.learn = func(s *scoreboard.Shape, n int, ns int64) {
+		s.Times.Add(n, ns)
+		s.Code.Use.Times.Add(n, ns)
+	}
 	return p, nil
 }
 
@@ -199,7 +211,7 @@ func (p *poller) pass() bool {
 		return false
 	}
 	if p.end != nil {
-		p.gather()
+		p.account()
 		return false
 	}
 	if p.lastComplete > p.lastForce {
@@ -228,6 +240,7 @@ func (p *poller) pass() bool {
 		did = true
 	}
 	p.stats.Passes++
+	p.engine.Measured(p.learn)
 	p.engine.Now = p.now
 	if inFlight == 0 {
 		p.lastComplete = p.now
@@ -293,18 +306,7 @@ func (p *poller) serve(c *client) bool {
 		if l.Want || ((pressed || b.Dropping() || p.leaving == leaveNow) && l.Signalled == l.Done && l.Unsignalled() > 0) {
 			p.engine.Signal(b, l)
 		}
-		if l.First() == nil || l.Queued || p.leaving == leaveNow {
-			continue
-		}
-		if l.InFlight() >= p.window(l) && !(p.force && p.now-p.lastComplete > 4*l.Pace) {
-			continue
-		}
-		if op := b.Ready(l); op != nil {
-			l.Queued = true
-			p.policy.Add(op, p.engine.Level(l.Priority))
-		} else {
-			p.stats.NotReady++
-		}
+		p.offer(c, l)
 	}
 	if b.Release() || b.Head() != c.ring.Head() {
 		p.release(c)
@@ -318,6 +320,26 @@ func (p *poller) serve(c *client) bool {
 		p.finish(c)
 	}
 	return did
+}
+
+// offer hands a lane's first waiting op over for scheduling when it may be issued.
+func (p *poller) offer(c *client, l *scoreboard.Lane) {
+	if l.First() == nil || l.Queued || p.leaving == leaveNow {
+		return
+	}
+	if l.InFlight() >= p.window(l) && !(p.force && p.now-p.lastComplete > 4*l.Pace) {
+		return
+	}
+	op := c.board.Ready(l)
+	if op == nil {
+		p.stats.NotReady++
+		return
+	}
+	l.Queued = true
+	op.ReadyAt = p.now
+	if level := p.engine.Level(l.Priority); !p.gather.Add(op, level) {
+		p.policy.Add(op, level)
+	}
 }
 
 // finish sees a detached client off: when nothing of it is in flight and no command in any queue refers to it, or when its ops
@@ -437,40 +459,109 @@ func (p *poller) elapsed(c *client) bool {
 	return !c.elapsed
 }
 
-// schedule issues what the policy chooses while there is room.
+// wordsPerPass bounds how many words are made before the rings are looked at again.
+const wordsPerPass = 16
+
+// schedule issues what may go now while there is room: ops that can be joined as their kernel's company allows (gather), the
+// others as the policy says, the more urgent of the two first.
 func (p *poller) schedule() bool {
 	did := false
-	for p.policy.Len() > 0 {
-		op := p.policy.Next()
-		s := op.Session
-		l := s.Lane(op.Lane)
-		if !op.Signal && p.signalDue(l) {
-			op.Signal = true
+	p.gather.Begin(p.stats.Passes + 1)
+	for words := 0; ; {
+		var s *scoreboard.Shape
+		if p.gather.Len() > 0 && words < wordsPerPass {
+			if s = p.gather.Next(p.now, p.force); s == nil {
+				words = wordsPerPass // nothing more in this pass: what is offered meanwhile has not waited longer
+			}
 		}
-		// A lone op goes out at once. Of several the poller would make the calls one by one, with a pass in between; a thread
-		// makes them back to back.
-		p.engine.Direct = p.active <= 1 && s.Waiting() == 1 && p.slots[s.Slot].ring.Empty()
-		if !p.engine.Issue(p.builder.Build(op)) {
+		if s != nil && int(s.Level) <= p.policy.Level() {
+			words++
+			if p.join(s) {
+				did = true
+			}
+			continue
+		}
+		if p.policy.Len() == 0 {
+			break
+		}
+		op := p.policy.Next()
+		p.finalSignal(op, false)
+		w := word.One(op)
+		w.Shape, w.Measure = p.gather.Plain(op)
+		p.direct(op)
+		if !p.engine.Issue(&w) {
 			p.later = append(p.later, op)
 			continue
 		}
 		did = true
-		if l.InFlight() == 1 {
-			l.Since = p.now
-		}
-		c := p.slots[s.Slot]
-		c.used |= 1 << uint(l.Stream)
-		p.stats.Ops++
-		if op.Kind == shm.KindLaunch {
-			p.stats.Launches++
-		}
+		p.gather.PlainIssued(&w)
+		p.issued(op)
 	}
+	p.gather.End()
 	for i, op := range p.later {
 		p.policy.Add(op, p.engine.Level(op.Session.Lane(op.Lane).Priority))
 		p.later[i] = nil
 	}
 	p.later = p.later[:0]
 	return did
+}
+
+// join issues a word of a shape's ops, and offers what follows them in their lanes: so clients that launch alike without waiting
+// stay in step. false: there was no room.
+func (p *poller) join(s *scoreboard.Shape) bool {
+	lead := s.Ready.First()
+	p.finalSignal(lead, true)
+	w, ok := p.gather.Build(s)
+	if ok {
+		if w.Batch != nil {
+			for _, op := range w.Ops()[1:] {
+				p.finalSignal(op, true)
+			}
+		}
+		p.direct(lead)
+		ok = p.engine.Issue(&w)
+	}
+	if !ok {
+		s.Tried = p.stats.Passes + 1
+		return false
+	}
+	p.gather.Issued(&w, p.now)
+	for _, op := range w.Ops() {
+		p.issued(op)
+		p.offer(p.slots[op.Session.Slot], op.Session.Lane(op.Lane))
+	}
+	return true
+}
+
+// finalSignal decides whether an op about to be issued gets a done word. cheap: its launch can write it.
+func (p *poller) finalSignal(op *scoreboard.Op, cheap bool) {
+	if op.Signal {
+		return
+	}
+	l := op.Session.Lane(op.Lane)
+	// Behind the last op that a client has submitted it will wait, sooner or later: asked for then, the word costs a call.
+	op.Signal = p.signalDue(l) || (cheap && l.Last() == op)
+}
+
+// direct lets the poller make the calls for an op itself when it is all that its client, the only one, has: of several the poller
+// would make the calls one by one, with a pass in between; a thread makes them back to back.
+func (p *poller) direct(op *scoreboard.Op) {
+	s := op.Session
+	p.engine.Direct = p.active <= 1 && s.Waiting() == 1 && p.slots[s.Slot].ring.Empty()
+}
+
+// issued keeps the books of an op that was issued.
+func (p *poller) issued(op *scoreboard.Op) {
+	s := op.Session
+	l := s.Lane(op.Lane)
+	if l.InFlight() == 1 {
+		l.Since = p.now
+	}
+	p.slots[s.Slot].used |= 1 << uint(l.Stream)
+	p.stats.Ops++
+	if op.Kind == shm.KindLaunch {
+		p.stats.Launches++
+	}
 }
 
 // shortOp is how long an op may take for the whole window to be used. Of longer ones fewer are kept in flight: they hide the
@@ -489,11 +580,23 @@ func (p *poller) window(l *scoreboard.Lane) int {
 	}
 	switch {
 	case l.Pace == 0:
-		return min(most, newWindow)
-	case l.Pace <= shortOp:
-		return most
+		most = min(most, newWindow)
+	case l.Pace > shortOp:
+		most = min(most, max(minWindow, int(int64(most)*shortOp/l.Pace)))
 	}
-	return min(most, max(minWindow, int(int64(most)*shortOp/l.Pace)))
+	if p.active > 1 && l.First() != nil && word.Joins(l.First()) {
+		most = min(most, p.ahead(l))
+	}
+	return most
+}
+
+// ahead is how many ops of a lane are kept in flight whose kernels others launch too.
+func (p *poller) ahead(l *scoreboard.Lane) int {
+	const least, unknown, shortest = 2, 8, int64(2 * time.Microsecond)
+	if l.Pace == 0 {
+		return unknown
+	}
+	return max(least, int(int64(p.tune.Ahead)/max(l.Pace, shortest)))
 }
 
 // signalDue says whether the lane's next op needs a done word for the window's sake: often enough that the window never runs
@@ -522,7 +625,7 @@ func (p *poller) idle(inFlight int) {
 			}
 		}
 	}
-	work := inFlight > 0 || p.policy.Len() > 0 || p.active > 0 || p.leaving != 0
+	work := inFlight > 0 || p.policy.Len() > 0 || p.gather.Len() > 0 || p.active > 0 || p.leaving != 0
 	switch {
 	case work && quiet > int64(p.tune.NapAfter):
 		p.stats.Naps++
@@ -594,10 +697,20 @@ func (p *poller) drop(c *client, r gpu.Result, reason uint32, why string) {
 	if c.failed == gpu.Success {
 		c.failed = r
 	}
-	p.policy.Drop(c.board.Slot)
-	c.board.Drop()
+	p.giveUp(c)
 	c.file.SetError(uint32(r), reason)
 	p.log.Warn("session gets an error", "client", c.id, "code", int(r), "reason", reason, "why", why)
+}
+
+// giveUp drops every op of a client that is not issued.
+func (p *poller) giveUp(c *client) {
+	p.policy.Drop(c.board.Slot)
+	for _, i := range c.board.Busy() {
+		if l := c.board.Lane(i); l.Queued {
+			p.gather.Remove(l.First())
+		}
+	}
+	c.board.Drop()
 }
 
 // add starts serving a client. A slot is found for it.
@@ -640,8 +753,7 @@ func (p *poller) remove(c *client) {
 func (p *poller) detach(c *client, idle func()) {
 	c.detached = p.now
 	c.limited, c.limit = true, c.ring.Read()
-	p.policy.Drop(c.board.Slot)
-	c.board.Drop()
+	p.giveUp(c)
 	c.idleDone = idle
 }
 
@@ -673,11 +785,11 @@ func (p *poller) left() bool {
 // fault ends the executor with what is known published.
 func (p *poller) fault(r gpu.Result, code int, blamed uint64, err error) {
 	p.end = &ending{code: code, result: r, err: err, blamed: blamed}
-	p.gather()
+	p.account()
 }
 
-// gather publishes what is known to be done and finds out who had ops in flight.
-func (p *poller) gather() {
+// account publishes what is known to be done and finds out who had ops in flight.
+func (p *poller) account() {
 	for _, c := range p.clients {
 		b := c.board
 		for i := len(b.Busy()) - 1; i >= 0; i-- {

@@ -9,13 +9,9 @@ package issue
 import (
 	"fmt"
 	"math/bits"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
@@ -43,6 +39,8 @@ type Driver interface {
 	EventQuery(e gpu.Event) gpu.Result
 	EventElapsed(start, end gpu.Event) (float32, gpu.Result)
 	SetFuncAttribute(f gpu.Function, attribute, value int) gpu.Result
+	// Zeroed is device memory that holds zeros and lives as long as the context.
+	Zeroed(bytes uint64) (address uint64, err error)
 }
 
 // Bounds.
@@ -55,6 +53,9 @@ const (
 	// streamDepth bounds what a stream holds: the driver blocks the caller at about 1,024 pending launches.
 	streamDepth = 900
 	orderEvents = 512
+	// samples is how many words can be measured at a time; measureEvery is the time between two questions for one's result, ns.
+	samples      = 16
+	measureEvery = 50_000
 )
 
 // Options of New.
@@ -78,8 +79,10 @@ type Stream struct {
 	// Since is Engine.Now when the stream last completed an op, or got its first.
 	Since int64
 
-	extra  int // other commands since it was last empty
-	thread int
+	extra    int  // other commands since it was last empty
+	joined   bool // a word with ops of several lanes was put on it since then
+	thread   int
+	counters uint64 // device address
 }
 
 // orderEvent is an event for order between streams. It is free when command number of thread is executed.
@@ -99,6 +102,9 @@ type Engine struct {
 	great   int
 	events  []orderEvent
 	at      int
+	samples [samples]word.Sample
+	// sampling counts measurements under way.
+	sampling int
 
 	fault    atomic.Int32
 	stopping atomic.Bool
@@ -166,6 +172,24 @@ func New(d Driver, o Options) (*Engine, error) {
 			return nil, fmt.Errorf("issue: event for order between streams: %w", r)
 		}
 		e.events = append(e.events, orderEvent{event: ev})
+	}
+	for i := range e.samples {
+		for _, at := range []*gpu.Event{&e.samples[i].Start, &e.samples[i].End} {
+			ev, r := d.EventCreate(true)
+			if r != gpu.Success {
+				e.destroy()
+				return nil, fmt.Errorf("issue: event for measuring words: %w", r)
+			}
+			*at = ev
+		}
+	}
+	counters, err := d.Zeroed(uint64(len(e.streams) * word.StreamCounters))
+	if err != nil {
+		e.destroy()
+		return nil, fmt.Errorf("issue: counters of coalesced launches: %w", err)
+	}
+	for i := range e.streams {
+		e.streams[i].counters = counters + uint64(i*word.StreamCounters)
 	}
 	ready := make(chan error, o.Threads)
 	for i := range o.Threads {
@@ -290,8 +314,9 @@ func (e *Engine) place(op *scoreboard.Op) (stream int, waits uint32) {
 		}
 	}
 	stream = lane.Stream
-	if stream == scoreboard.NoStream {
-		lvl := e.Level(lane.Priority)
+	lvl := e.Level(lane.Priority)
+	switch {
+	case stream == scoreboard.NoStream:
 		// One dependency: going behind it on its own stream costs nothing. Not when another lane did so already: independent
 		// lanes that wait for the same op shall run side by side.
 		if bits.OnesCount32(waits) == 1 {
@@ -302,18 +327,59 @@ func (e *Engine) place(op *scoreboard.Op) (stream int, waits uint32) {
 		if stream == scoreboard.NoStream {
 			stream = e.leastLoaded(lvl)
 		}
+	case e.streams[stream].joined && e.streams[stream].Lanes > 1:
+		// The lane came here in company, and goes on alone: not between other lanes' ops, which it may take longer than, or which
+		// may wait for it.
+		if free := e.leastLoaded(lvl); e.streams[free].Lanes == 0 {
+			waits |= 1 << uint(stream)
+			stream = free
+		}
+	}
+	return stream, waits &^ (1 << uint(stream))
+}
+
+// placeBatch chooses the stream of a batch: where most of its lanes are, so that lanes which went together before go on without
+// any wait; it waits for the streams of the others and of all dependencies.
+func (e *Engine) placeBatch(b *word.Batch) (stream int, waits uint32) {
+	var lanes [MaxStreams]uint8
+	lvl := len(e.levels) - 1
+	for _, op := range b.Ops[:b.Count] {
+		s := op.Session
+		lane := s.Lane(op.Lane)
+		lvl = min(lvl, e.Level(lane.Priority))
+		if lane.Stream != scoreboard.NoStream {
+			waits |= 1 << uint(lane.Stream)
+			lanes[lane.Stream]++
+		}
+		for _, d := range op.Deps() {
+			if l := s.Outstanding(d); l != nil {
+				waits |= 1 << uint(l.Stream)
+			}
+		}
+	}
+	stream = scoreboard.NoStream
+	most := uint8(0)
+	for m := waits; m != 0; m &= m - 1 {
+		if i := bits.TrailingZeros32(m); lanes[i] > most && e.streams[i].Level == lvl {
+			stream, most = i, lanes[i]
+		}
+	}
+	if stream == scoreboard.NoStream {
+		stream = e.leastLoaded(lvl)
 	}
 	return stream, waits &^ (1 << uint(stream))
 }
 
 // Issue places a word and pushes it, and moves its ops to issued. false: there is no room now, nothing was changed.
-func (e *Engine) Issue(w word.Word) bool {
-	op := w.Slots[0]
-	stream, waits := e.place(op)
-	for i := 1; i < int(w.Count); i++ {
-		_, more := e.place(w.Slots[i])
-		waits |= more &^ (1 << uint(stream))
+func (e *Engine) Issue(w *word.Word) bool {
+	var stream int
+	var waits uint32
+	if w.Batch != nil {
+		stream, waits = e.placeBatch(w.Batch)
+	} else {
+		stream, waits = e.place(w.Op)
 	}
+	count := w.Len()
 	on := &e.streams[stream]
 	n := bits.OnesCount32(waits)
 	t := e.threads[on.thread]
@@ -321,42 +387,120 @@ func (e *Engine) Issue(w word.Word) bool {
 	if n <= 8 {
 		need += queueLength - queueUse // the rest is for ops with many dependencies, which would never find room else
 	}
-	if on.Ops+on.extra+n+2*int(w.Count) > streamDepth || t.q.room() < need {
+	if on.Ops+on.extra+n+2*count > streamDepth || t.q.room() < need {
 		return false
 	}
 	if n > 0 && !e.order(stream, waits, n) {
 		return false
 	}
-	for i := range int(w.Count) {
-		o := w.Slots[i]
+	for _, o := range w.Ops() {
 		lane := o.Session.Lane(o.Lane)
-		if lane.Stream == scoreboard.NoStream {
+		if lane.Stream != stream {
 			on.Lanes++
+			if lane.Stream != scoreboard.NoStream {
+				// What the lane has in flight elsewhere comes before the wait: whoever waits for this stream waits for that too.
+				from, flying := &e.streams[lane.Stream], lane.InFlight()
+				from.Lanes--
+				from.leave(flying)
+				on.Ops += flying
+			}
 		}
+		o.Joined = count > 1
 		o.Session.Issue(o, stream)
 		if on.Ops == 0 {
 			on.Since = e.Now
 		}
 		on.Ops++
-		if o.Signal {
+		if o.Signal && w.Batch == nil {
 			on.extra++
 			e.Signals++
 		}
 	}
+	if w.Measure {
+		e.measure(w)
+	}
+	e.Words++
+	if b := w.Batch; b != nil {
+		on.joined = on.joined || count > 1
+		b.Fill(on.counters)
+		for _, m := range b.Outside {
+			on.extra += bits.OnesCount64(m)
+			e.Signals += uint64(bits.OnesCount64(m))
+		}
+	}
 	if c := e.direct(t); c != nil && n == 0 {
-		c.kind, c.stream, c.word = cmdWord, int32(stream), w
-		e.Words++
+		c.kind, c.stream, c.word = cmdWord, int32(stream), *w
+		if w.Batch != nil {
+			w.Batch.Passed = nil
+		}
 		e.executeNow(t, c)
 		return true
 	}
 	c := t.q.next()
-	c.kind, c.stream, c.word = cmdWord, int32(stream), w
-	for i := range int(w.Count) {
-		w.Slots[i].Passed, w.Slots[i].Number = &t.q.done, t.q.tail.Load()+1
+	c.kind, c.stream, c.word = cmdWord, int32(stream), *w
+	number := t.q.tail.Load() + 1
+	for _, o := range w.Ops() {
+		o.Passed, o.Number = &t.q.done, number
+	}
+	if w.Batch != nil {
+		w.Batch.Passed, w.Batch.Number = &t.q.done, number
 	}
 	t.push()
-	e.Words++
 	return true
+}
+
+// measure gives a word a sample when one is free. The interval of a word on a busy stream is its own time; on an idle one the
+// launch counts too, as it does for whoever waits.
+func (e *Engine) measure(w *word.Word) {
+	for i := range e.samples {
+		s := &e.samples[i]
+		if s.State.Load() != sampleFree {
+			continue
+		}
+		s.Shape, s.Count, s.Nanoseconds, s.Asked = w.Shape, w.Len(), 0, e.Now
+		s.Shape.Samples++
+		s.State.Store(sampleIssued)
+		w.Sample = s
+		e.sampling++
+		return
+	}
+}
+
+// States of a sample.
+const (
+	sampleFree     = iota
+	sampleIssued   // both events will be recorded
+	sampleRecorded // they were
+	sampleAsked    // a thread asks for the time
+	sampleAnswered // Nanoseconds is the answer
+)
+
+// Measured calls learn for each word whose time has become known, and asks for others. It is cheap when nothing is measured.
+func (e *Engine) Measured(learn func(s *scoreboard.Shape, count int, nanoseconds int64)) {
+	if e.sampling == 0 {
+		return
+	}
+	for i := range e.samples {
+		s := &e.samples[i]
+		switch s.State.Load() {
+		case sampleRecorded:
+			t := e.threads[i%len(e.threads)]
+			if e.Now-s.Asked < measureEvery || t.q.room() <= queueLength-queueUse {
+				continue
+			}
+			s.Asked = e.Now
+			s.State.Store(sampleAsked)
+			c := t.q.next()
+			c.kind, c.word = cmdMeasure, word.Word{Sample: s}
+			t.push()
+		case sampleAnswered:
+			learn(s.Shape, s.Count, s.Nanoseconds)
+			s.Shape.Samples--
+			s.Shape = nil
+			e.sampling--
+			s.State.Store(sampleFree)
+		}
+	}
 }
 
 // order pushes event records on the streams of waits and the waits for them on stream. false: no room.
@@ -448,13 +592,17 @@ func (e *Engine) Elapsed(s *scoreboard.Session, el shm.Elapsed, reply *shm.Reply
 // Completed takes n ops off a stream; drained tells that their lane has none left there.
 func (e *Engine) Completed(stream, n int, drained bool) {
 	s := &e.streams[stream]
-	s.Ops -= n
 	s.Since = e.Now
 	if drained {
 		s.Lanes--
 	}
-	if s.Ops == 0 {
-		s.extra = 0
+	s.leave(n)
+}
+
+// leave takes n ops off the stream.
+func (s *Stream) leave(n int) {
+	if s.Ops -= n; s.Ops == 0 {
+		s.extra, s.joined = 0, false
 	}
 }
 
@@ -484,199 +632,15 @@ func (e *Engine) destroy() {
 	for _, ev := range e.events {
 		e.driver.EventDestroy(ev.event)
 	}
+	for i := range e.samples {
+		for _, ev := range []gpu.Event{e.samples[i].Start, e.samples[i].End} {
+			if ev != 0 {
+				e.driver.EventDestroy(ev)
+			}
+		}
+	}
 	for _, s := range e.streams {
 		e.driver.StreamDestroy(s.Handle)
 	}
 	e.events, e.streams = nil, nil
-}
-
-// thread makes driver calls.
-type thread struct {
-	q      queue
-	engine *Engine
-	index  int
-	spin   time.Duration
-	nice   int
-	busy   atomic.Int64
-	_      [64]byte
-	parked uint32 // 1 while the thread sleeps or is about to
-	_      [60]byte
-}
-
-func (t *thread) push() uint64 {
-	n := t.q.push()
-	t.wake()
-	return n
-}
-
-func (t *thread) wake() {
-	if atomic.LoadUint32(&t.parked) != 0 && atomic.CompareAndSwapUint32(&t.parked, 1, 0) {
-		shm.FutexWake(&t.parked, 1)
-	}
-}
-
-// run executes commands until the engine stops.
-func (t *thread) run(ready chan<- error) {
-	defer t.engine.done.Done()
-	runtime.LockOSThread() // and never unlocked: the thread carries a CUDA context and ends with the goroutine
-	RaisePriority(t.nice)
-	err := t.engine.driver.Bind()
-	ready <- err
-	if err != nil {
-		return
-	}
-	since := time.Now() // of idleness
-	for {
-		at := t.q.done.Load()
-		end := t.q.tail.Load()
-		if at == end {
-			if t.engine.stopping.Load() {
-				return
-			}
-			if time.Since(since) < t.spin {
-				pause(2)
-				continue
-			}
-			atomic.StoreUint32(&t.parked, 1)
-			if t.q.tail.Load() == at && !t.engine.stopping.Load() {
-				_ = shm.FutexWait(&t.parked, 1, time.Second)
-			}
-			atomic.StoreUint32(&t.parked, 0)
-			since = time.Now()
-			continue
-		}
-		begin := time.Now()
-		for ; at != end; at++ {
-			c := &t.q.cells[at%queueLength]
-			if t.engine.fault.Load() == 0 {
-				t.execute(c)
-			}
-			t.q.done.Store(at + 1)
-		}
-		since = time.Now()
-		t.busy.Add(int64(since.Sub(begin)))
-	}
-}
-
-// RaisePriority asks for a nice value for the calling thread, which must be locked; 0 asks for nothing. Without the right to it
-// (CAP_SYS_NICE) the thread stays as it is.
-func RaisePriority(nice int) {
-	if nice != 0 {
-		_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), nice)
-	}
-}
-
-// execute makes the driver calls of one command.
-func (t *thread) execute(c *command) {
-	d := t.engine.driver
-	var r gpu.Result
-	switch c.kind {
-	case cmdWord:
-		on := t.engine.streams[c.stream].Handle
-		for i := range int(c.word.Count) {
-			op := c.word.Slots[i]
-			if r = issueOp(d, on, op); r != gpu.Success {
-				t.refused(op, r)
-			}
-			if op.Signal && t.engine.fault.Load() == 0 {
-				t.must(d.WriteValue32(on, op.Session.DoneAddress(op.Lane), op.Seq))
-			}
-		}
-	case cmdSignal:
-		t.must(d.WriteValue32(t.engine.streams[c.stream].Handle, c.address, c.value))
-	case cmdRecord:
-		t.must(d.EventRecord(c.event, t.engine.streams[c.stream].Handle))
-	case cmdWait:
-		for q := &t.engine.threads[c.thread].q; q.done.Load() < c.number && t.engine.fault.Load() == 0; {
-			pause(4)
-		}
-		if t.engine.fault.Load() == 0 {
-			t.must(d.StreamWaitEvent(t.engine.streams[c.stream].Handle, c.event))
-		}
-	case cmdElapsed:
-		answer(d, c)
-	}
-}
-
-// must treats every refusal as a fault: without order or signals nothing later can be trusted.
-func (t *thread) must(r gpu.Result) {
-	if r != gpu.Success {
-		t.engine.SetFault(r)
-	}
-}
-
-// refused reports an op that did not reach the GPU.
-func (t *thread) refused(op *scoreboard.Op, r gpu.Result) {
-	if r.Sticky() {
-		t.engine.SetFault(r)
-		return
-	}
-	op.Session.Fail(op, r)
-}
-
-// issueOp makes the call that starts op on a stream.
-func issueOp(d Driver, on gpu.Stream, op *scoreboard.Op) gpu.Result {
-	a := &op.Args
-	switch op.Kind {
-	case shm.KindLaunch:
-		k := op.Kernel
-		if need := op.Launch.SharedBytes; need > k.Limit.Load() {
-			// Rare: FUNC_ATTR has raised the limit before, as it must natively.
-			if r := d.SetFuncAttribute(k.Function, gpu.FuncMaxDynamicShared, int(need)); r != gpu.Success {
-				return r
-			}
-			k.Limit.Store(need)
-		}
-		op.Launch.Stream = on
-		return d.Launch(&op.Launch)
-	case shm.KindMemset:
-		if a[2] == 0 || a[3] == 0 {
-			return gpu.Success
-		}
-		return d.Memset(on, a[0], a[1], a[2], a[3], uint32(a[4]), uint32(a[5]))
-	case shm.KindCopy:
-		if a[2] == 0 {
-			return gpu.Success
-		}
-		return d.Copy(on, a[0], a[1], a[2])
-	case shm.KindCopy3D:
-		if a[12] == 0 || a[13] == 0 || a[14] == 0 {
-			return gpu.Success
-		}
-		return d.Copy3D(on, a)
-	case shm.KindPut:
-		if a[2] == 0 {
-			return gpu.Success
-		}
-		return d.CopyToDevice(on, a[0], a[1], a[2])
-	case shm.KindGet:
-		if a[2] == 0 {
-			return gpu.Success
-		}
-		return d.CopyToHost(on, a[1], a[0], a[2])
-	case shm.KindEvent:
-		if a[0] == scoreboard.ScratchEvent {
-			return gpu.Success
-		}
-		ev, r := op.Session.Event(uint32(a[0]), d)
-		if r != gpu.Success {
-			return r
-		}
-		return d.EventRecord(ev, on)
-	}
-	return gpu.InvalidValue
-}
-
-// answer stores the time between two events into the reply slot.
-func answer(d Driver, c *command) {
-	start, end := c.session.EventAt(c.elapsed.Start), c.session.EventAt(c.elapsed.End)
-	r := gpu.InvalidHandle
-	var ms float32
-	if start != 0 && end != 0 {
-		ms, r = d.EventElapsed(start, end)
-	}
-	atomic.StoreUint32(&c.reply.Status, uint32(r))
-	atomic.StoreUint64(&c.reply.Value, uint64(*(*uint32)(unsafe.Pointer(&ms))))
-	atomic.StoreUint32(&c.reply.State, 2)
-	shm.FutexWake(&c.reply.State, 1<<30)
 }

@@ -74,6 +74,7 @@ func (r *recorder) SetFuncAttribute(gpu.Function, int, int) gpu.Result {
 	r.raised++
 	return gpu.Success
 }
+func (r *recorder) Zeroed(uint64) (uint64, error) { return 1 << 40, nil }
 func (r *recorder) of(s gpu.Stream) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -151,7 +152,7 @@ func settle(t *testing.T, e *Engine) {
 	}
 }
 
-func one(op *scoreboard.Op) word.Word { return word.Single{}.Build(op) }
+func one(op *scoreboard.Op) *word.Word { w := word.One(op); return &w }
 
 func TestSpread(t *testing.T) {
 	for _, c := range []struct {

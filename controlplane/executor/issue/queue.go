@@ -18,6 +18,7 @@ const (
 	cmdRecord       // record event on the stream
 	cmdWait         // the stream waits for event, which command number of thread records
 	cmdElapsed      // answer a time
+	cmdMeasure      // take a word's time
 )
 
 // command is what an issue thread does next. It is a value in the queue's ring.

@@ -15,6 +15,8 @@ type Policy interface {
 	Add(op *scoreboard.Op, level int)
 	// Next takes the op to issue next; nil when there is none.
 	Next() *scoreboard.Op
+	// Level is the urgency of the op that Next would take; more than any level when there is none.
+	Level() int
 	// Drop forgets every op of a session, whose board has given them up.
 	Drop(slot int)
 	// Len is how many ops are waiting for Next.
@@ -128,6 +130,16 @@ func (p *OldestFirst) Next() *scoreboard.Op {
 		return op
 	}
 	return nil
+}
+
+// Level implements Policy.
+func (p *OldestFirst) Level() int {
+	for i := range p.levels {
+		if p.levels[i].n > 0 {
+			return i
+		}
+	}
+	return len(p.levels)
 }
 
 // Drop implements Policy.

@@ -3,6 +3,7 @@ package scoreboard
 import (
 	"sync/atomic"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/jit/coalesce"
 )
@@ -24,13 +25,49 @@ type Code struct {
 	// Why says why a form that was asked for does not exist: the last reason, nil when there is none. Other forms may exist.
 	Why atomic.Pointer[Reason]
 
+	// Use counts what became of its ops; the poller's.
+	Use CodeUse
+
 	asked [2]asked // by mapping; the poller's (Demand)
+	ready []*Shape // with ready ops; the poller's
 }
+
+// CodeUse is what became of the ops of one code. It belongs to the poller's thread.
+type CodeUse struct {
+	Launches  uint64 // ops issued
+	Coalesced uint64 // of them in words of two or more
+	Words     uint64 // words of two or more that one of its ops led
+	Slots     uint64 // ops in those
+	Apart     [ReasonCount]uint64
+	Times     cost.Times // of words that hold nothing else
+	Noted     bool       // Gather.Codes has it
+	// SeenIn and Seen count ops that became ready in one pass while there was no form.
+	SeenIn uint64
+	Seen   int
+}
+
+// ApartReason says why an op was issued by itself, or why a word was not wider.
+type ApartReason uint8
+
+// Reasons, in the order of ApartReasons.
+const (
+	ReasonAlone    ApartReason = iota // nobody else had an op of this kernel ready
+	ReasonNoForm                      // no rewritten kernel exists (yet)
+	ReasonShape                       // others had, with another grid, block or shared memory than a form can join
+	ReasonFull                        // the word was full
+	ReasonCost                        // more would not have paid
+	ReasonPriority                    // others had, at another level of urgency
+	ReasonExcluded                    // this client's ops of it are never joined
+	ReasonCount
+)
+
+// ApartReasons are the reasons' names in statistics and documentation.
+var ApartReasons = [ReasonCount]string{"alone", "no-form", "shape", "full", "cost", "priority", "excluded"}
 
 // Reason is a code of a fixed list (docs/coalescing.md) and a sentence.
 type Reason struct{ Code, Detail string }
 
-// Form is a rewritten kernel that the driver has loaded. It never changes.
+// Form is a rewritten kernel that the driver has loaded. Only Limit and Refused change.
 type Form struct {
 	Function gpu.Function
 	Layout   coalesce.Layout
@@ -40,4 +77,6 @@ type Form struct {
 	Limit *atomic.Uint32
 	// Registers a thread and StaticShared bytes a block, for the cost model.
 	Registers, StaticShared int
+	// Refused is set when the driver refused a launch of it; it is not used again.
+	Refused atomic.Bool
 }

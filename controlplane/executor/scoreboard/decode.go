@@ -53,7 +53,7 @@ func (s *Session) body(op *Op, v *shm.RecordView) string {
 	switch v.Kind {
 	case shm.KindLaunch:
 		l, params := v.Launch()
-		k := s.kernels[l.Kernel]
+		k := s.KernelByID(l.Kernel)
 		if k == nil {
 			return "unknown kernel id"
 		}
@@ -61,18 +61,19 @@ func (s *Session) body(op *Op, v *shm.RecordView) string {
 			return "fewer parameter bytes than the kernel has"
 		}
 		op.Kernel = k
-		op.Launch.Function = k.Function
-		op.Launch.Grid = [3]uint32{l.GridX, l.GridY, l.GridZ}
-		op.Launch.Block = [3]uint32{l.BlockX, l.BlockY, l.BlockZ}
-		op.Launch.SharedBytes = l.SharedBytes
-		op.Launch.Flags = l.Flags
-		op.Launch.Cluster = [3]uint32{l.ClusterX, l.ClusterY, l.ClusterZ}
-		op.Launch.ClusterPolicy = l.ClusterPolicy
-		op.Launch.ParamBytes = uint64(len(params))
-		op.Launch.Params = 0
+		d := op.Launch()
+		d.Function = k.Function
+		d.Grid = [3]uint32{l.GridX, l.GridY, l.GridZ}
+		d.Block = [3]uint32{l.BlockX, l.BlockY, l.BlockZ}
+		d.SharedBytes = l.SharedBytes
+		d.Flags = l.Flags
+		d.Cluster = [3]uint32{l.ClusterX, l.ClusterY, l.ClusterZ}
+		d.ClusterPolicy = l.ClusterPolicy
+		d.ParamBytes = uint64(len(params))
+		d.Params = 0
 		if len(params) > 0 {
 			// The bytes stay in the ring until the op is done. A client that changes them meanwhile changes its own launch.
-			op.Launch.Params = uint64(uintptr(unsafe.Pointer(&params[0])))
+			d.Params = uint64(uintptr(unsafe.Pointer(&params[0])))
 		}
 	case shm.KindMemset:
 		m := v.Memset()

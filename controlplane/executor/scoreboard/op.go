@@ -2,13 +2,14 @@
 // policy chooses among the ready ops, word binds them, issue hands them to the driver.
 //
 // A Session belongs to the poller's thread. Issue threads read an Op between the hand-off through their queue and the
-// execution of its command, and write nothing but Op.Launch.Stream. Nothing here allocates after New.
+// execution of its command, and write nothing but Op.Launch().Stream. Nothing here allocates after New.
 //
 // Source: docs/protocol.md sections 2 and 3.
 package scoreboard
 
 import (
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/shm"
@@ -41,6 +42,8 @@ type Kernel struct {
 	Globals atomic.Pointer[[]uint64]
 	// Apart: this session's ops of it are never joined with others (a fault in company).
 	Apart bool
+
+	shape *Shape // of its last op: the next one is nearly always alike
 }
 
 // Op is one op of one lane.
@@ -52,25 +55,38 @@ type Op struct {
 	Signal bool
 	// Dropped ops are never issued; they count as done for the ring.
 	Dropped bool
-	Lane    uint32
-	Seq     uint32
-	Ready   uint32
+	// Joined: it was issued in one launch with ops of others. Whoever builds such a word sets it before Issue.
+	Joined bool
+	Lane   uint32
+	Seq    uint32
+	Ready  uint32
+	// Arrival orders ops of all sessions by when they were scanned, ReadyAt is when the op could first be issued, ns of the poller's
+	// clock.
+	Arrival uint64
+	ReadyAt int64
 	// Passed counts the commands that the op's issue thread has executed, Number is the op's own; nil until it is issued. The op
 	// belongs to that thread until Passed reaches Number, whatever the done word, which the client can write, says.
 	Passed *atomic.Uint64
 	Number uint64
-	// Arrival orders ops of all sessions by when they were scanned.
-	Arrival uint64
-	// Launch is filled for LAUNCH, Args for the other kinds: the body's words in the wire's order (Copy3D) or as decode.go says.
-	Launch gpu.Launch
-	Args   gpu.Copy3D
 
-	deps   []shm.Dep // satisfied up to depsAt
-	depsAt int
-	depEnd uint64
-	end    uint64 // ring position behind the record and the op-less records that follow it
-	next   *Op    // lane FIFO of waiting ops
+	next                    *Op    // lane FIFO of waiting ops
+	shape                   *Shape // whose Ready list holds the op
+	alikeAfter, alikeBefore *Op    // in that list
+	end                     uint64 // ring position behind the record and the op-less records that follow it
+	depEnd                  uint64
+	deps                    []shm.Dep // satisfied up to depsAt
+	depsAt                  int
+
+	// Args is the body of an op other than a launch: its words in the wire's order (Copy3D) or as decode.go says. A launch's lies in
+	// the same place: an op is small, because the poller walks over very many.
+	Args gpu.Copy3D
 }
+
+// Launch is the body of a LAUNCH.
+func (o *Op) Launch() *gpu.Launch { return (*gpu.Launch)(unsafe.Pointer(&o.Args)) }
+
+// Neither holds a pointer, and the one fits into the other.
+var _ [unsafe.Sizeof(gpu.Copy3D{}) - unsafe.Sizeof(gpu.Launch{})]byte
 
 // Deps are the dependencies on numbers of lanes that the op was accepted with (READY ones included); read-only.
 func (o *Op) Deps() []shm.Dep { return o.deps }

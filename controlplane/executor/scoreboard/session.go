@@ -51,6 +51,9 @@ func (l *Lane) Unsignalled() int { return int(Count(l.Signalled, l.Issued)) }
 // First is the lane's oldest waiting op, nil when none.
 func (l *Lane) First() *Op { return l.first }
 
+// Last is the lane's newest waiting op, nil when none.
+func (l *Lane) Last() *Op { return l.last }
+
 // Session is the board of one session.
 type Session struct {
 	ID   uint64
@@ -65,7 +68,9 @@ type Session struct {
 	failed   atomic.Uint64
 	events   events
 	lanes    []Lane
-	kernels  map[uint32]*Kernel
+	kernels  []*Kernel          // by id
+	distant  map[uint32]*Kernel // with ids from denseKernels on
+	known    int
 	ops      []Op
 	opHead   uint64 // oldest op that holds ring space
 	opTail   uint64
@@ -92,7 +97,7 @@ type Words interface {
 // never been served.
 func New(id uint64, words Words) *Session {
 	s := &Session{
-		ID: id, lanes: make([]Lane, shm.Lanes), kernels: map[uint32]*Kernel{},
+		ID: id, lanes: make([]Lane, shm.Lanes), distant: map[uint32]*Kernel{},
 		ops: make([]Op, OpsPerSession), deps: make([]shm.Dep, depsPerSession), busy: make([]uint32, 0, shm.Lanes),
 	}
 	for i := range s.lanes {
@@ -101,14 +106,37 @@ func New(id uint64, words Words) *Session {
 	return s
 }
 
+// denseKernels bounds the table of kernels by id. The daemon numbers a session's kernels from 1.
+const denseKernels = 1 << 16
+
 // AddKernel makes a kernel id valid for later records.
-func (s *Session) AddKernel(k *Kernel) { s.kernels[k.ID] = k }
+func (s *Session) AddKernel(k *Kernel) {
+	if s.KernelByID(k.ID) == nil {
+		s.known++
+	}
+	if k.ID >= denseKernels {
+		s.distant[k.ID] = k
+		return
+	}
+	for int(k.ID) >= len(s.kernels) {
+		s.kernels = append(s.kernels, nil)
+	}
+	s.kernels[k.ID] = k
+}
 
 // KernelByID is nil for an unknown id.
-func (s *Session) KernelByID(id uint32) *Kernel { return s.kernels[id] }
+func (s *Session) KernelByID(id uint32) *Kernel {
+	if int(id) < len(s.kernels) {
+		return s.kernels[id]
+	}
+	if id < denseKernels {
+		return nil
+	}
+	return s.distant[id]
+}
 
 // Kernels is how many kernel ids are known.
-func (s *Session) Kernels() int { return len(s.kernels) }
+func (s *Session) Kernels() int { return s.known }
 
 // Lane is lane i; i is below the number of lanes.
 func (s *Session) Lane(i uint32) *Lane { return &s.lanes[i] }

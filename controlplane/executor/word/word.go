@@ -1,40 +1,195 @@
 // Package word builds words: a word is one launch that the executor issues, and holds one or more slots, each one op's place.
 //
-// Today's builder puts one op into a word and today's only path is the stream launch. Coalesced launches and prepared graphs add
-// a Path, raise MaxSlots, and replace the builder; scoreboard, policy and issue threads handle any number of slots already.
+// An op by itself is launched as its client asked for it (Stream). Ops of one kernel, or of kernels that one form holds, are
+// launched together (Coalesced): a [Batch] is their word, and [Gather] finds them, decides when they go, and how many.
 package word
 
-import "github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+import (
+	"fmt"
+	"sync/atomic"
+	"unsafe"
 
-// MaxSlots is how many ops a word can hold.
-const MaxSlots = 1
+	"golang.org/x/sys/unix"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/jit/coalesce"
+)
+
+const (
+	// MaxSlots is how many ops a word can hold.
+	MaxSlots = 128
+	// SignalBlocks bounds the blocks of an instance that stores its done word itself: each block counts once, and with very many
+	// the stream does it cheaper.
+	SignalBlocks = 4096
+	// CounterBytes is the size of one instance's counter, StreamCounters that of a stream's: the kernels of a stream run one after
+	// another, so slot i of each word finds the counter that slot i of the word before left at 0. Nothing depends on when the host
+	// learns of an end, which a client could forge.
+	CounterBytes   = 4
+	StreamCounters = MaxSlots * CounterBytes
+)
 
 // Path is how a word reaches the GPU.
 type Path uint8
 
-// Paths, cheapest to build first.
+// Paths.
 const (
-	// Stream issues each slot by its own driver call on the word's stream.
+	// Stream issues the op by its own driver call.
 	Stream Path = iota
+	// Coalesced is one launch of a form with a parameter block that holds every op's.
+	Coalesced
+	Paths
 )
 
 // Word is one launch. It is a value: it travels through the issue queue without allocation.
 type Word struct {
-	Path  Path
-	Count uint8
-	Slots [MaxSlots]*scoreboard.Op
+	// Op is the word's only op (Stream), Batch its ops (Coalesced); one of them is nil.
+	Op    *scoreboard.Op
+	Batch *Batch
+	// Shape is that of the op which leads the word, nil for an op that is no launch. Measure asks for the word's time.
+	Shape   *scoreboard.Shape
+	Measure bool
+	// Sample is where the time is measured; the issue engine's.
+	Sample *Sample
 }
 
-// Builder makes words. It belongs to the poller's thread.
-type Builder interface {
-	// Build makes the word around the op that the policy chose; it may take further ops from the policy.
-	Build(first *scoreboard.Op) Word
+// One is the word of one op.
+func One(op *scoreboard.Op) Word { return Word{Op: op} }
+
+// Len is how many ops the word holds.
+func (w *Word) Len() int {
+	if w.Batch == nil {
+		return 1
+	}
+	return w.Batch.Count
 }
 
-// Single builds words of one op.
-type Single struct{}
-
-// Build implements Builder.
-func (Single) Build(first *scoreboard.Op) Word {
-	return Word{Path: Stream, Count: 1, Slots: [MaxSlots]*scoreboard.Op{first}}
+// Ops are the word's ops.
+func (w *Word) Ops() []*scoreboard.Op {
+	if w.Batch == nil {
+		return unsafe.Slice(&w.Op, 1)
+	}
+	return w.Batch.Ops[:w.Batch.Count]
 }
+
+// Sample measures one word with two events.
+type Sample struct {
+	Start, End gpu.Event
+	Shape      *scoreboard.Shape
+	Count      int
+	// State is the engine's; Nanoseconds is the answer, 0 when the driver gave none.
+	State       atomic.Uint32
+	Nanoseconds int64
+	Asked       int64
+}
+
+// Batch is a word of several ops: their places, and the memory of the parameter block. The poller fills it; from the hand-over
+// until Passed reaches Number it is the issue thread's.
+type Batch struct {
+	Form  *scoreboard.Form
+	Count int
+	Ops   [MaxSlots]*scoreboard.Op
+	// Launch is complete but for the stream's handle.
+	Launch gpu.Launch
+	// Outside marks ops that want a done word which the launch does not write: a bit each.
+	Outside [MaxSlots / 64]uint64
+
+	Passed *atomic.Uint64
+	Number uint64
+
+	params []byte // not Go memory: the driver reads it
+}
+
+// Fill writes the parameter block and the launch of a batch whose Form, Ops and Signal wishes are final. counters is the device
+// address of the stream's counters.
+func (b *Batch) Fill(counters uint64) {
+	f := b.Form
+	l := &f.Layout
+	lead := b.Ops[0].Launch()
+	b.Outside = [MaxSlots / 64]uint64{}
+	shared := uint32(0)
+	total := uint32(0)
+	threads := lead.Block[0] * lead.Block[1] * lead.Block[2]
+	body, names, size := 0, len(l.GlobalNames) > 0 && len(l.GlobalNames[0]) > 0, l.BodyBytes[0]
+	for i, op := range b.Ops[:b.Count] {
+		d := op.Launch()
+		if len(f.Bodies) > 1 {
+			body = bodyOf(f, op.Kernel.Code)
+			names, size = len(l.GlobalNames) > body && len(l.GlobalNames[body]) > 0, l.BodyBytes[body]
+		}
+		blocks := d.Grid[0] * d.Grid[1] * d.Grid[2]
+		var done, counter uint64
+		if op.Signal {
+			if blocks <= SignalBlocks {
+				done, counter = op.Session.DoneAddress(op.Lane), counters+CounterBytes*uint64(i)
+			} else {
+				b.Outside[i/64] |= 1 << (i % 64)
+			}
+		}
+		var globals []uint64
+		if names {
+			globals = *op.Kernel.Globals.Load()
+		}
+		var params []byte
+		if size > 0 {
+			params = unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(nil), d.Params)), size)
+		}
+		l.Put(b.params, i, body, params, done, counter, op.Seq, blocks*threads, d.Grid, total, globals)
+		total += blocks
+		shared = max(shared, d.SharedBytes)
+	}
+	l.Finish(b.params, b.Count, total)
+	b.Launch = gpu.Launch{
+		Function: f.Function, Grid: [3]uint32{lead.Grid[0], lead.Grid[1], uint32(b.Count)}, Block: lead.Block, SharedBytes: shared,
+		Flags: lead.Flags, Cluster: lead.Cluster, ClusterPolicy: lead.ClusterPolicy,
+		Params: uint64(uintptr(unsafe.Pointer(&b.params[0]))), ParamBytes: uint64(l.ParamBytes),
+	}
+	if l.Mapping == coalesce.ByTable {
+		b.Launch.Grid = [3]uint32{total, 1, 1}
+	}
+}
+
+// bodyOf is the number of a code among a form's bodies, -1 when it is none.
+func bodyOf(f *scoreboard.Form, c *scoreboard.Code) int {
+	for i, b := range f.Bodies {
+		if b == c {
+			return i
+		}
+	}
+	return -1
+}
+
+// pool holds the batches, used in turn.
+type pool struct {
+	batches []Batch
+	at      int
+}
+
+// poolSize is more than all issue threads' queues hold of an ordinary load; without a free batch words wait.
+const poolSize = 128
+
+// newPool maps the memory of the parameter blocks; pages that are never used cost nothing.
+func newPool() (*pool, error) {
+	const each = (coalesce.MaxParamBytes + 4095) &^ 4095
+	memory, err := unix.Mmap(-1, 0, poolSize*each, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("word: %d bytes for parameter blocks: %w", poolSize*each, err)
+	}
+	p := &pool{batches: make([]Batch, poolSize)}
+	for i := range p.batches {
+		p.batches[i].params = memory[i*each : (i+1)*each : (i+1)*each]
+	}
+	return p, nil
+}
+
+// peek is the batch to fill next, nil when its last word was not executed yet.
+func (p *pool) peek() *Batch {
+	b := &p.batches[p.at]
+	if b.Passed != nil && b.Passed.Load() < b.Number {
+		return nil
+	}
+	return b
+}
+
+// take makes peek go on to the next batch.
+func (p *pool) take() { p.at = (p.at + 1) % len(p.batches) }

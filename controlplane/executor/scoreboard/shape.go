@@ -1,0 +1,249 @@
+package scoreboard
+
+import (
+	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
+	"github.com/heddle-gpu/heddle/controlplane/gpu"
+)
+
+// ShapeKey is what ops share that one launch can serve with one grid: kernel, launch configuration and level of urgency.
+type ShapeKey struct {
+	Code          *Code
+	Grid, Block   [3]uint32
+	SharedBytes   uint32 // dynamic
+	Flags         uint32 // shm.LaunchFlag*
+	Cluster       [3]uint32
+	ClusterPolicy uint32
+	Level         int32 // issue.Engine.Level, 0 the most urgent
+}
+
+// Shape holds the ready ops of one key and what is known of words of them. It belongs to the poller's thread.
+type Shape struct {
+	ShapeKey
+	Blocks, Threads uint64 // of one instance: blocks, and threads of a block
+
+	// Ready are the ops that wait for company, oldest first. They are in no policy.
+	Ready OpList
+	// Seen counts ops that became ready in pass SeenIn while Code had no form.
+	Seen   int
+	SeenIn uint64
+	// Expect is how many ops words of late have held; it rises at once and falls slowly.
+	Expect int
+	// Limit is how many instances are worth joining, as last computed for LimitForms at word number LimitAt.
+	Limit      int
+	LimitAt    uint64
+	LimitForms *[]*Form
+	// Words counts words led by an op of this shape, Tried is the pass in which one found no room.
+	Words, Tried uint64
+	// Times is what was measured; Samples counts measurements under way.
+	Times   cost.Times
+	Samples int
+
+	active   int // index+1 in Shapes.active
+	chain    *Shape
+	used     uint64 // Shapes.clock when it was last looked up
+	inCode   int    // index+1 in Code.ready
+	occupied bool
+}
+
+// OpList is a list of ops through their own links. An op is in at most one.
+type OpList struct {
+	first, last *Op
+	n           int
+}
+
+// First is the oldest op, nil when there is none.
+func (l *OpList) First() *Op { return l.first }
+
+// Len is how many ops are in the list.
+func (l *OpList) Len() int { return l.n }
+
+func (l *OpList) push(o *Op) {
+	o.alikeBefore, o.alikeAfter = l.last, nil
+	if l.last == nil {
+		l.first = o
+	} else {
+		l.last.alikeAfter = o
+	}
+	l.last = o
+	l.n++
+}
+
+func (l *OpList) remove(o *Op) {
+	if o.alikeBefore == nil {
+		l.first = o.alikeAfter
+	} else {
+		o.alikeBefore.alikeAfter = o.alikeAfter
+	}
+	if o.alikeAfter == nil {
+		l.last = o.alikeBefore
+	} else {
+		o.alikeAfter.alikeBefore = o.alikeBefore
+	}
+	o.alikeBefore, o.alikeAfter = nil, nil
+	l.n--
+}
+
+// Known is the shape of a LAUNCH op if it is the one that Of was last asked for with this kernel, else nil.
+func Known(op *Op) *Shape {
+	k := op.Kernel
+	if s := k.shape; s != nil && s.Code == k.Code && s.same(op.Launch(), s.Level) {
+		return s
+	}
+	return nil
+}
+
+// Alike is the next op in the op's list, nil at the end.
+func (o *Op) Alike() *Op { return o.alikeAfter }
+
+// maxShapes bounds how many shapes are known at a time; those without ops give way to new ones.
+const maxShapes = 1024
+
+// Shapes is the table of an executor: it finds ops alike across sessions. It belongs to the poller's thread; nothing here
+// allocates after NewShapes.
+type Shapes struct {
+	cells  []Shape
+	bucket [2 * maxShapes]*Shape // by hash
+	active []*Shape              // with ops in Ready, in no order
+	ready  int
+	clock  uint64
+	hand   int
+}
+
+// NewShapes makes an empty table.
+func NewShapes() *Shapes {
+	return &Shapes{cells: make([]Shape, maxShapes), active: make([]*Shape, 0, maxShapes)}
+}
+
+// hash mixes the words of a key that differ most.
+func (k *ShapeKey) hash() uint64 {
+	h := uint64(k.Code.ID)
+	for _, v := range [...]uint32{k.Grid[0], k.Grid[1], k.Grid[2], k.Block[0], k.Block[1], k.SharedBytes, uint32(k.Level)} {
+		h = (h ^ uint64(v)) * 0x9e3779b97f4a7c15
+		h ^= h >> 29
+	}
+	return h
+}
+
+// same compares an op with a key whose Code is the op's.
+func (k *ShapeKey) same(l *gpu.Launch, level int32) bool {
+	return k.Grid == l.Grid && k.Block == l.Block && k.SharedBytes == l.SharedBytes && k.Level == level && k.Flags == l.Flags &&
+		(l.Flags == 0 || (k.Cluster == l.Cluster && k.ClusterPolicy == l.ClusterPolicy))
+}
+
+// Of is the shape of a LAUNCH op whose kernel has a Code; nil when the table is full of shapes in use.
+func (t *Shapes) Of(op *Op, level int32) *Shape {
+	k, l := op.Kernel, op.Launch()
+	if s := k.shape; s != nil && s.Code == k.Code && s.same(l, level) {
+		s.used = t.clock
+		return s
+	}
+	key := ShapeKey{Code: k.Code, Grid: l.Grid, Block: l.Block, SharedBytes: l.SharedBytes, Flags: l.Flags, Level: level}
+	if l.Flags != 0 {
+		key.Cluster, key.ClusterPolicy = l.Cluster, l.ClusterPolicy
+	}
+	t.clock++
+	b := &t.bucket[key.hash()%uint64(len(t.bucket))]
+	for s := *b; s != nil; s = s.chain {
+		if s.ShapeKey == key {
+			s.used = t.clock
+			k.shape = s
+			return s
+		}
+	}
+	s := t.vacate()
+	if s == nil {
+		return nil
+	}
+	*s = Shape{
+		ShapeKey: key, Blocks: product(key.Grid), Threads: product(key.Block), Expect: 1, chain: *b, used: t.clock, occupied: true,
+	}
+	*b, k.shape = s, s
+	return s
+}
+
+// product is a volume, saturated at 2^63.
+func product(v [3]uint32) uint64 {
+	xy := uint64(v[0]) * uint64(v[1])
+	if p, over := mulOverflows(xy, uint64(v[2])); !over && p < 1<<63 {
+		return p
+	}
+	return 1 << 63
+}
+
+// vacate finds a cell: one never used, or one of eight idle ones that was not looked up for the longest.
+func (t *Shapes) vacate() *Shape {
+	var oldest *Shape
+	idle := 0
+	for range len(t.cells) {
+		s := &t.cells[t.hand]
+		t.hand = (t.hand + 1) % len(t.cells)
+		if !s.occupied {
+			return s
+		}
+		if s.Ready.n > 0 || s.Samples > 0 {
+			continue
+		}
+		if oldest == nil || s.used < oldest.used {
+			oldest = s
+		}
+		if idle++; idle == 8 {
+			break
+		}
+	}
+	if oldest == nil {
+		return nil
+	}
+	for at := &t.bucket[oldest.hash()%uint64(len(t.bucket))]; ; at = &(*at).chain {
+		if *at == oldest {
+			*at = oldest.chain
+			return oldest
+		}
+	}
+}
+
+// Add puts a ready op with those of its shape.
+func (t *Shapes) Add(op *Op, s *Shape) {
+	op.shape = s
+	s.Ready.push(op)
+	t.ready++
+	if s.active == 0 {
+		t.active = append(t.active, s)
+		s.active = len(t.active)
+		s.Code.ready = append(s.Code.ready, s)
+		s.inCode = len(s.Code.ready)
+	}
+}
+
+// Remove takes an op out that Add put in; false when it is in no shape's list.
+func (t *Shapes) Remove(op *Op) bool {
+	s := op.shape
+	if s == nil {
+		return false
+	}
+	op.shape = nil
+	s.Ready.remove(op)
+	t.ready--
+	if s.Ready.n > 0 {
+		return true
+	}
+	i := s.active - 1
+	last := t.active[len(t.active)-1]
+	t.active[i], last.active = last, i+1
+	t.active = t.active[:len(t.active)-1]
+	i = s.inCode - 1
+	of := s.Code.ready
+	last = of[len(of)-1]
+	of[i], last.inCode = last, i+1
+	s.Code.ready = of[:len(of)-1]
+	s.active, s.inCode = 0, 0
+	return true
+}
+
+// Active lists the shapes with ops in Ready. The slice changes with Add and Remove.
+func (t *Shapes) Active() []*Shape { return t.active }
+
+// Len is how many ops are in the Ready lists.
+func (t *Shapes) Len() int { return t.ready }
+
+// ReadyShapes lists the shapes of a code with ops in Ready. It is the poller's; the slice changes with Add and Remove.
+func (c *Code) ReadyShapes() []*Shape { return c.ready }

@@ -1,0 +1,482 @@
+package word
+
+import (
+	"math"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/jit/coalesce"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// Options of NewGather.
+type Options struct {
+	Chip cost.Chip
+	// Hold bounds how long an op waits for company, ns; a quarter of the word's measured time bounds it too. Ahead is how much work
+	// of a lane, ns, is kept in flight; a lane with more than one op in flight may wait so long.
+	Hold, Ahead int64
+	// Demand is told what was ready together; nil: nobody is.
+	Demand *scoreboard.Demand
+}
+
+// unknownTime stands for the time of a word that was never measured, ns.
+const unknownTime = 20_000
+
+// Counters are what Gather has done.
+type Counters struct {
+	Words, Slots [Paths]uint64 // by path: words of launches, and the ops in them
+	Widths       [cost.Buckets]uint64
+	// Held counts ops that waited for company, HeldNanoseconds how long, InVain those that got less than was expected.
+	Held, HeldNanoseconds, InVain uint64
+	// Joined counts ops in words of two or more.
+	Joined uint64
+	// InKernel counts done words that launches wrote themselves.
+	InKernel uint64
+	Apart    [scoreboard.ReasonCount]uint64
+}
+
+// Gather holds the ready ops of kernels that can be joined, and makes words of them. It belongs to the poller's thread and
+// allocates nothing once every code was seen.
+//
+// When ops go is written down in the executor's README.
+type Gather struct {
+	Counters
+	options Options
+	shapes  *scoreboard.Shapes
+	pool    *pool
+	codes   []*scoreboard.Code // seen, in that order
+	pass    uint64
+	seen    []*scoreboard.Shape // without a form, ready in this pass
+}
+
+// NewGather makes one.
+func NewGather(o Options) (*Gather, error) {
+	p, err := newPool()
+	if err != nil {
+		return nil, err
+	}
+	return &Gather{options: o, shapes: scoreboard.NewShapes(), pool: p, seen: make([]*scoreboard.Shape, 0, 256)}, nil
+}
+
+// Codes lists the kernels of which ops were seen, in the order of their first ones.
+func (g *Gather) Codes() []*scoreboard.Code { return g.codes }
+
+// Len is how many ops wait in it.
+func (g *Gather) Len() int { return g.shapes.Len() }
+
+// Begin starts a pass of the poller.
+func (g *Gather) Begin(pass uint64) { g.pass = pass }
+
+// Joins reports whether ops of the launch's kernel can be joined at all: only then does waiting for company make sense.
+func Joins(op *scoreboard.Op) bool {
+	k := op.Kernel
+	return k != nil && k.Code != nil && !k.Apart && k.Code.Forms.Load() != nil && op.Kind == shm.KindLaunch
+}
+
+// Add takes a ready op, or leaves it (false) to the policy: it is no launch, or cannot be joined.
+func (g *Gather) Add(op *scoreboard.Op, level int) bool {
+	k := op.Kernel
+	if op.Kind != shm.KindLaunch || k.Code == nil {
+		return false
+	}
+	c := k.Code
+	s := g.shapes.Of(op, int32(level))
+	if s == nil {
+		return false
+	}
+	if !c.Use.Noted {
+		c.Use.Noted = true
+		g.codes = append(g.codes, c)
+	}
+	switch {
+	case k.Apart || op.Launch().Flags&shm.LaunchFlagCooperative != 0:
+		g.apart(c, scoreboard.ReasonExcluded)
+		return false
+	case c.Forms.Load() == nil:
+		g.apart(c, scoreboard.ReasonNoForm)
+		if g.options.Demand != nil {
+			g.see(s)
+		}
+		return false
+	}
+	g.shapes.Add(op, s)
+	return true
+}
+
+// Remove takes an op out that was added and is given up.
+func (g *Gather) Remove(op *scoreboard.Op) bool { return g.shapes.Remove(op) }
+
+func (g *Gather) apart(c *scoreboard.Code, why scoreboard.ApartReason) {
+	c.Use.Apart[why]++
+	g.Apart[why]++
+}
+
+// see counts ops of kernels without a form that become ready in one pass.
+func (g *Gather) see(s *scoreboard.Shape) {
+	u := &s.Code.Use
+	if u.SeenIn != g.pass {
+		u.SeenIn, u.Seen = g.pass, 0
+	}
+	u.Seen++
+	if s.SeenIn != g.pass {
+		s.SeenIn, s.Seen = g.pass, 0
+		if len(g.seen) < cap(g.seen) {
+			g.seen = append(g.seen, s)
+		}
+	}
+	s.Seen++
+}
+
+// End ends a pass: the forms' maker learns what was ready together.
+func (g *Gather) End() {
+	for i, s := range g.seen {
+		if s.SeenIn == g.pass && s.Seen > 1 {
+			g.options.Demand.Together(s.Code, s.Seen, s.Grid[2] == 1)
+		}
+		if u := &s.Code.Use; u.SeenIn == g.pass && u.Seen > s.Seen {
+			g.options.Demand.Together(s.Code, u.Seen, false)
+			u.Seen = 0
+		}
+		g.seen[i] = nil
+	}
+	g.seen = g.seen[:0]
+}
+
+// Next is the shape whose ops go now: the most urgent, and of those the one whose first op was submitted first. nil: the others
+// wait for company, or found no room in this pass. force ends every wait.
+func (g *Gather) Next(now int64, force bool) *scoreboard.Shape {
+	var best *scoreboard.Shape
+	for _, s := range g.shapes.Active() {
+		if s.Tried == g.pass {
+			continue
+		}
+		if best != nil && (s.Level > best.Level || (s.Level == best.Level && s.Ready.First().Arrival > best.Ready.First().Arrival)) {
+			continue
+		}
+		if force || g.due(s, now) {
+			best = s
+		}
+	}
+	return best
+}
+
+// due says whether a shape's ops go now.
+func (g *Gather) due(s *scoreboard.Shape, now int64) bool {
+	want := s.Expect
+	if want > 1 {
+		want = min(want, g.limit(s))
+	}
+	n := s.Ready.Len()
+	if n >= want {
+		return true
+	}
+	op := s.Ready.First()
+	age := now - op.ReadyAt
+	if age < 0 {
+		return false
+	}
+	t := s.Times.Of(want)
+	if t == 0 {
+		t = unknownTime
+	}
+	hold := min(g.options.Hold, t/4)
+	if op.Session.Lane(op.Lane).InFlight() > 1 {
+		// Its stream is busy with more of it: waiting costs nothing. A few wait longer than the many, or they would never meet.
+		hold = max(hold, g.options.Ahead)
+		if 2*n >= want {
+			hold /= 2
+		}
+	}
+	return age >= hold
+}
+
+// limit is how many ops of a shape are worth joining.
+func (g *Gather) limit(s *scoreboard.Shape) int {
+	forms := s.Code.Forms.Load()
+	if s.LimitForms == forms && s.Words-s.LimitAt < 16 {
+		return s.Limit
+	}
+	s.LimitForms, s.LimitAt, s.Limit = forms, s.Words, 1
+	most, registers, static := 1, 0, 0
+	for _, f := range *forms {
+		if f.Refused.Load() || (f.Layout.Mapping == coalesce.ByZ && s.Grid[2] != 1) {
+			continue
+		}
+		most = max(most, min(f.Layout.Capacity, MaxSlots))
+		registers, static = max(registers, f.Registers), max(static, f.StaticShared)
+	}
+	if most > 1 && s.Blocks > 0 && s.Threads > 0 && s.Threads <= 1024 && s.Blocks*s.Threads <= math.MaxUint32 {
+		s.Limit = s.Times.Limit(int(s.Blocks), g.resident(s, registers, static), most, s.Words)
+	}
+	return s.Limit
+}
+
+func (g *Gather) resident(s *scoreboard.Shape, registers, static int) int {
+	return g.options.Chip.Resident(int(s.Threads), registers, static+int(min(s.SharedBytes, 1<<20)))
+}
+
+// Build makes the word that a shape's first op leads. The ops stay where they are until Issued; nil batch and op: there is no
+// room for a batch now.
+func (g *Gather) Build(s *scoreboard.Shape) (w Word, ok bool) {
+	lead := s.Ready.First()
+	w = Word{Shape: s}
+	limit := g.limit(s)
+	if limit > 1 || s.Limit > 1 {
+		b := g.pool.peek()
+		if b == nil {
+			return w, false
+		}
+		if f := g.choose(s, limit, b); f != nil {
+			w.Batch = b
+		}
+	}
+	if w.Batch == nil || (w.Batch.Count == 1 && !single(w.Batch)) {
+		w.Batch, w.Op = nil, lead
+	}
+	w.Measure = s.Times.Due(w.Len(), s.Words)
+	return w, true
+}
+
+// single says whether a batch of one op is better than the op by itself: when it spares the stream a write of the done word.
+func single(b *Batch) bool {
+	const small = 4096 // parameter bytes: more would cost the launch what the write costs
+	return b.Ops[0].Signal && b.Form.Layout.Mapping == coalesce.ByZ && b.Form.Layout.ParamBytes <= small
+}
+
+// choose fills a batch with the ops that one form can take: the form with the cheapest mapping that takes most of what is there,
+// and of the least capacity that does.
+func (g *Gather) choose(s *scoreboard.Shape, limit int, b *Batch) *scoreboard.Form {
+	forms := *s.Code.Forms.Load()
+	want := min(s.Ready.Len(), limit)
+	var plain, table *scoreboard.Form
+	for _, f := range forms {
+		if f.Refused.Load() {
+			continue
+		}
+		l := &f.Layout
+		switch {
+		case l.Mapping == coalesce.ByZ && s.Grid[2] == 1:
+			if plain == nil || plain.Layout.Capacity < want {
+				plain = f
+			}
+		case l.Mapping == coalesce.ByTable && s.Flags == 0:
+			if table == nil || len(f.Bodies) > len(table.Bodies) || table.Layout.Capacity < want {
+				table = f
+			}
+		}
+	}
+	if table != nil && (plain == nil || len(g.shapes.Active()) > 1) {
+		if n := g.reach(table, s); plain == nil || n > s.Ready.Len() && n > min(want, plain.Layout.Capacity) {
+			g.fill(table, s, limit, b)
+			if plain == nil || b.Count > min(want, plain.Layout.Capacity) {
+				return b.Form
+			}
+		}
+	}
+	if plain == nil {
+		return nil
+	}
+	g.fill(plain, s, limit, b)
+	return b.Form
+}
+
+// reach is how many ready ops a form could take with those of s.
+func (g *Gather) reach(f *scoreboard.Form, s *scoreboard.Shape) int {
+	n := 0
+	for _, c := range f.Bodies {
+		for _, o := range c.ReadyShapes() {
+			if o == s || joins(f, s, o) {
+				n += o.Ready.Len()
+			}
+		}
+	}
+	return n
+}
+
+// joins says whether a form can launch ops of o together with those of s.
+func joins(f *scoreboard.Form, s, o *scoreboard.Shape) bool {
+	if o.Level > s.Level || o.Block != s.Block || o.Flags != s.Flags || o.Cluster != s.Cluster || o.ClusterPolicy != s.ClusterPolicy {
+		return false
+	}
+	if o.SharedBytes != s.SharedBytes && f.Layout.ExactDynamicShared {
+		return false
+	}
+	return f.Layout.Mapping == coalesce.ByTable || (o.Code == s.Code && o.Grid == s.Grid)
+}
+
+// fill puts ops into a batch: those of s, then of other shapes that the form can take, as long as there is room and it pays.
+func (g *Gather) fill(f *scoreboard.Form, s *scoreboard.Shape, limit int, b *Batch) {
+	b.Form, b.Count = f, 0
+	room := min(f.Layout.Capacity, MaxSlots)
+	g.take(f, s, min(room, limit), b)
+	if b.Count == room || f.Layout.Mapping == coalesce.ByZ && s.Level == 0 {
+		return
+	}
+	budget := 4*g.resident(s, f.Registers, f.StaticShared) - b.Count*int(min(s.Blocks, 1<<30))
+	for _, c := range f.Bodies {
+		for _, o := range c.ReadyShapes() {
+			if o == s || !joins(f, s, o) || o.Blocks == 0 || int64(o.Blocks) > int64(budget) {
+				continue
+			}
+			n := min(room-b.Count, g.limit(o), budget/int(o.Blocks))
+			if n <= 0 || (n == 1 && o.Limit == 1) {
+				continue
+			}
+			budget -= g.take(f, o, n, b) * int(o.Blocks)
+		}
+	}
+}
+
+// take puts up to n ops of one shape into a batch.
+func (g *Gather) take(f *scoreboard.Form, s *scoreboard.Shape, n int, b *Batch) int {
+	body := bodyOf(f, s.Code)
+	if body < 0 {
+		return 0
+	}
+	size, names := uint64(f.Layout.BodyBytes[body]), 0
+	if body < len(f.Layout.GlobalNames) {
+		names = len(f.Layout.GlobalNames[body])
+	}
+	taken := 0
+	for op := s.Ready.First(); op != nil && taken < n; op = op.Alike() {
+		if op.Launch().ParamBytes < size {
+			continue
+		}
+		if names > 0 {
+			if a := op.Kernel.Globals.Load(); a == nil || len(*a) != names {
+				continue
+			}
+		}
+		b.Ops[b.Count] = op
+		b.Count++
+		taken++
+	}
+	return taken
+}
+
+// Plain gives the shape of a launch that goes by itself, nil when it has none, and whether to measure it.
+func (g *Gather) Plain(op *scoreboard.Op) (*scoreboard.Shape, bool) {
+	if op.Kind != shm.KindLaunch || op.Kernel.Code == nil {
+		return nil, false
+	}
+	s := scoreboard.Known(op)
+	if s == nil {
+		return nil, false
+	}
+	return s, s.Times.Due(1, s.Words)
+}
+
+// PlainIssued counts a word of Plain.
+func (g *Gather) PlainIssued(w *Word) {
+	g.Words[Stream]++
+	g.Slots[Stream]++
+	if w.Shape != nil {
+		w.Shape.Words++
+		w.Shape.Code.Use.Launches++
+		g.Widths[0]++
+	}
+}
+
+// Issued takes a word's ops out: they are on their way.
+func (g *Gather) Issued(w *Word, now int64) {
+	s := w.Shape
+	ops := w.Ops()
+	n := len(ops)
+	u := &s.Code.Use
+	path := Stream
+	if w.Batch != nil {
+		path = Coalesced
+	}
+	g.Words[path]++
+	g.Slots[path] += uint64(n)
+	g.Widths[cost.Bucket(n)]++
+	there := s.Ready.Len()
+	vain := n < s.Expect && there <= n
+	for _, op := range ops {
+		if waited := now - op.ReadyAt; waited > 0 {
+			g.Held++
+			g.HeldNanoseconds += uint64(waited)
+			if vain {
+				g.InVain++
+			}
+		}
+		c := op.Kernel.Code
+		c.Use.Launches++
+		if n > 1 {
+			c.Use.Coalesced++
+		}
+		if op.Signal && w.Batch != nil {
+			g.InKernel++
+		}
+		g.shapes.Remove(op)
+	}
+	if w.Batch != nil {
+		g.pool.take()
+	}
+	s.Words++
+	if n >= s.Expect {
+		s.Expect = n
+	} else if vain {
+		s.Expect -= max(1, (s.Expect-n)/4)
+	}
+	if n > 1 {
+		g.Joined += uint64(n)
+		u.Words++
+		u.Slots += uint64(n)
+	}
+	g.why(w, s, there, n)
+}
+
+// why counts the reason for which a word was not wider, and tells the forms' maker what would have helped.
+func (g *Gather) why(w *Word, s *scoreboard.Shape, there, n int) {
+	d := g.options.Demand
+	switch {
+	case there > n && n >= s.Limit:
+		g.apart(s.Code, scoreboard.ReasonCost)
+	case there > n:
+		g.apart(s.Code, scoreboard.ReasonFull)
+		if d != nil {
+			d.Together(s.Code, there, s.Grid[2] == 1)
+		}
+	case len(s.Code.ReadyShapes()) > 0:
+		others := 0
+		why := scoreboard.ReasonPriority
+		for _, o := range s.Code.ReadyShapes() {
+			others += o.Ready.Len()
+			if o.Level <= s.Level {
+				why = scoreboard.ReasonShape
+			}
+		}
+		g.apart(s.Code, why)
+		if d != nil && s.Limit > 1 && why == scoreboard.ReasonShape {
+			d.Together(s.Code, n+others, false)
+		}
+	case n == 1:
+		g.apart(s.Code, scoreboard.ReasonAlone)
+	}
+	if d != nil && n > 1 {
+		d.Together(s.Code, n, s.Grid[2] == 1)
+	}
+	if d != nil && s.Limit > 1 && n <= scoreboard.SmallCapacity/2 && len(g.shapes.Active()) > 0 && w.Measure {
+		g.beside(s)
+	}
+}
+
+// beside tells which other kernels had few ops ready with those of s, of a block that one launch can have.
+func (g *Gather) beside(s *scoreboard.Shape) {
+	var codes [coalesce.MaxBodies]*scoreboard.Code
+	codes[0] = s.Code
+	n := 1
+	for _, o := range g.shapes.Active() {
+		if o.Block != s.Block || o.Flags != 0 || o.Code == s.Code || o.Limit == 1 || n == 3 {
+			continue
+		}
+		if n == 1 || codes[1] != o.Code {
+			codes[n] = o.Code
+			n++
+		}
+	}
+	if n > 1 {
+		g.options.Demand.Beside(codes[:n])
+	}
+}
