@@ -25,6 +25,7 @@ func (d *Daemon) handler() http.Handler {
 		d.cancel()
 	})
 	d.policyHandlers(mux)
+	d.kernelHandlers(mux)
 	mux.Handle("GET /metrics", d.metrics())
 	return mux
 }

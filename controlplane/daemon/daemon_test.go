@@ -130,6 +130,17 @@ func fakeExecutor() int {
 		case shm.TypeClass:
 			c, _ := shm.Decode[shm.Class](m.Body)
 			line += fmt.Sprintf(" name=%s priority=%d latency=%d flags=%d", m.Tail, c.Priority, c.Latency, c.Flags)
+		case shm.TypeCodes: // five rows, two at a time
+			c, _ := shm.Decode[shm.Codes](m.Body)
+			var rows []string
+			for i := c.From; i < min(c.From+2, 5); i++ {
+				rows = append(rows, fmt.Sprintf(`{"id":%d,"client":%d}`, i, m.ClientID))
+			}
+			next := c.From + 2
+			if next >= 5 {
+				next = 0
+			}
+			body, tail = shm.Encode(shm.Codes{From: next, Total: 5}), []byte("["+strings.Join(rows, ",")+"]")
 		case shm.TypeStats:
 			tail = []byte(`{"told":` + quote(told.String()) + `}`)
 		}
