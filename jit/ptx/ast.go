@@ -35,6 +35,7 @@ type Var struct {
 	Pos     Pos
 	Linkage []string
 	Space   string  // ".reg", ".global", ".const", ".shared", ".local", ".param", ".tex", ".sreg"
+	Bank    string  // of ".const[2]", before PTX 2.2: "2"; "" without
 	Attr    string  // text inside .attribute( … ), "" without
 	Align   int     // .align, 0 when absent
 	Vec     string  // ".v2", ".v4", ".v8" or ""
@@ -53,7 +54,9 @@ type Var struct {
 type Init struct {
 	Pos  Pos
 	List []Init   // for braces
-	Val  *Operand // otherwise; an Imm, Float, Sym or String operand
+	Val  *Operand // otherwise; an Imm, Float or Sym operand
+	// Field is set for "width = 4" of an opaque type (texref, samplerref, surfref).
+	Field string
 	// Mask is non-zero for "0xFF00(sym)": only these bits of the address,
 	// shifted down.
 	Mask    uint64
@@ -62,13 +65,13 @@ type Init struct {
 }
 
 // Directive is any other dotted thing, kept as text: .pragma, .loc, .file,
-// .section, .maxntid, .branchtargets, …
+// .section, .maxntid, .branchtargets, … ("@@DWARF" of PTX 1 is one, too.)
 type Directive struct {
 	Pos  Pos
 	Name string // with the dot
 	// Args are the values between commas or blanks, as written.
 	Args []string
-	// Text is everything between name and end, as written.
+	// Text is everything between name and end, with one blank for any between two tokens.
 	Text string
 	// Raw is the text between braces for .section and the like.
 	Raw string
@@ -105,11 +108,11 @@ type OperandKind uint8
 
 // The kinds of operand.
 const (
-	Sym    OperandKind = iota // Name, with Comp (".x") and Off
+	Sym    OperandKind = iota // Name, with Comp (".x") and Off; Elems holds i of "name[i]", which counts elements: an Imm or a Sym
 	Imm                       // Int (as written, sign applied), Unsigned for a U suffix
 	Float                     // Bits; Width 32 (0f…), 64 (0d… or decimal)
 	Vec                       // Elems: {a, b}
-	Addr                      // [Elems…]: the first is Sym or Imm (with Off, OffReg), more for tensors and textures
+	Addr                      // [Elems…]: the first is Sym or Imm (with Off, OffReg), more for tensors and textures; Comp ".unified"
 	List                      // (a, b) of a call
 	Pair                      // a|b
 	String                    // Name holds the text
@@ -119,10 +122,12 @@ const (
 type Operand struct {
 	Pos      Pos
 	Kind     OperandKind
-	Neg      bool // !p, or -reg
+	Neg      bool // !p
+	Minus    bool // -reg, of video instructions
 	Name     string
 	Comp     string // ".x", ".b0", ".h1", … with the dot
 	Off      int64  // constant added to a symbol
+	Zero     bool   // Off is 0 and written, "[%SP+0]": ptxas's debug code depends on it
 	OffReg   string // register added to the base inside [ ]
 	Int      int64
 	Unsigned bool

@@ -3,8 +3,11 @@ package ptx
 import (
 	"errors"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // seeds gives sources to start fuzzing from: small ones of our own, and the
@@ -18,18 +21,21 @@ func seeds(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	b, err := os.ReadFile("testdata/forms.ptx")
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, line := range strings.SplitAfter(string(b), ";\n") { // small pieces mutate better
-		f.Add([]byte(".version 8.6\n.target sm_90\n.func f() {" + line + "}"))
-		f.Add([]byte(".version 8.6\n.target sm_90\n" + line))
+	for _, file := range glob(f, "testdata/*.ptx", "testdata/isa/*.ptx") {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, line := range strings.SplitAfter(string(b), "\n") { // small pieces mutate better
+			f.Add([]byte(".version 8.6\n.target sm_90\n.func f() {" + line + "}"))
+			f.Add([]byte(".version 8.6\n.target sm_90\n" + line))
+		}
 	}
 }
 
 // FuzzParse: any bytes give a module or errors with positions, never both,
-// never a panic.
+// never a panic; a module is the same after it was printed and parsed again, and
+// so is its clone.
 func FuzzParse(f *testing.F) {
 	seeds(f)
 	f.Fuzz(func(t *testing.T, src []byte) {
@@ -63,8 +69,13 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			t.Fatalf("printed module does not parse: %v\n%s", err, text)
 		}
-		if string(again.Bytes()) != string(text) {
-			t.Fatalf("printing is not stable:\n%s\n---\n%s", text, again.Bytes())
+		forget(reflect.ValueOf(m))
+		forget(reflect.ValueOf(again))
+		if !reflect.DeepEqual(m, again) {
+			t.Fatalf("changed by printing (-read +reread):\n%s\n%s", cmp.Diff(m, again), text)
+		}
+		if !reflect.DeepEqual(m, m.Clone()) {
+			t.Fatal("the clone differs")
 		}
 	})
 }

@@ -59,7 +59,7 @@ func (l *lexer) skipBlank() bool {
 			l.bol = l.i
 		case c == ' ' || c == '\t' || c == '\r' || c == '\f' || c == '\v' || c == 0:
 			l.i++
-		case c == '/' && l.i+1 < len(l.src) && l.src[l.i+1] == '/':
+		case c == '/' && l.i+1 < len(l.src) && l.src[l.i+1] == '/', c == '#' && l.lineMarker():
 			for l.i < len(l.src) && l.src[l.i] != '\n' {
 				l.i++
 			}
@@ -85,6 +85,21 @@ func (l *lexer) skipBlank() bool {
 	return l.i > start
 }
 
+// lineMarker tells whether the '#' at l.i begins a line that a preprocessor left:
+// "# 1 "a.cu"" or "#line 1". They have no effect.
+func (l *lexer) lineMarker() bool {
+	i := l.i
+	for i > l.bol && (l.src[i-1] == ' ' || l.src[i-1] == '\t') {
+		i--
+	}
+	if i > l.bol {
+		return false
+	}
+	rest := strings.TrimLeft(l.src[l.i+1:min(len(l.src), l.i+64)], " \t")
+	rest = strings.TrimLeft(strings.TrimPrefix(rest, "line"), " \t")
+	return rest != "" && isDigit(rest[0])
+}
+
 func (l *lexer) follow(i int) int {
 	for i < len(l.src) && isFollow(l.src[i]) {
 		i++
@@ -108,6 +123,9 @@ func (l *lexer) next() token {
 		case isAlpha(c), c == '_', c == '$', c == '%' && start+1 < len(l.src) && isFollow(l.src[start+1]):
 			l.i = l.follow(start + 1)
 			t.kind, t.text = tIdent, l.src[start:l.i]
+			return t
+		case c == '.' && l.decimal(start) > 0:
+			l.number(&t)
 			return t
 		case c == '.' && start+1 < len(l.src) && isFollow(l.src[start+1]):
 			i := l.follow(start + 1)
@@ -140,7 +158,7 @@ func (l *lexer) next() token {
 			return t
 		}
 		l.i++
-		if strings.IndexByte("()[]{}<>,;:|!@+-*/%&^~?=.#", c) >= 0 {
+		if strings.IndexByte("()[]{}<>,;:|!@+-*/%&^~?=.", c) >= 0 {
 			t.kind, t.text = tPunct, l.src[start:l.i]
 			return t
 		}
@@ -151,6 +169,35 @@ func (l *lexer) next() token {
 			}
 		}
 	}
+}
+
+// decimal gives the end of the decimal float that begins at i (digits with a point,
+// an exponent or both), or 0. A modifier such as ".16x64b" is none.
+func (l *lexer) decimal(i int) int {
+	s, start, digits := l.src, i, 0
+	for ; i < len(s) && isDigit(s[i]); i++ {
+		digits++
+	}
+	point := i < len(s) && s[i] == '.'
+	if point {
+		for i++; i < len(s) && isDigit(s[i]); i++ {
+			digits++
+		}
+	}
+	exp := false
+	if i < len(s) && s[i]|0x20 == 'e' {
+		k := i + 1
+		if k < len(s) && (s[k] == '+' || s[k] == '-') {
+			k++
+		}
+		for ; k < len(s) && isDigit(s[k]); k++ {
+			i, exp = k+1, true
+		}
+	}
+	if digits == 0 || !point && !exp || i < len(s) && (isFollow(s[i]) || s[i] == ':') || i == start {
+		return 0
+	}
+	return i
 }
 
 // number reads an integer or floating-point literal (PTX ISA 4.5).
@@ -182,43 +229,15 @@ func (l *lexer) number(t *token) {
 			}
 		}
 	}
-	// A decimal float: digits '.' digits, exponent.
-	if i := start; true {
-		for i < len(s) && isDigit(s[i]) {
-			i++
+	if j := l.decimal(start); j > 0 {
+		l.i = j
+		t.kind, t.text, t.width = tFloat, s[start:j], 64
+		f, err := strconv.ParseFloat(t.text, 64)
+		if err != nil && math.IsInf(f, 0) {
+			l.fail(Errorf(t.pos, "number %s is too large for f64", clip(t.text)))
 		}
-		isFloat := false
-		j := i
-		if j < len(s) && s[j] == '.' && j+1 < len(s) && isDigit(s[j+1]) {
-			isFloat = true
-			j++
-			for j < len(s) && isDigit(s[j]) {
-				j++
-			}
-		}
-		if j < len(s) && (s[j] == 'e' || s[j] == 'E') {
-			k := j + 1
-			if k < len(s) && (s[k] == '+' || s[k] == '-') {
-				k++
-			}
-			if k < len(s) && isDigit(s[k]) {
-				isFloat = true
-				for k < len(s) && isDigit(s[k]) {
-					k++
-				}
-				j = k
-			}
-		}
-		if isFloat {
-			l.i = j
-			t.kind, t.text, t.width = tFloat, s[start:j], 64
-			f, err := strconv.ParseFloat(t.text, 64)
-			if err != nil && math.IsInf(f, 0) {
-				l.fail(Errorf(t.pos, "number %s is too large for f64", clip(t.text)))
-			}
-			t.val = math.Float64bits(f)
-			return
-		}
+		t.val = math.Float64bits(f)
+		return
 	}
 	l.i = end
 	t.kind, t.text = tInt, word

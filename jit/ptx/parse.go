@@ -32,15 +32,17 @@ type parser struct {
 	m     *Module
 	errs  ErrorList
 	depth int
-	nodes int
-	call  bool // in the operands of a call, where ( ) is a list
-	pipe  bool // "|" is an operator: not between an instruction's operands
+	// hidden counts errors left out of errs: recovery is dear, and a hostile line is long.
+	hidden int
+	nodes  int
+	call   bool // in the operands of a call, where ( ) is a list
 }
 
 // nodeLimit is MaxNodes but for a test.
 var nodeLimit = MaxNodes
 
-// node counts one node of the tree.
+// node counts one node of the tree: what takes some 200 bytes at most. Larger
+// things count several times.
 func (p *parser) node(pos Pos) {
 	if p.nodes++; p.nodes > nodeLimit {
 		p.report(Errorf(pos, "module has more than %d statements, operands and values", nodeLimit))
@@ -52,6 +54,9 @@ func (p *parser) report(e *Error) {
 	if len(p.errs) > 0 { // one report per line is enough
 		last := p.errs[len(p.errs)-1]
 		if last.Line == e.Line {
+			if p.hidden++; p.hidden > 1000 {
+				panic(bail{stop: true})
+			}
 			return
 		}
 	}
@@ -129,7 +134,6 @@ func (p *parser) guard(f func()) (ok bool) {
 				panic(r)
 			}
 			p.depth = depth
-			p.pipe = false
 			ok = false
 		}
 	}()
@@ -183,7 +187,8 @@ func (p *parser) recoverItem() {
 }
 
 var itemStart = map[string]bool{".entry": true, ".func": true, ".visible": true, ".extern": true, ".weak": true,
-	".common": true, ".global": true, ".const": true, ".section": true}
+	".common": true, ".global": true, ".const": true, ".section": true, ".target": true, ".address_size": true, ".file": true,
+	".pragma": true, ".alias": true}
 
 var linkage = map[string]bool{".visible": true, ".extern": true, ".weak": true, ".common": true}
 
@@ -204,8 +209,8 @@ func (p *parser) item(seenVersion *bool) {
 		p.next()
 		return
 	}
-	if t.kind == tPunct && t.text == "@" && p.peekN(1).text == "@" { // old DWARF line
-		p.restOfLine()
+	if t.kind == tPunct && t.text == "@" && p.peekN(1).text == "@" {
+		p.m.Items = append(p.m.Items, p.oldDebug())
 		return
 	}
 	if t.kind != tDot {
@@ -218,27 +223,25 @@ func (p *parser) item(seenVersion *bool) {
 	switch t.text {
 	case ".version":
 		*seenVersion = true
-		d := p.simple()
-		if len(d.Args) != 1 || !p.version(d.Args[0]) {
-			p.failAt(t.pos, ".version wants major.minor, such as 8.5")
-		}
+		d := p.terse()
+		p.version(d)
 		p.m.Items = append(p.m.Items, d)
 		return
 	case ".target":
-		d := p.simple()
-		if len(d.Args) == 0 {
-			p.failAt(t.pos, ".target wants an architecture, such as sm_90")
-		}
+		d := p.terse()
 		p.m.Target = append(p.m.Target, d.Args...)
 		p.m.Items = append(p.m.Items, d)
 		return
 	case ".address_size":
-		d := p.simple()
-		if len(d.Args) != 1 || d.Args[0] != "32" && d.Args[0] != "64" {
+		d := p.terse()
+		if d.Args[0] != "32" && d.Args[0] != "64" {
 			p.failAt(t.pos, ".address_size is 32 or 64")
 		}
 		p.m.AddressSize, _ = strconv.Atoi(d.Args[0])
 		p.m.Items = append(p.m.Items, d)
+		return
+	case ".file", ".loc":
+		p.m.Items = append(p.m.Items, p.terse())
 		return
 	case ".section":
 		p.m.Items = append(p.m.Items, p.section())
@@ -257,7 +260,7 @@ func (p *parser) item(seenVersion *bool) {
 		f := p.function(link)
 		p.m.Items = append(p.m.Items, f)
 		p.m.Funcs = append(p.m.Funcs, f)
-	case t.kind == tDot && spaces[t.text]:
+	case t.kind == tDot && (spaces[t.text] || t.text == ".attribute"):
 		for _, v := range p.vars(link) {
 			p.m.Items = append(p.m.Items, v)
 			p.m.Vars = append(p.m.Vars, v)
@@ -269,140 +272,23 @@ func (p *parser) item(seenVersion *bool) {
 	}
 }
 
-func (p *parser) version(s string) bool {
-	a, b, ok := strings.Cut(s, ".")
-	if !ok {
-		return false
+func (p *parser) version(d *Directive) {
+	major, minor, ok := strings.Cut(d.Args[0], ".")
+	x, e1 := strconv.Atoi(major)
+	y, e2 := strconv.Atoi(minor)
+	if !ok || e1 != nil || e2 != nil {
+		p.failAt(d.Pos, ".version wants major.minor, such as 8.5")
 	}
-	x, e1 := strconv.Atoi(a)
-	y, e2 := strconv.Atoi(b)
 	p.m.Major, p.m.Minor = x, y
-	return e1 == nil && e2 == nil
-}
-
-// restOfLine skips what is left of the current line.
-func (p *parser) restOfLine() {
-	line := p.peek().pos.Line
-	for t := p.peek(); t.kind != tEOF && t.pos.Line == line; t = p.peek() {
-		p.next()
-	}
-}
-
-// lineDirectives end with their line rather than with a semicolon.
-var lineDirectives = map[string]bool{".version": true, ".target": true, ".address_size": true, ".file": true, ".loc": true}
-
-// simple reads a directive without structure: words and values up to a
-// semicolon, or to the end of the line for those that have none.
-func (p *parser) simple() *Directive {
-	t := p.next()
-	d := &Directive{Pos: t.pos, Name: t.text}
-	byLine := lineDirectives[t.text]
-	lastLine := t.pos.Line
-	var text strings.Builder
-	defer func() { d.Text = text.String() }()
-	for {
-		a := p.peek()
-		comma := a.kind == tPunct && a.text == ","
-		if byLine && a.pos.Line != lastLine && !comma && (len(d.Args) == 0 || d.Args[len(d.Args)-1] != ",") {
-			break
-		}
-		switch {
-		case a.kind == tEOF:
-			d.tidy()
-			return d
-		case a.kind == tPunct && a.text == ";":
-			p.next()
-			d.Semi = true
-			d.tidy()
-			return d
-		case a.kind == tPunct && (a.text == "{" || a.text == "}"):
-			if !byLine && d.Name != ".pragma" {
-				p.failAt(a.pos, "found %q in %s, expected \";\"", a.text, d.Name)
-			}
-			d.tidy()
-			return d
-		}
-		p.next()
-		p.node(a.pos)
-		s := a.text
-		glue(&text, a)
-		if a.kind == tString {
-			s = `"` + s + `"`
-		}
-		// Signs and plus belong to their neighbours: "name+4", "-1".
-		if n := len(d.Args); n > 0 && a.glued && !comma && d.Args[n-1] != "," && (a.kind == tPunct || joins(d.Args[n-1])) {
-			d.Args[n-1] += s
-		} else {
-			d.Args = append(d.Args, s)
-		}
-		lastLine = a.pos.Line
-	}
-	d.tidy()
-	return d
-}
-
-// glue appends a token as written, one blank for any between it and the last.
-func glue(b *strings.Builder, t token) {
-	if !t.glued && b.Len() > 0 {
-		b.WriteByte(' ')
-	}
-	if t.kind == tString {
-		b.WriteString(`"` + t.text + `"`)
-	} else {
-		b.WriteString(t.text)
-	}
-}
-
-func joins(s string) bool { c := s[len(s)-1]; return c == '+' || c == '-' }
-
-// tidy drops the commas, which were kept to see continuation lines.
-func (d *Directive) tidy() {
-	out := d.Args[:0]
-	for _, a := range d.Args {
-		if a != "," {
-			out = append(out, a)
-		}
-	}
-	d.Args = out
-}
-
-// section keeps the text of ".section name { … }" as it is: debug data that
-// nothing here interprets.
-func (p *parser) section() *Directive {
-	t := p.next()
-	d := &Directive{Pos: t.pos, Name: t.text}
-	for n := 0; !p.is("{"); n++ {
-		a := p.next()
-		if a.kind == tEOF || n > 16 {
-			p.failAt(a.pos, "found %s, expected \"{\" of .section", p.describe(a))
-		}
-		d.Args = append(d.Args, a.text)
-	}
-	open := p.next()
-	depth := 1
-	for {
-		a := p.next()
-		switch {
-		case a.kind == tEOF:
-			p.failAt(open.pos, ".section is not closed: expected \"}\"")
-		case a.kind == tPunct && a.text == "{":
-			depth++
-		case a.kind == tPunct && a.text == "}":
-			depth--
-			if depth == 0 {
-				d.Raw = p.lex.src[open.off+1 : a.off]
-				return d
-			}
-		}
-	}
 }
 
 // function reads .entry or .func, with body or without.
 func (p *parser) function(link []string) *Func {
 	t := p.next()
+	p.node(t.pos)
+	p.node(t.pos)
 	f := &Func{Pos: t.pos, Linkage: link, Entry: t.text == ".entry"}
-	// .func may carry .attribute(...) before its name; kept as a directive.
-	for p.peek().kind == tDot {
+	if a := p.peek(); a.kind == tDot && a.text == ".attribute" {
 		f.Attrs = append(f.Attrs, p.funcAttr())
 	}
 	if p.is("(") && !f.Entry {
@@ -415,6 +301,8 @@ func (p *parser) function(link []string) *Func {
 	for {
 		a := p.peek()
 		switch {
+		case a.kind == tDot && a.text == ".attribute":
+			p.failAt(a.pos, "found .attribute after the head of %s, expected it before the name", clip(f.Name))
 		case a.kind == tDot:
 			f.Attrs = append(f.Attrs, p.funcAttr())
 		case a.kind == tPunct && a.text == ";":
@@ -427,35 +315,6 @@ func (p *parser) function(link []string) *Func {
 		default:
 			p.failAt(a.pos, "found %s, expected \"{\" or \";\" after the head of %s", p.describe(a), clip(f.Name))
 		}
-	}
-}
-
-// funcAttr reads one tuning directive: a word, then values until the next
-// directive or the body.
-func (p *parser) funcAttr() *Directive {
-	t := p.next()
-	d := &Directive{Pos: t.pos, Name: t.text}
-	if p.is("(") { // .attribute(.unified(1,2))
-		d.Text = p.attribute()
-		return d
-	}
-	for {
-		a := p.peek()
-		if a.kind == tInt || a.kind == tString || a.kind == tFloat {
-			p.next()
-			s := a.text
-			if a.kind == tString {
-				s = `"` + s + `"`
-			}
-			d.Args = append(d.Args, s)
-			if p.accept(",") {
-				continue
-			}
-		}
-		if t.text == ".pragma" {
-			d.Semi = p.accept(";")
-		}
-		return d
 	}
 }
 

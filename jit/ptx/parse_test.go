@@ -3,29 +3,24 @@ package ptx
 import (
 	"errors"
 	"os"
-	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-// samples gives our own odd sources and the corpus that nvcc made.
+// samples gives our own odd sources, the forms of the ISA and the corpus.
 func samples(t testing.TB) map[string][]byte {
 	out := map[string][]byte{}
-	for _, pat := range []string{"testdata/*.ptx", "../interp/kernels/ptx/*.ptx", "../interp/testdata/triton/*.ptx"} {
-		files, err := filepath.Glob(pat)
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: %v", pat, err)
+	for _, f := range glob(t, "testdata/*.ptx", "testdata/isa/*.ptx", "../interp/kernels/ptx/*.ptx", "../interp/kernels/triton/*.ptx", "../interp/testdata/triton/*.ptx") {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
 		}
-		for _, f := range files {
-			b, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			out[filepath.Base(f)] = b
-		}
+		out[f] = b
 	}
 	return out
 }
@@ -101,6 +96,25 @@ func TestErrors(t *testing.T) {
 		{".entry k() {", []string{`1:12: "{" is not closed`}},
 		{".global .u32 x = 1 / 0;", []string{"1:20: division by zero"}},
 		{".global .u32 x = 99999999999999999999;", []string{`1:18: "99999999999999999999" is not a number`}},
+		{".global .f32 x = 1.0 + 2;", []string{`1:22: "+" has operands of different`}},
+		{".global .u32 x = 1.0 & 2.0;", []string{`1:22: "&" takes integers only`}},
+		{".global .u32 x[1.5];", []string{"1:16: found a floating-point number, expected an integer"}},
+		{".global .u32 x = 0(y);", []string{"1:18: mask 0"}},
+		{".global .u32 x = {y.z, -r};", []string{`1:19: found "y.z", expected a constant address`}},
+		{".global .b8 x[4] = \"abc\";", []string{`1:20: found "abc", expected an operand`}},
+		{".func f() .attribute(.unified(1, 2)) { ret; }", []string{"1:11: found .attribute after the head"}},
+		{".const[11] .u32 x;", []string{"1:1: constant bank 11 is out of range"}},
+		{".section .debug_info { .b8 1; }", []string{`1:29: found ";" in a section, expected .b8`}},
+		{".section .debug_info { .b32 1+2 }", []string{`1:30: found "+" in a section`}},
+		{".section .debug_info { .b32 a+b }", []string{`1:31: found "b" after "+"`}},
+		{".section .debug_info { .b8 1", []string{`1:22: .section is not closed`}},
+		{".file one;\n.loc 1 2\n.target 90\n.address_size 16\n", []string{
+			`1:7: found "one" in .file, expected an integer`, `3:1: found ".target" in .loc, expected an integer`, `4:1: .address_size is 32 or 64`}},
+		{".entry k() {\n .loc 1 2 3, inlined_at 1 2 3\n mov.u32 r, 1;\n}\n", []string{`2:14: found "inlined_at" in .loc, expected function_name`}},
+		{".entry k() {\n a: .branchtargets x, y\n }\n", []string{`3:2: found "}" in .branchtargets, expected ";"`}},
+		{".entry k() {\n mov.u32 r, -;\n mov.u32 r, 1 +;\n mov.u32 r, (1;\n ld.u32 r, [a+1.5];\n ld.u32 r, a[;\n mov.b64 {a, b, d;\n}\n", []string{
+			`2:14: found ";", expected an operand`, `3:16: found ";"`, `4:15: found ";", expected ")"`, `5:15: found a floating-point`, `6:14: found ";"`, `7:18: found ";", expected ","`}},
+		{".entry k() {\n @p { ret; }\n}", []string{`2:5: found "{", expected an opcode`}},
 		{".global .align 3 .u32 x;", []string{"1:9: alignment 3 is not a power of two"}},
 		{".global .u31 x;", []string{`1:9: found ".u31", expected a type`}},
 		{".entry k() {\n /* never closed\n ret; }", []string{"2:2: comment is not closed"}},
@@ -168,5 +182,89 @@ func TestLayout(t *testing.T) {
 	}
 	if d := f.Params[3]; !d.Ptr || d.PtrSpc != ".global" || d.PtrAln != 16 {
 		t.Errorf("%+v", d)
+	}
+}
+
+// TestMemory: a module takes no more memory than the stated cap says, whatever it
+// is made of: so many bytes a node at most.
+func TestMemory(t *testing.T) {
+	const perNode = 1 << 30 / MaxNodes
+	const head = ".version 9.0\n.target sm_90\n"
+	const n = 20000
+	for name, src := range map[string]string{
+		"values":       ".global .b8 x[] = {" + strings.Repeat("1,", n) + "1};",
+		"braces":       ".global .b8 x[] = {" + strings.Repeat("{},", n) + "1};",
+		"variables":    ".global .b8 x" + strings.Repeat(",x", n) + ";",
+		"statements":   ".func f() {" + strings.Repeat("a;", n) + "}",
+		"labels":       ".func f() {" + strings.Repeat("a:", n) + "}",
+		"blocks":       ".func f() {" + strings.Repeat("{}", n) + "}",
+		"operands":     ".func f() { a b" + strings.Repeat(",b", n) + "; }",
+		"modifiers":    ".func f() {" + strings.Repeat("a"+strings.Repeat(".b", 32)+";", n/32) + "}",
+		"components":   ".func f() { a b" + strings.Repeat(".x.x.x.x,b", n) + "; }",
+		"vectors":      ".func f() { a b" + strings.Repeat(",{}", n) + "; }",
+		"declarations": strings.Repeat(".func f;", n),
+		"parameters":   ".func f(.reg .b32 a" + strings.Repeat(",.reg .b32 a", n) + ");",
+		"attributes":   ".func f " + strings.Repeat(".a ", n) + ";",
+		"directives":   ".func f() {" + strings.Repeat(".a;", n) + "}",
+		"arguments":    ".func f() { .a b" + strings.Repeat(",b", n) + "; }",
+		"lines":        ".func f() {" + strings.Repeat(".loc 1 1 1 ", n) + "}",
+		"prototypes":   ".func f() {" + strings.Repeat(".callprototype _;", n) + "}",
+		"linkage":      strings.Repeat(".weak.weak.weak.weak.func f;", n/4),
+		"old debug":    strings.Repeat("@@\n", n),
+	} {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		p := &parser{m: &Module{}}
+		p.lex = lexer{src: head + src, line: 1, fail: p.report}
+		p.run()
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if len(p.errs) > 0 {
+			t.Errorf("%s: %v", name, p.errs)
+		}
+		if got := int(after.HeapAlloc-before.HeapAlloc) / p.nodes; got > perNode {
+			t.Errorf("%s: %d bytes a node, %d nodes; at most %d are promised", name, got, p.nodes, perNode)
+		}
+		runtime.KeepAlive(p)
+	}
+}
+
+// TestTime: what would take hours if some step were quadratic takes moments.
+func TestTime(t *testing.T) {
+	const head = ".version 9.0\n.target sm_90\n"
+	const n = 1 << 18
+	for name, src := range map[string]string{
+		"targets":       ".target a" + strings.Repeat(",a", n),
+		"components":    ".func f() { a b" + strings.Repeat(".x", n),
+		"joined":        ".a x" + strings.Repeat("+x", n) + ";",
+		"hashes":        strings.Repeat(" ", n) + strings.Repeat("#", n),
+		"hash and gap":  strings.Repeat("# ", n),
+		"bad line":      ".func f() {" + strings.Repeat("x y z;", n),
+		"bad lines":     ".func f() {" + strings.Repeat("x y z;\n", n),
+		"bad bytes":     strings.Repeat("\x01\xff", n),
+		"digits":        ".func f() { a " + strings.Repeat("1", n) + "." + strings.Repeat("1", n),
+		"points":        ".func f() { a " + strings.Repeat("1.1.", n),
+		"exponents":     ".func f() { a " + strings.Repeat(".1e1", n),
+		"dots":          ".func f() { a" + strings.Repeat(".1", n) + "x;",
+		"open comments": strings.Repeat("/*", n),
+		"open strings":  strings.Repeat("\"\n", n),
+		"expressions":   ".func f() { a 1" + strings.Repeat("+1", n) + "; }",
+		"ternaries":     ".func f() { a 1" + strings.Repeat("?1:1", n) + "; }",
+		"offsets":       ".func f() { a [b" + strings.Repeat("+1-1", n) + "]; }",
+		"braces":        strings.Repeat("{", n),
+		"closing":       strings.Repeat("}", n),
+		"labels":        ".func f() {" + strings.Repeat("a:", n),
+		"attributes":    ".func f .attribute(" + strings.Repeat("(", n),
+		"sections":      ".section .a {" + strings.Repeat("a:", n),
+	} {
+		start := time.Now()
+		m, err := Parse([]byte(head + src))
+		if (m == nil) == (err == nil) {
+			t.Errorf("%s: module %v and error %v", name, m != nil, err)
+		}
+		if d := time.Since(start); d > 10*time.Second {
+			t.Errorf("%s: %v for %d bytes", name, d, len(src))
+		}
 	}
 }

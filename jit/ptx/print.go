@@ -54,6 +54,8 @@ func (p *printer) directive(d *Directive, depth int) {
 		p.f("%s ", d.Name)
 		p.signature(d.Proto, true)
 		p.f(";\n")
+	case d.Name == "@@":
+		p.f("@@%s\n", d.Text)
 	case d.Name == ".section":
 		p.f("%s %s\n{%s}\n", d.Name, strings.Join(d.Args, " "), d.Raw)
 	default:
@@ -77,6 +79,9 @@ func (v *Var) head(linkage bool) string {
 		}
 	}
 	b.WriteString(v.Space)
+	if v.Bank != "" {
+		b.WriteString("[" + v.Bank + "]")
+	}
 	if v.Attr != "" {
 		b.WriteString(" .attribute(" + v.Attr + ")")
 	}
@@ -121,6 +126,9 @@ func (v *Var) tail() string {
 }
 
 func (in *Init) write(b *strings.Builder) {
+	if in.Field != "" {
+		b.WriteString(in.Field + " = ")
+	}
 	switch {
 	case in.Braces:
 		b.WriteByte('{')
@@ -146,11 +154,11 @@ func (in *Init) value(b *strings.Builder) {
 		return
 	}
 	plain := *in.Val
-	plain.Off = 0
+	plain.Off, plain.Zero = 0, false
 	b.WriteString("generic(")
 	plain.write(b)
 	b.WriteByte(')')
-	if in.Val.Off != 0 {
+	if in.Val.Off != 0 || in.Val.Zero {
 		fmt.Fprintf(b, "+%d", in.Val.Off)
 	}
 }
@@ -186,6 +194,11 @@ func (p *printer) params(vars []*Var) {
 
 // signature writes results, name, parameters and directives.
 func (p *printer) signature(f *Func, proto bool) {
+	for _, d := range f.Attrs {
+		if d.Name == ".attribute" { // the only place where ptxas takes it
+			p.f("%s(%s) ", d.Name, d.Text)
+		}
+	}
 	if len(f.Ret) > 0 {
 		p.params(f.Ret)
 		p.f(" ")
@@ -199,6 +212,9 @@ func (p *printer) signature(f *Func, proto bool) {
 		p.params(f.Params)
 	}
 	for _, d := range f.Attrs {
+		if d.Name == ".attribute" {
+			continue // stood in front
+		}
 		p.f(" %s", d.Name)
 		switch {
 		case d.Text != "":

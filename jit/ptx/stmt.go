@@ -2,7 +2,7 @@ package ptx
 
 import (
 	"math"
-	"strings"
+	"strconv"
 )
 
 // stmt reads one statement of a body and appends what it declares or does.
@@ -23,6 +23,8 @@ func (p *parser) stmt(out []Stmt) []Stmt {
 			return out
 		case t.text == ".section":
 			return append(out, p.section())
+		case t.text == ".loc", t.text == ".file":
+			return append(out, p.terse())
 		case t.text == ".callprototype":
 			return append(out, p.prototype())
 		case t.text == ".entry" || t.text == ".func":
@@ -37,10 +39,6 @@ func (p *parser) stmt(out []Stmt) []Stmt {
 			p.next()
 			return out
 		case "@":
-			if p.peekN(1).text == "@" {
-				p.restOfLine()
-				return out
-			}
 			return append(out, p.inst())
 		}
 	case tIdent:
@@ -55,25 +53,6 @@ func (p *parser) stmt(out []Stmt) []Stmt {
 	return nil
 }
 
-func (p *parser) prototype() *Directive {
-	t := p.next()
-	f := &Func{Pos: t.pos}
-	if p.is("(") {
-		f.Ret = p.params()
-	}
-	if n := p.peek(); n.kind == tIdent {
-		f.Name = p.next().text
-	}
-	if p.is("(") {
-		f.Params = p.params()
-	}
-	for p.peek().kind == tDot {
-		f.Attrs = append(f.Attrs, p.funcAttr())
-	}
-	p.expect(";")
-	return &Directive{Pos: t.pos, Name: t.text, Proto: f, Semi: true}
-}
-
 // inst reads [@p] opcode.mods operands ;
 func (p *parser) inst() *Inst {
 	in := &Inst{Pos: p.peek().pos}
@@ -85,7 +64,9 @@ func (p *parser) inst() *Inst {
 	in.Op = p.ident("an opcode").text
 	p.call = in.Op == "call"
 	for p.peek().kind == tDot {
-		in.Mods = append(in.Mods, p.next().text)
+		if in.Mods = append(in.Mods, p.next().text); len(in.Mods)%8 == 0 {
+			p.node(in.Pos)
+		}
 		if len(in.Mods) > 32 {
 			p.failAt(in.Pos, "%s has more than 32 modifiers", in.Op)
 		}
@@ -119,6 +100,8 @@ func (p *parser) operand() Operand {
 func (p *parser) elems(end string) []Operand {
 	t := p.next()
 	p.enter(t.pos)
+	call := p.call
+	p.call = false // a parenthesis further in belongs to an expression
 	var out []Operand
 	if !p.accept(end) {
 		for {
@@ -129,18 +112,38 @@ func (p *parser) elems(end string) []Operand {
 			p.expect(",")
 		}
 	}
+	p.call = call
 	p.depth--
 	return out
 }
+
+// glued tells whether a word with a dot follows without a blank: a component.
+func (p *parser) glued() bool { t := p.peek(); return t.kind == tDot && t.glued }
 
 func (p *parser) operand1() Operand {
 	t := p.peek()
 	p.node(t.pos)
 	o := Operand{Pos: t.pos}
+	// A name, which may stand behind a sign.
+	sign := t.kind == tPunct && (t.text == "!" || t.text == "-")
+	n := t
+	if sign {
+		n = p.peekN(1)
+	}
 	switch {
-	case t.kind == tString:
+	case n.kind == tIdent && n.text != "WARP_SZ":
+		if sign {
+			p.next()
+		}
 		p.next()
-		o.Kind, o.Name = String, t.text
+		o.Kind, o.Name, o.Neg, o.Minus = Sym, n.text, sign && t.text == "!", sign && t.text == "-"
+		for parts := 0; p.glued(); parts++ {
+			if parts == 4 {
+				p.failAt(p.peek().pos, "%s has more than 4 components", clip(o.Name+o.Comp))
+			}
+			o.Comp += p.next().text
+		}
+		p.offsets(&o)
 	case t.kind == tPunct && t.text == "{":
 		o.Kind, o.Elems = Vec, p.elems("}")
 	case t.kind == tPunct && t.text == "[":
@@ -148,33 +151,13 @@ func (p *parser) operand1() Operand {
 		if len(o.Elems) == 0 {
 			p.failAt(t.pos, "[] is empty: expected an address")
 		}
-		if p.is("[") { // var[3][2]… inside an address list has no meaning
-			p.failAt(p.peek().pos, "found \"[\" after an address")
+		if p.glued() { // .unified
+			o.Comp = p.next().text
 		}
 	case t.kind == tPunct && t.text == "(" && p.call:
 		o.Kind, o.Elems = List, p.elems(")")
-	case t.kind == tPunct && t.text == "!" && p.peekN(1).kind == tIdent:
-		p.next()
-		n := p.next()
-		o.Kind, o.Name, o.Neg = Sym, n.text, true
-	case t.kind == tPunct && t.text == "-" && p.peekN(1).kind == tFloat:
-		p.next()
-		n := p.next()
-		o.Kind, o.Width = Float, n.width
-		o.Bits = n.val ^ 1<<(n.width-1)
-	case t.kind == tFloat:
-		p.next()
-		o.Kind, o.Bits, o.Width = Float, t.val, t.width
-	case t.kind == tIdent:
-		p.next()
-		o.Kind, o.Name = Sym, t.text
-		for p.peek().kind == tDot && p.peek().glued {
-			o.Comp += p.next().text
-		}
-		p.offsets(&o)
 	default:
-		v, uns := p.constExpr()
-		o.Kind, o.Int, o.Unsigned = Imm, int64(v), uns
+		o = p.constExpr().operand(o)
 	}
 	return o
 }
@@ -183,30 +166,34 @@ func (p *parser) operand1() Operand {
 func (p *parser) offsets(o *Operand) {
 	for {
 		switch {
-		case p.is("+") || p.is("-"):
-			op := p.next()
-			n := p.peek()
-			if n.kind == tIdent {
-				if o.OffReg != "" || op.text == "-" {
-					p.failAt(n.pos, "found %s, expected a constant offset", clip(n.text))
-				}
-				o.OffReg = p.next().text
-				continue
-			}
-			neg := op.text == "-"
-			if p.accept("-") {
-				neg = !neg
-			}
-			v, _ := p.constPrimary()
-			if neg {
-				v = -v
-			}
-			o.Off += int64(v)
-		case p.is("["): // array element; the decoder scales nothing: bytes
+		case p.is("+") && p.peekN(1).kind == tIdent && p.peekN(1).text != "WARP_SZ":
 			p.next()
-			v, _ := p.constExpr()
+			if n := p.next(); o.OffReg == "" {
+				o.OffReg = n.text
+			} else {
+				p.failAt(n.pos, "found %s, expected a constant offset", clip(n.text))
+			}
+		case p.is("+"):
+			p.next()
+			o.Off += int64(p.constInt())
+			o.Zero = o.Off == 0
+		case p.is("-"):
+			p.next()
+			t := p.peek()
+			o.Off -= int64(p.wantInt(p.constBin(binPrec["*"]), t.pos).bits)
+			o.Zero = o.Off == 0
+		case p.is("[") && len(o.Elems) == 0 && o.Off == 0 && o.OffReg == "": // an element of an array
+			t := p.next()
+			i := Operand{Pos: p.peek().pos}
+			p.node(i.Pos)
+			if n := p.peek(); n.kind == tIdent && n.text != "WARP_SZ" {
+				p.next()
+				i.Kind, i.Name = Sym, n.text
+			} else {
+				i = p.wantInt(p.constExpr(), t.pos).operand(i)
+			}
 			p.expect("]")
-			o.Off += int64(v)
+			o.Elems = []Operand{i}
 		default:
 			return
 		}
@@ -225,12 +212,20 @@ func (p *parser) varHead(link []string) *Var {
 		switch {
 		case spaces[t.text] && v.Space == "":
 			v.Space = t.text
+			if t.text == ".const" && p.accept("[") { // a bank, before PTX 2.2
+				n := p.constInt()
+				if n > 10 {
+					p.failAt(t.pos, "constant bank %d is out of range: expected 0 to 10", n)
+				}
+				v.Bank = strconv.FormatUint(n, 10)
+				p.expect("]")
+			}
 		case v.Ptr && (spaces[t.text] || t.text == ".generic"):
 			v.PtrSpc = t.text
 		case t.text == ".ptr":
 			v.Ptr = true
 		case t.text == ".align":
-			n, _ := p.constPrimary()
+			n := p.wantInt(p.constPrimary(), t.pos).bits
 			if n == 0 || n > 1<<20 || n&(n-1) != 0 {
 				p.failAt(t.pos, "alignment %d is not a power of two up to 1048576", n)
 			}
@@ -260,30 +255,11 @@ func (p *parser) varHead(link []string) *Var {
 	return v
 }
 
-func (p *parser) attribute() string {
-	open := p.expect("(")
-	depth := 1
-	var text strings.Builder
-	for {
-		a := p.next()
-		switch {
-		case a.kind == tEOF:
-			p.failAt(open.pos, ".attribute( is not closed: expected \")\"")
-		case a.kind == tPunct && a.text == "(":
-			depth++
-		case a.kind == tPunct && a.text == ")":
-			if depth--; depth == 0 {
-				return text.String()
-			}
-		}
-		glue(&text, a)
-	}
-}
-
 // declarator reads name, range, dimensions and initialiser into v.
 func (p *parser) declarator(v *Var) {
 	t := p.ident("the variable's name")
 	p.node(t.pos)
+	p.node(t.pos) // a Var is as large as two other nodes
 	v.Pos, v.Name = t.pos, t.text
 	if p.accept("<") {
 		n := p.next()
@@ -301,7 +277,7 @@ func (p *parser) declarator(v *Var) {
 			v.Dims = append(v.Dims, -1)
 			continue
 		}
-		n, _ := p.constExpr()
+		n := p.constInt()
 		if n > 1<<40 {
 			p.failAt(t.pos, "dimension %d of %s is out of range", int64(n), clip(v.Name))
 		}
@@ -309,9 +285,7 @@ func (p *parser) declarator(v *Var) {
 		p.expect("]")
 	}
 	if p.accept("=") {
-		p.pipe = true
 		init := p.initial()
-		p.pipe = false
 		v.Init = &init
 	}
 }
@@ -356,12 +330,23 @@ func (p *parser) initial() Init {
 		p.depth--
 		return in
 	}
-	if t.kind == tInt && p.peekN(1).text == "(" { // mask(sym)
+	if n := p.peekN(1); t.kind == tIdent && n.kind == tPunct && n.text == "=" { // of an opaque type
+		p.next()
+		p.next()
+		in.Field = t.text
+	}
+	if n := p.peekN(1); t.kind == tInt && n.kind == tPunct && n.text == "(" { // mask(sym)
+		if t.val == 0 {
+			p.failAt(t.pos, "mask 0 keeps nothing of the address: expected 0xFF, 0xFF00, …")
+		}
 		in.Mask = p.next().val
 		p.next()
 		o := p.operand()
-		p.expect(")")
 		in.Val = p.symbolic(o, &in)
+		p.expect(")")
+		if in.Val.Kind != Sym {
+			p.failAt(in.Val.Pos, "mask of something that is not an address")
+		}
 		return in
 	}
 	o := p.operand()
@@ -375,13 +360,18 @@ func (p *parser) symbolic(o Operand, in *Init) *Operand {
 		p.next()
 		o = p.operand()
 		p.expect(")")
-		in.Generic = true
-		if o.Kind == Sym {
-			p.offsets(&o)
+		if o.Kind != Sym {
+			p.failAt(o.Pos, "generic() of something that is not a variable")
 		}
+		in.Generic = true
+		p.offsets(&o)
 	}
 	switch o.Kind {
-	case Imm, Float, Sym, String:
+	case Imm, Float:
+	case Sym:
+		if o.Neg || o.Minus || o.Comp != "" || o.OffReg != "" || len(o.Elems) > 0 {
+			p.failAt(o.Pos, "found %s, expected a constant address such as name+4", clip(o.String()))
+		}
 	default:
 		p.failAt(o.Pos, "initialiser is neither a number nor an address")
 	}

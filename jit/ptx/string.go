@@ -53,11 +53,17 @@ func (o *Operand) write(b *strings.Builder) {
 		if o.Neg {
 			b.WriteByte('!')
 		}
+		if o.Minus {
+			b.WriteByte('-')
+		}
 		b.WriteString(o.Name + o.Comp)
+		if len(o.Elems) > 0 {
+			list("[", ", ", "]")
+		}
 		if o.OffReg != "" {
 			b.WriteString("+" + o.OffReg)
 		}
-		if o.Off != 0 {
+		if o.Off != 0 || o.Zero {
 			fmt.Fprintf(b, "+%d", o.Off) // "+-4": ptxas takes no "-4" here
 		}
 	case Imm:
@@ -76,6 +82,7 @@ func (o *Operand) write(b *strings.Builder) {
 		list("{", ", ", "}")
 	case Addr:
 		list("[", ", ", "]")
+		b.WriteString(o.Comp)
 	case List:
 		list("(", ", ", ")")
 	case Pair:
