@@ -52,6 +52,9 @@ func Machine(cubin []byte, kernel string) (Profile, error) {
 			if !ok {
 				continue
 			}
+			if kind == "MUFU" && binary.LittleEndian.Uint64(code[8:])>>10&15 == reciprocal {
+				continue // integer divisions use it too, and the table of instances needs some
+			}
 			if movable[kind] && (w>>24&0xff == rz || w>>9&7 == registerForm && w>>32&0xff == rz) {
 				continue // it moves, negates or converts a value: the next compilation may do that by another instruction, or not need to
 			}
@@ -62,9 +65,11 @@ func Machine(cubin []byte, kernel string) (Profile, error) {
 }
 
 // Source A is in bits 24 to 31, source B of the form with registers only in bits 32 to 39; register 255 reads as zero.
+// Bits 74 to 77 of MUFU say which function.
 const (
 	rz           = 0xff
 	registerForm = 1
+	reciprocal   = 4
 )
 
 // movable are the kinds that also move values, with RZ as a source.

@@ -80,6 +80,7 @@ func TestMachineKinds(t *testing.T) {
 		{"fma.rn.f16x2 %r1,%r1,%r2,%r3;", Profile{"HFMA2": 1}, ""},
 		{"fma.rn.bf16x2 %r1,%r1,%r2,%r3;", Profile{"HFMA2": 1}, "sm_80 sm_90 sm_100"},
 		{"sin.approx.f32 %f1,%f1;", Profile{"FMUL": 1, "MUFU": 1}, ""},
+		{"rcp.approx.f32 %f1,%f1; div.u32 %r1,%r1,%r2;", Profile{"FMUL": 2}, ""},
 		{mma, Profile{"HMMA": 1}, "sm_80 sm_90 sm_100"},
 		{wgmma, Profile{"HGMMA": 1}, "sm_90a"},
 		{"fma.rn.f32x2 %rd2,%rd2,%rd3,%rd2;", Profile{"FFMA2": 1}, "sm_100"},
