@@ -148,7 +148,7 @@ func (s *session) global(k shm.Kernel, name string) (shm.Range, error) {
 	if err != nil || out.Bytes == 0 || s.globals[out.Address] {
 		return out, err
 	}
-	if err := s.addMemory(out.Address, out.Bytes); err != nil {
+	if err := s.addMemory(out.Address, out.Bytes, 0); err != nil {
 		return out, err
 	}
 	s.globals[out.Address] = true

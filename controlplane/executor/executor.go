@@ -12,6 +12,7 @@ package executor
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -205,6 +206,7 @@ func Run(ctx context.Context, c Config) error {
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memoryLimit))
 
 	x := &executor{config: c, conn: conn, log: c.Log, sessions: map[uint64]*session{}, images: map[uint64]*loaded{}, begun: time.Now()}
+	x.expert.x = x
 	return x.run(ctx)
 }
 
@@ -271,6 +273,7 @@ type executor struct {
 	sessions map[uint64]*session
 	imagesMu sync.Mutex
 	images   map[uint64]*loaded
+	expert   expert
 	begun    time.Time
 	draining bool
 }
@@ -293,7 +296,7 @@ func (x *executor) run(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		x.sendFault(codeOf(err), nil, 0, err.Error())
+		x.sendFault(&ending{result: codeOf(err), err: err})
 		return &ExitError{ExitNoDevice, err}
 	}
 	if x.poller, err = newPoller(x.config, x.engine, x.facts.Chip); err != nil {
@@ -336,7 +339,7 @@ func (x *executor) run(ctx context.Context) error {
 	x.loader.stop()
 	if end := x.poller.end; end != nil {
 		x.log.Error("executor ends", "error", end.err, "code", end.code)
-		x.sendFault(end.result, end.inFlight, end.blamed, end.err.Error())
+		x.sendFault(end)
 		x.engine.Abandon()
 		return &ExitError{end.code, end.err}
 	}
@@ -356,20 +359,21 @@ func codeOf(err error) gpu.Result {
 }
 
 // sendFault tells the daemon; it must not fail the exit that follows.
-func (x *executor) sendFault(r gpu.Result, inFlight []uint64, blamed uint64, text string) {
-	const most = (shm.MessageBytes - 1024) / 8
-	if len(inFlight) > most {
-		inFlight = inFlight[:most]
-	}
-	tail := make([]byte, 0, 8*len(inFlight)+len(text))
+func (x *executor) sendFault(e *ending) {
+	const most = (shm.MessageBytes - 1024) / 8 / 3
+	inFlight, apart := e.inFlight[:min(len(e.inFlight), most)], e.apart[:min(len(e.apart), most)]
+	var tail []byte
 	for _, id := range inFlight {
-		for i := range 8 {
-			tail = append(tail, byte(id>>(8*i)))
-		}
+		tail = binary.LittleEndian.AppendUint64(tail, id)
 	}
+	for _, pair := range apart {
+		tail = binary.LittleEndian.AppendUint64(tail, pair[0])
+		tail = binary.LittleEndian.AppendUint64(tail, pair[1])
+	}
+	text := e.err.Error()
 	tail = append(tail, text[:min(len(text), 512)]...)
-	m := shm.Message{Type: shm.TypeFault, Body: shm.Encode(shm.Fault{CUDAResult: uint32(r), Clients: uint32(len(inFlight)), Blamed: blamed}), Tail: tail}
-	if err := x.conn.Send(m); err != nil {
+	body := shm.Encode(shm.Fault{CUDAResult: uint32(e.result), Clients: uint32(len(inFlight)), Blamed: e.blamed, Kernel: e.kernel, Apart: uint32(len(apart))})
+	if err := x.conn.Send(shm.Message{Type: shm.TypeFault, Body: body, Tail: tail}); err != nil {
 		x.log.Error("the daemon did not take the fault message", "error", err)
 	}
 }

@@ -249,7 +249,7 @@ func TestFault(t *testing.T) {
 
 // The daemon's restart: what a dead executor had issued is in doubt.
 func TestTakeOver(t *testing.T) {
-	for _, doubt := range []string{"memset", "kernel", "none"} {
+	for _, doubt := range []string{"memset", "kernel", "harmless kernel", "none"} {
 		t.Run(doubt, func(t *testing.T) {
 			g, d, c := served(t, nil)
 			gate := make(chan struct{})
@@ -260,15 +260,20 @@ func TestTakeOver(t *testing.T) {
 
 			c.mustSync(1, c.launch(1, 1, u64s(c.window, 1), nil))
 			// An op in lane 2 that is issued but cannot finish before the fault: it depends on a held one.
-			g.define("other", func([]byte) { <-gate })
+			g.define("count", func([]byte) { <-gate })
+			g.define("fill", func([]byte) { <-gate })
+			d.image(2, faultImage)
 			switch doubt {
 			case "memset":
 				put(c, shm.KindEvent, 2, shm.EventMark{Slot: 1}, nil, nil)
 				g.hold(gate)
 				put(c, shm.KindMemset, 2, shm.Memset{Dst: c.window + 64, Width: 4, Height: 1, Element: 1, Value: 7}, nil, nil)
 			case "kernel":
-				c.kernel(1, 2, "other")
-				c.launch(2, 2, u64s(0), nil)
+				c.kernel(2, 2, "count")
+				c.launch(2, 2, u64s(c.window+64), nil)
+			case "harmless kernel":
+				c.kernel(2, 2, "fill")
+				c.launch(2, 2, u64s(c.window+64, 7), nil)
 			}
 			issued := c.seq[2]
 			later := c.launch(1, 3, u64s(c.window, 10), func(h *shm.Header) { h.Ready = 1 })
@@ -287,14 +292,19 @@ func TestTakeOver(t *testing.T) {
 			next := newFakeGPU()
 			t.Cleanup(next.unmapAll)
 			next.define("check", adder)
-			next.define("other", func([]byte) {})
+			next.define("count", func([]byte) {})
+			next.define("fill", filler)
 			g.unmapAll()
 			d2 := start(t, next.open, d.bell, nil)
 			d2.image(1, testImage)
+			d2.image(2, faultImage)
 			c.attach(d2)
 			c.kernel(1, 1, "check")
-			if doubt == "kernel" {
-				c.kernel(1, 2, "other")
+			switch doubt {
+			case "kernel":
+				c.kernel(2, 2, "count")
+			case "harmless kernel":
+				c.kernel(2, 2, "fill")
 			}
 			c.resume()
 			if doubt == "kernel" {
@@ -315,8 +325,8 @@ func TestTakeOver(t *testing.T) {
 			if got := binary.LittleEndian.Uint32(c.memory); got != 11 {
 				t.Errorf("memory holds %d; want 11: an op was lost or repeated", got)
 			}
-			if doubt == "memset" && c.memory[64] != 7 {
-				t.Error("the memset in doubt was not repeated")
+			if doubt != "none" && c.memory[64] != 7 {
+				t.Errorf("the %s in doubt was not repeated", doubt)
 			}
 			c.mustSync(1, c.launch(1, 1, u64s(c.window, 100), nil))
 		})

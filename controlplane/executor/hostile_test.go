@@ -11,6 +11,7 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/jit/effects"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -66,7 +67,7 @@ func (b *bench) client(prepare func(f *shm.SessionFile)) (*client, *tester) {
 	err = c.ring.Resume(atomic.LoadUint64(&c.words.Read), head)
 	var doubt scoreboard.Doubt
 	if err == nil {
-		doubt, err = board.Survey(c.ring)
+		doubt, err = board.Survey(c.ring, nobody)
 	}
 	if err == nil && doubt.Why == "" {
 		err = c.ring.Resume(c.ring.Read(), head)
@@ -265,3 +266,6 @@ func FuzzSession(f *testing.F) {
 		b.gone(c)
 	})
 }
+
+// nobody knows any kernel.
+func nobody(uint32) (*effects.Effects, string) { return nil, "unknown" }

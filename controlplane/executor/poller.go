@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/metrics"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -59,6 +60,34 @@ type client struct {
 	progressed int64 // when an op of it last completed
 	mended     int64 // when a forged done word was last put right
 	abandoned  int64 // when the broken ring was last emptied
+	hold       *hold // nil: it is served
+}
+
+// hold is a client of which only ops in doubt are issued, one at a time.
+type hold struct {
+	last map[uint32]uint32 // lane → its last op in doubt
+	over chan struct{}     // closed when they are done
+	done bool
+}
+
+// allows says whether an op of a held client may be issued.
+func (h *hold) allows(p *poller, b *scoreboard.Session, op *scoreboard.Op) bool {
+	last, ok := h.last[op.Lane]
+	return ok && shm.Reached(last, op.Seq) && b.InFlight() == 0 && p.policy.Len()+p.gather.Len() == 0
+}
+
+// look closes over when every op in doubt is done.
+func (h *hold) look(b *scoreboard.Session) {
+	if h.done {
+		return
+	}
+	for lane, last := range h.last {
+		if !shm.Reached(b.Lane(lane).Done, last) && !b.Dropping() {
+			return
+		}
+	}
+	h.done = true
+	close(h.over)
 }
 
 // barrier calls reached when everything below a ring position is done.
@@ -74,6 +103,8 @@ type ending struct {
 	err      error
 	inFlight []uint64
 	blamed   uint64
+	kernel   uint32      // of blamed, when one of its kernels was in flight
+	apart    [][2]uint64 // client and kernel of launches that were joined with others
 }
 
 // poller is the thread that schedules.
@@ -319,6 +350,9 @@ func (p *poller) serve(c *client) bool {
 	if c.detached != 0 {
 		p.finish(c)
 	}
+	if c.hold != nil {
+		c.hold.look(b)
+	}
 	return did
 }
 
@@ -335,9 +369,15 @@ func (p *poller) offer(c *client, l *scoreboard.Lane) {
 		p.stats.NotReady++
 		return
 	}
+	if c.hold != nil {
+		if !c.hold.allows(p, c.board, op) {
+			return
+		}
+		op.Signal = true
+	}
 	l.Queued = true
 	op.ReadyAt = p.now
-	if level := p.engine.Level(l.Priority); !p.gather.Add(op, level) {
+	if level := p.engine.Level(l.Priority); c.hold != nil || !p.gather.Add(op, level) {
 		p.policy.Add(op, level)
 	}
 }
@@ -788,8 +828,20 @@ func (p *poller) fault(r gpu.Result, code int, blamed uint64, err error) {
 	p.account()
 }
 
-// account publishes what is known to be done and finds out who had ops in flight.
+// kernelFault tells results that only a kernel can cause from those of the device (cuda.h, CUresult).
+func kernelFault(r gpu.Result) bool {
+	switch r {
+	case gpu.IllegalAddress, gpu.LaunchTimeout, gpu.LaunchFailed:
+		return true
+	}
+	return r == 710 || r >= 714 && r <= 718 // assert; stack, instruction, alignment, address space, program counter
+}
+
+// account publishes what is known to be done and finds out who had ops in flight: those with kernels, if there are any, because
+// copies and memsets name memory that was checked.
 func (p *poller) account() {
+	var others []uint64
+	running := map[uint64][]*scoreboard.Op{}
 	for _, c := range p.clients {
 		b := c.board
 		for i := len(b.Busy()) - 1; i >= 0; i-- {
@@ -801,11 +853,26 @@ func (p *poller) account() {
 		if b.Release() {
 			p.release(c)
 		}
-		if b.InFlight() > 0 {
+		if running[c.id] = b.Running(); len(running[c.id]) > 0 {
 			p.end.inFlight = append(p.end.inFlight, c.id)
+		} else if b.InFlight() > 0 {
+			others = append(others, c.id)
 		}
+	}
+	if len(p.end.inFlight) == 0 || !kernelFault(p.end.result) {
+		p.end.inFlight = append(p.end.inFlight, others...)
 	}
 	if p.end.blamed == 0 && len(p.end.inFlight) == 1 && p.end.code == ExitFault {
 		p.end.blamed = p.end.inFlight[0] // nobody else can have done it
+	}
+	for id, ops := range running {
+		if id == p.end.blamed && len(ops) == 1 {
+			p.end.kernel = ops[0].Kernel.ID
+		}
+		for _, op := range ops {
+			if pair := [2]uint64{id, uint64(op.Kernel.ID)}; op.Joined && !slices.Contains(p.end.apart, pair) {
+				p.end.apart = append(p.end.apart, pair)
+			}
+		}
 	}
 }

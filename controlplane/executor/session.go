@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/jit/effects"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -72,8 +74,16 @@ func (s *session) handle(m *shm.Message) ([]byte, error) {
 	switch m.Type {
 	case shm.TypeAttach:
 		return nil, s.attach(m)
+	case shm.TypeTrial:
+		return nil, s.trial()
 	case shm.TypeResume:
 		return nil, s.resume()
+	case shm.TypeApart:
+		a, err := shm.Decode[shm.Setting](m.Body)
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.setApart(&a)
 	case shm.TypeWindow:
 		return withBody(m, s.window)
 	case shm.TypeSegment:
@@ -240,29 +250,55 @@ func (s *session) releaseWindows() {
 	s.windows = nil
 }
 
-// resume settles what a dead executor left in doubt and starts polling. It follows ATTACH for a new session too.
+// survey looks at what a dead executor left in the ring, and puts the ring back to its head. The first error is about what was
+// left, the second about the ring itself.
+func (s *session) survey() (doubt scoreboard.Doubt, err, broken error) {
+	c := s.client
+	head, read := atomic.LoadUint64(&c.words.Head), atomic.LoadUint64(&c.words.Read)
+	if err = c.ring.Resume(read, head); err == nil {
+		doubt, err = c.board.Survey(c.ring, func(kernel uint32) (*effects.Effects, string) { return s.x.expert.effects(s, kernel) })
+	}
+	return doubt, err, c.ring.Resume(c.ring.Read(), head)
+}
+
+// serve hands the session to the poller.
+func (s *session) serve() error {
+	if !s.x.poller.call(func() { s.x.poller.add(s.client) }) {
+		return errStopping
+	}
+	s.polled = true
+	return nil
+}
+
+// resume settles what a dead executor left in doubt, unless a trial has, and starts polling. It follows ATTACH for a new session
+// too.
 func (s *session) resume() error {
+	c := s.client
+	if c.hold != nil {
+		if !s.x.poller.call(func() { c.hold = nil }) {
+			return errStopping
+		}
+		return nil
+	}
 	if s.polled {
 		return refuse(shm.StatusInvalid, "client %d is being served already", s.id)
 	}
-	c := s.client
-	head, read := atomic.LoadUint64(&c.words.Head), atomic.LoadUint64(&c.words.Read)
 	fail := func(r gpu.Result, reason uint32, why string) {
-		s.log.Warn("session gets an error", "code", int(r), "reason", reason, "why", why)
+		s.log.Warn("session gets an error", "code", int(r), "reason", reason, "why", why, "cause", cause(c.file))
 		c.failed = r
 		c.board.Drop()
 		c.file.SetError(uint32(r), reason)
 	}
-	var doubt scoreboard.Doubt
-	err := c.ring.Resume(read, head)
-	if err == nil {
-		doubt, err = c.board.Survey(c.ring)
-	}
-	took := head > 0 || doubt.InDoubt > 0 || s.lanesUsed()
+	took := atomic.LoadUint64(&c.words.Head) > 0
+	doubt, err, broken := s.survey()
+	took = took || doubt.InDoubt > 0 || s.lanesUsed()
 	switch code := atomic.LoadUint32(&c.status.Error); {
 	case err != nil:
 		c.broken = true
 		fail(gpu.Unknown, shm.ReasonBadRecord, err.Error())
+	case broken != nil:
+		c.broken = true
+		fail(gpu.Unknown, shm.ReasonBadRecord, broken.Error())
 	case code != 0:
 		c.failed = gpu.Result(code)
 		c.board.Drop()
@@ -271,19 +307,60 @@ func (s *session) resume() error {
 	case took && len(s.instances) > 0:
 		fail(gpu.LaunchFailed, shm.ReasonLostGlobals, "device globals of its kernels were in the executor that died")
 	}
-	if !c.broken {
-		if err := c.ring.Resume(c.ring.Read(), head); err != nil {
-			c.broken = true
-			fail(gpu.Unknown, shm.ReasonBadRecord, err.Error())
-		}
-	}
 	if took {
-		s.log.Info("took a session over", "in_doubt", doubt.InDoubt, "why_not_repeated", doubt.Why)
+		s.log.Info("took a session over", "in_doubt", doubt.InDoubt, "kernels", doubt.Kernels, "why_not_repeated", doubt.Why)
 	}
-	if !s.x.poller.call(func() { s.x.poller.add(c) }) {
+	return s.serve()
+}
+
+// trial executes the session's ops in doubt one at a time, each alone on the GPU: a fault is then the fault of the op that runs.
+// Where they cannot be repeated, nothing is done: RESUME says so, when more is known of the cause. Ops that do not end in time are
+// left running.
+func (s *session) trial() error {
+	c := s.client
+	if s.polled {
+		return refuse(shm.StatusInvalid, "client %d is being served already", s.id)
+	}
+	doubt, err, broken := s.survey()
+	if err != nil || broken != nil || doubt.InDoubt == 0 || doubt.Why != "" || atomic.LoadUint32(&c.status.Error) != 0 || len(s.instances) > 0 {
+		return nil
+	}
+	c.hold = &hold{last: doubt.Last, over: make(chan struct{})}
+	over := c.hold.over
+	if err := s.serve(); err != nil {
+		return err
+	}
+	select {
+	case <-over:
+		s.log.Info("ops in doubt ran alone", "ops", doubt.InDoubt, "kernels", doubt.Kernels)
+	case <-s.x.poller.ended:
+		return errStopping
+	case <-time.After(s.x.config.DeadKernelTime):
+		s.log.Warn("an op in doubt that is tried alone does not end", "after", s.x.config.DeadKernelTime)
+	}
+	return nil
+}
+
+// cause is what the daemon knows of who brought the executor down, "" when nothing.
+func cause(f *shm.SessionFile) string {
+	st := f.Status()
+	client := atomic.LoadUint64(&st.CauseClient)
+	if client == 0 {
+		return ""
+	}
+	name, _, _ := bytes.Cut(st.CauseKernel[:], []byte{0})
+	return fmt.Sprintf("client %d, kernel %q", client, name)
+}
+
+// setApart keeps a kernel's ops of this session out of launches with others.
+func (s *session) setApart(a *shm.Setting) error {
+	k := s.kernels[a.KernelID]
+	if k == nil {
+		return refuse(shm.StatusInvalid, "kernel id %d is unknown", a.KernelID)
+	}
+	if !s.x.poller.call(func() { k.Apart = true }) {
 		return errStopping
 	}
-	s.polled = true
 	return nil
 }
 
@@ -302,9 +379,14 @@ func inside(r shm.Range, in shm.Range) bool {
 }
 
 // addMemory lets ops name a range.
-func (s *session) addMemory(address, bytes uint64) error {
+func (s *session) addMemory(address, bytes uint64, flags uint64) error {
 	var err error
-	if !s.x.poller.call(func() { err = s.client.board.Memory.Add(address, bytes) }) {
+	ok := s.x.poller.call(func() {
+		if err = s.client.board.Memory.Add(address, bytes); err == nil && flags&shm.SegmentFlagPart != 0 {
+			s.client.board.Memory.Part(address)
+		}
+	})
+	if !ok {
 		return errStopping
 	}
 	if err != nil {
@@ -323,7 +405,7 @@ func (s *session) segment(m *shm.Message, r *shm.Range) error {
 	if r.Offset != 0 {
 		return refuse(shm.StatusInvalid, "segment %#x: offset %d; the driver maps whole handles only", r.Address, r.Offset)
 	}
-	if err := s.addMemory(r.Address, r.Bytes); err != nil {
+	if err := s.addMemory(r.Address, r.Bytes, r.Flags); err != nil {
 		return err
 	}
 	single := !slices.ContainsFunc(s.windows, func(w shm.Range) bool { return inside(*r, w) })
@@ -429,7 +511,7 @@ func (s *session) hostSegment(m *shm.Message, r *shm.Range) error {
 	if !inside(*r, s.host) || r.Address%shm.Page != 0 || r.Bytes%shm.Page != 0 || uint64(size) != r.Bytes {
 		return refuse(shm.StatusInvalid, "host segment %#x+%#x of a file of %d bytes; expected whole pages inside %#x+%#x", r.Address, r.Bytes, size, s.host.Address, s.host.Bytes)
 	}
-	if err := s.addMemory(r.Address, r.Bytes); err != nil {
+	if err := s.addMemory(r.Address, r.Bytes, 0); err != nil {
 		return err
 	}
 	err = s.x.loader.do(func() error {

@@ -40,7 +40,7 @@ type Kernel struct {
 	// Globals are this session's addresses of the variables that Code's forms ask for (coalesce.Layout.GlobalNames), nil until they
 	// are known and when there are none.
 	Globals atomic.Pointer[[]uint64]
-	// Apart: this session's ops of it are never joined with others (a fault in company).
+	// Apart: this session's ops of it are never joined with others (a fault in company). The poller's thread writes and reads it.
 	Apart bool
 
 	shape *Shape // of its last op: the next one is nearly always alike

@@ -9,9 +9,46 @@ import (
 // Adding and removing allocates (cold path); Contains does not.
 type Ranges struct {
 	sorted []span
+	parts  map[uint64]bool // first addresses of ranges of Part
 }
 
 type span struct{ from, to uint64 }
+
+// Part marks a range of Add: it may be one allocation together with others, and the same memory as others.
+func (r *Ranges) Part(address uint64) {
+	if r.parts == nil {
+		r.parts = map[uint64]bool{}
+	}
+	r.parts[address] = true
+}
+
+// around gives the range that holds address.
+func (r *Ranges) around(address uint64) (span, bool) {
+	i, ok := r.find(address)
+	if !ok {
+		return span{}, false
+	}
+	return r.sorted[i], true
+}
+
+// widen adds to spans that touch a range of Part all ranges of Part.
+func (r *Ranges) widen(spans []span) []span {
+	touched := false
+	for _, s := range spans {
+		for i, _ := r.find(s.from); i < len(r.sorted) && r.sorted[i].from < s.to; i++ {
+			touched = touched || r.parts[r.sorted[i].from]
+		}
+	}
+	if !touched {
+		return spans
+	}
+	for _, s := range r.sorted {
+		if r.parts[s.from] {
+			spans = append(spans, s)
+		}
+	}
+	return spans
+}
 
 // Add registers [address, address+bytes). Overlap with an earlier range, emptiness and overflow are errors.
 func (r *Ranges) Add(address, bytes uint64) error {
@@ -34,6 +71,7 @@ func (r *Ranges) Remove(address uint64) bool {
 		return false
 	}
 	r.sorted = slices.Delete(r.sorted, i, i+1)
+	delete(r.parts, address)
 	return true
 }
 

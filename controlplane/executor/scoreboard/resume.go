@@ -2,8 +2,10 @@ package scoreboard
 
 import (
 	"fmt"
+	"slices"
 	"sync/atomic"
 
+	"github.com/heddle-gpu/heddle/jit/effects"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -12,28 +14,44 @@ const maxDoubt = 1024
 
 // Doubt is what Survey found among the ops that the dead executor may have handed to the driver.
 type Doubt struct {
-	// InDoubt counts ops that may have been executed, in part or in whole.
-	InDoubt int
+	// InDoubt counts ops that may have been executed, in part or in whole, Kernels those among them that are launches.
+	InDoubt, Kernels int
 	// Why is "" when repeating them all is harmless, and else names the first reason why it is not.
 	Why string
+	// Last is each lane's last op in doubt.
+	Last map[uint32]uint32
 }
+
+// Effects gives what is known of a kernel of the session, and its name. A nil Effects is an unknown kernel.
+type Effects func(kernel uint32) (e *effects.Effects, name string)
 
 // prior is one op that a dead executor left in the ring.
 type prior struct {
-	lane, seq   uint32
-	kind        uint16
-	deps        []shm.Dep
-	read, write span // empty when from == to
+	lane, seq     uint32
+	kind          uint16
+	deps          []shm.Dep
+	kernel        uint32
+	launch        effects.Launch // of a kernel that was issued
+	reads, writes []span
 }
 
 // Survey reads what a dead executor left in the ring, from its head on, and prepares the lanes: ops that are known to be done
 // will be skipped by Accept. The consumer must have been resumed at the head, and must be resumed there again afterwards. It
 // works for a new session too, which has left nothing. The error is the consumer's: the ring cannot be parsed.
 //
-// Everything below the consumer's head is done. An op is done when its lane's done word says so, or when a done op depends on it: the word may lag behind, and repeating a
-// predecessor of a done op could destroy what that op wrote.
-func (s *Session) Survey(c *shm.Consumer) (Doubt, error) {
+// Everything below the consumer's head is done. An op is done when its lane's done word says so, or when a done op depends on it:
+// the word may lag behind, and repeating a predecessor of a done op could destroy what that op wrote.
+//
+// Kernels in doubt are judged by what known says of them; the session's memory must have been added before.
+func (s *Session) Survey(c *shm.Consumer, known Effects) (Doubt, error) {
 	s.head = c.Head()
+	done := make([]uint32, len(s.lanes))
+	issued := make([]uint32, len(s.lanes))
+	first := make([]uint32, len(s.lanes))
+	for i := range s.lanes {
+		done[i] = atomic.LoadUint32(&s.lanes[i].word.Done)
+		issued[i] = atomic.LoadUint32(&s.lanes[i].word.Issued)
+	}
 	var left []prior
 	var cells []shm.Dep
 	for {
@@ -51,15 +69,14 @@ func (s *Session) Survey(c *shm.Consumer) (Doubt, error) {
 		at := len(cells)
 		cells = append(cells, v.Deps()...)
 		p.deps = cells[at:len(cells):len(cells)]
-		p.read, p.write = touched(&v)
+		if read, write := touched(&v); v.Kind != shm.KindLaunch {
+			p.reads, p.writes = []span{read}, []span{write}
+		} else if shm.Reached(issued[v.Lane], v.Seq) {
+			l, params := v.Launch()
+			p.kernel = l.Kernel
+			p.launch = effects.Launch{Grid: [3]uint32{l.GridX, l.GridY, l.GridZ}, Block: [3]uint32{l.BlockX, l.BlockY, l.BlockZ}, Params: slices.Clone(params)}
+		}
 		left = append(left, p)
-	}
-	done := make([]uint32, len(s.lanes))
-	issued := make([]uint32, len(s.lanes))
-	first := make([]uint32, len(s.lanes))
-	for i := range s.lanes {
-		done[i] = atomic.LoadUint32(&s.lanes[i].word.Done)
-		issued[i] = atomic.LoadUint32(&s.lanes[i].word.Issued)
 	}
 	for i := len(left) - 1; i >= 0; i-- {
 		p := &left[i]
@@ -95,7 +112,15 @@ func (s *Session) Survey(c *shm.Consumer) (Doubt, error) {
 			atomic.StoreUint32(&l.word.Done, done[i])
 		}
 	}
-	return Doubt{InDoubt: len(unsure), Why: whyNot(unsure)}, nil
+	d := Doubt{InDoubt: len(unsure), Last: map[uint32]uint32{}}
+	for i := range unsure {
+		d.Last[unsure[i].lane] = unsure[i].seq
+		if unsure[i].kind == shm.KindLaunch {
+			d.Kernels++
+		}
+	}
+	d.Why = s.whyNot(unsure, known)
+	return d, nil
 }
 
 // touched gives the ranges that an op reads and writes; both are empty for a kernel, which may touch anything.
@@ -141,23 +166,54 @@ func (a span) overlaps(b span) bool {
 }
 
 // whyNot says why the ops, in ring order, cannot be executed again; "" when they can. Executed again in the same order they give
-// the same result if none of them is a kernel and none reads what itself or a later one writes.
-func whyNot(unsure []prior) string {
+// the same result if none reads what itself or a later one writes.
+func (s *Session) whyNot(unsure []prior, known Effects) string {
 	if len(unsure) > maxDoubt {
 		return "too many ops were in flight"
 	}
+	names := make([]string, len(unsure))
 	for i := range unsure {
 		p := &unsure[i]
-		if p.kind == shm.KindLaunch {
-			return "a kernel was in flight and may have been cut in the middle"
+		if p.kind != shm.KindLaunch {
+			continue
 		}
-		for j := i; j < len(unsure); j++ {
-			if p.read.overlaps(unsure[j].write) {
-				return "a copy was in flight whose source was about to be overwritten"
+		e, name := known(p.kernel)
+		names[i] = name
+		if e == nil {
+			return fmt.Sprintf("kernel %s was in flight, may have been cut in the middle, and cannot be repeated: its PTX is not known", name)
+		}
+		reads, writes, why := e.Touches(p.launch, func(at uint64) (effects.Span, bool) {
+			r, ok := s.Memory.around(at)
+			return effects.Span{From: r.from, To: r.to}, ok
+		})
+		if why != "" {
+			return fmt.Sprintf("kernel %s was in flight, may have been cut in the middle, and cannot be repeated: %s", name, why)
+		}
+		p.reads, p.writes = s.spans(reads), s.spans(writes)
+	}
+	var later []span // what the op looked at and those after it write
+	for i := len(unsure) - 1; i >= 0; i-- {
+		p := &unsure[i]
+		later = append(later, p.writes...)
+		for _, r := range p.reads {
+			if !slices.ContainsFunc(later, r.overlaps) {
+				continue
 			}
+			if p.kind == shm.KindLaunch {
+				return fmt.Sprintf("kernel %s was in flight, may have been cut in the middle, and cannot be repeated: it, or what followed, writes what it reads", names[i])
+			}
+			return "a copy was in flight whose source was about to be overwritten"
 		}
 	}
 	return ""
+}
+
+func (s *Session) spans(of []effects.Span) []span {
+	out := make([]span, 0, len(of))
+	for _, x := range of {
+		out = append(out, span{x.From, x.To})
+	}
+	return s.Memory.widen(out)
 }
 
 // before is the number that precedes n.

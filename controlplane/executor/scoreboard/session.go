@@ -222,7 +222,7 @@ func (s *Session) Accept(v *shm.RecordView, arrival uint64) (a Action, steps int
 		}
 	}
 	op := &s.ops[s.opTail%uint64(len(s.ops))]
-	op.Kernel, op.Dropped, op.next, op.Passed = nil, false, nil, nil
+	op.Kernel, op.Dropped, op.Joined, op.next, op.Passed = nil, false, false, nil, nil
 	if why := s.body(op, v); why != "" {
 		return Consumed, 0, &shm.BadRecord{Position: v.Pos, Reason: why}
 	}
@@ -389,6 +389,18 @@ func (s *Session) Poll(l *Lane) (completed int, ok bool) {
 	}
 	s.clearBusy(l)
 	return n, true
+}
+
+// Running gives the launches that are issued and not known done, in ring order.
+func (s *Session) Running() (ops []*Op) {
+	for i := s.opHead; i != s.opTail; i++ {
+		op := &s.ops[i%uint64(len(s.ops))]
+		l := &s.lanes[op.Lane]
+		if op.Kind == shm.KindLaunch && !op.Dropped && shm.Reached(l.Issued, op.Seq) && !shm.Reached(l.Done, op.Seq) {
+			ops = append(ops, op)
+		}
+	}
+	return ops
 }
 
 // Mend stores what is known of lane.done into the word; a GPU write must follow.

@@ -1,14 +1,53 @@
 package scoreboard
 
 import (
+	"encoding/binary"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"unsafe"
 
 	"pgregory.net/rapid"
 
+	"github.com/heddle-gpu/heddle/jit/effects"
+	"github.com/heddle-gpu/heddle/jit/ptx"
 	"github.com/heddle-gpu/heddle/shm"
 )
+
+// mixPTX is kernel 2 of every board: *dst = 3 * *src + k. Of kernel 1 nothing is known.
+const mixPTX = `.version 8.0
+.target sm_90
+.address_size 64
+.visible .entry mix(.param .u64 dst, .param .u64 src, .param .u64 k) {
+	.reg .b64 %rd<8>;
+	ld.param.u64 %rd1, [dst];
+	ld.param.u64 %rd2, [src];
+	ld.param.u64 %rd3, [k];
+	ld.global.u64 %rd4, [%rd2];
+	mad.lo.u64 %rd5, %rd4, 3, %rd3;
+	st.global.u64 [%rd1], %rd5;
+	ret;
+}
+`
+
+var mix = sync.OnceValue(func() *effects.Effects {
+	m, err := ptx.Parse([]byte(mixPTX))
+	if err != nil {
+		panic(err)
+	}
+	e, err := effects.Of(m, "mix")
+	if err != nil {
+		panic(err)
+	}
+	return e
+})
+
+func (b *board) known(kernel uint32) (*effects.Effects, string) {
+	if kernel == 2 {
+		return mix(), "mix"
+	}
+	return nil, "unknown"
+}
 
 const (
 	base = uint64(0x4000_0000)
@@ -22,6 +61,8 @@ type board struct {
 	ring *shm.Consumer
 	s    *Session
 	seq  map[uint32]uint32
+	// parts: the session's memory is mapped by the client itself.
+	parts bool
 }
 
 func newBoard(t testing.TB) *board {
@@ -43,8 +84,12 @@ func (b *board) fresh(t testing.TB) *Session {
 	t.Helper()
 	s := New(1, b.file)
 	s.AddKernel(&Kernel{ID: 1, Limit: &atomic.Uint32{}})
+	s.AddKernel(&Kernel{ID: 2, Limit: &atomic.Uint32{}})
 	if err := s.Memory.Add(base, room); err != nil {
 		t.Fatal(err)
+	}
+	if b.parts {
+		s.Memory.Part(base)
 	}
 	return s
 }
@@ -66,6 +111,24 @@ func write[T shm.WireStruct](b *board, kind uint16, lane uint32, v T, payload in
 
 func (b *board) launch(lane uint32, deps ...shm.Dep) uint32 {
 	return write(b, shm.KindLaunch, lane, shm.Launch{Kernel: 1, GridX: 1}, 0, deps)
+}
+
+// mix launches kernel 2 on addresses behind base.
+func (b *board) mix(lane uint32, dst, src, k uint64, deps ...shm.Dep) uint32 {
+	h := shm.Header{Kind: shm.KindLaunch, Lane: lane, Deps: deps}
+	b.seq[lane]++
+	h.Seq = b.seq[lane]
+	l := shm.Launch{Kernel: 2, GridX: 1, ParamBytes: 24}
+	body, _, ok := b.prod.Begin(h, int(unsafe.Sizeof(l))+24)
+	if !ok {
+		panic("the test's ring is full")
+	}
+	at := shm.Put(body, l)
+	binary.LittleEndian.PutUint64(body[at:], base+dst)
+	binary.LittleEndian.PutUint64(body[at+8:], base+src)
+	binary.LittleEndian.PutUint64(body[at+16:], k)
+	b.prod.Publish()
+	return h.Seq
 }
 func (b *board) memset(lane uint32, at, n uint64, deps ...shm.Dep) uint32 {
 	return write(b, shm.KindMemset, lane, shm.Memset{Dst: base + at, Width: n, Height: 1, Element: 1}, 0, deps)
@@ -106,7 +169,7 @@ func (b *board) takeOver(t testing.TB) (Doubt, error) {
 		return Doubt{}, err
 	}
 	b.s = b.fresh(t)
-	d, err := b.s.Survey(b.ring)
+	d, err := b.s.Survey(b.ring, b.known)
 	if err != nil {
 		return d, err
 	}
@@ -142,6 +205,15 @@ func TestDoubt(t *testing.T) {
 			b.words(3, 0, 1)
 			b.words(2, 1, 1)
 		}, 0, false},
+		"a kernel that is understood":             {func(b *board) { b.mix(1, 0, 64, 1); b.words(1, 0, 1) }, 1, false},
+		"in place":                                {func(b *board) { b.mix(1, 64, 64, 1); b.words(1, 0, 1) }, 1, true},
+		"a later kernel overwrites the source":    {func(b *board) { b.mix(1, 0, 64, 1); b.mix(1, 64, 128, 1); b.words(1, 0, 2) }, 2, true},
+		"the same, and the later was not issued":  {func(b *board) { b.mix(1, 0, 64, 1); b.mix(1, 64, 128, 1); b.words(1, 0, 1) }, 1, false},
+		"a later memset overwrites the source":    {func(b *board) { b.mix(1, 0, 64, 1); b.memset(2, 60, 8); b.words(1, 0, 1); b.words(2, 0, 1) }, 2, true},
+		"a chain of kernels":                      {func(b *board) { b.mix(1, 64, 0, 1); b.mix(1, 128, 64, 1); b.copies(1, 192, 128, 64); b.words(1, 0, 3) }, 3, false},
+		"a chain and a kernel that is not known":  {func(b *board) { b.mix(1, 64, 0, 1); b.launch(2); b.words(1, 0, 1); b.words(2, 0, 1) }, 2, true},
+		"memory that the client mapped":           {func(b *board) { b.parts = true; b.mix(1, 0, 64, 1); b.words(1, 0, 1) }, 1, true},
+		"memory that the client mapped, one side": {func(b *board) { b.parts = true; b.mix(1, 0, room+64, 1); b.words(1, 0, 1) }, 1, false},
 		"an event": {func(b *board) { write(b, shm.KindEvent, 1, shm.EventMark{Slot: 3}, 0, nil); b.words(1, 0, 1) }, 1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -256,7 +328,7 @@ func TestBoardAgainstModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		b := newBoard(t)
 		defer b.file.Close()
-		m := &model{rt: rt, b: b, ran: map[[2]uint32]int{}, deps: map[[2]uint32][]shm.Dep{}}
+		m := &model{rt: rt, b: b, ran: map[[2]uint32]int{}, deps: map[[2]uint32][]shm.Dep{}, ops: map[[2]uint32]memop{}}
 		for range rapid.IntRange(5, 120).Draw(rt, "steps") {
 			m.step(t)
 			m.check()
@@ -274,6 +346,70 @@ type model struct {
 	deps  map[[2]uint32][]shm.Dep
 	ran   map[[2]uint32]int
 	gone  bool // the session has its error
+
+	ops    map[[2]uint32]memop
+	memory [cells]uint64 // the GPU's
+	want   [cells]uint64 // after everything submitted, in order
+}
+
+// cells of memory, 64 bytes apart.
+const cells = 6
+
+// memop is what an op does: memory[dst] = 3*memory[src] + k for kernel 2, k for memsets (src < 0), memory[src] for copies.
+type memop struct {
+	kind     uint16
+	dst, src int
+	k        uint64
+}
+
+func (o memop) run(m *[cells]uint64) uint64 {
+	switch o.kind {
+	case shm.KindLaunch:
+		return 3*m[o.src] + o.k
+	case shm.KindCopy:
+		return m[o.src]
+	}
+	return o.k * 0x0101010101010101
+}
+
+// submit writes one op that touches memory. Like every correct program, it depends on all that it must not overtake.
+func (m *model) submit(lane uint32) [2]uint32 {
+	b := m.b
+	o := memop{kind: rapid.SampledFrom([]uint16{shm.KindLaunch, shm.KindLaunch, shm.KindCopy, shm.KindMemset}).Draw(m.rt, "kind"),
+		dst: rapid.IntRange(0, cells-1).Draw(m.rt, "dst"), src: rapid.IntRange(0, cells-1).Draw(m.rt, "src"), k: rapid.Uint64Range(0, 255).Draw(m.rt, "k")}
+	if o.kind == shm.KindCopy && o.src == o.dst {
+		o.src = (o.dst + 1) % cells
+	}
+	last := map[uint32]uint32{}
+	for _, id := range m.order {
+		e, ok := m.ops[id]
+		reads := func(x memop, cell int) bool { return x.kind != shm.KindMemset && x.src == cell }
+		if ok && id[0] != lane && (e.dst == o.dst || reads(o, e.dst) || reads(e, o.dst)) {
+			last[id[0]] = id[1]
+		}
+	}
+	var deps []shm.Dep
+	for l := uint32(1); l <= 4; l++ {
+		if last[l] > 0 {
+			deps = append(deps, shm.Dep{Lane: l, Value: last[l]})
+		}
+	}
+	var seq uint32
+	dst, src := 64*uint64(o.dst), 64*uint64(o.src)
+	switch o.kind {
+	case shm.KindLaunch:
+		seq = b.mix(lane, dst, src, o.k, deps...)
+	case shm.KindCopy:
+		seq = b.copies(lane, dst, src, 8, deps...)
+	default:
+		seq = write(b, shm.KindMemset, lane, shm.Memset{Dst: base + dst, Width: 8, Height: 1, Element: 1, Value: uint32(o.k)}, 0, deps)
+	}
+	id := [2]uint32{lane, seq}
+	m.ops[id] = o
+	m.want[o.dst] = o.run(&m.want)
+	m.order = append(m.order, id)
+	m.deps[id] = deps
+	return id
 }
 
 // work is an op, or with lane 0 a write of a done word.
@@ -288,6 +424,10 @@ func (m *model) step(t *testing.T) {
 	switch rapid.IntRange(0, 9).Draw(m.rt, "what") {
 	case 0, 1, 2: // the client submits
 		lane := rapid.Uint32Range(1, 4).Draw(m.rt, "lane")
+		if rapid.IntRange(0, 7).Draw(m.rt, "memory") != 0 {
+			m.submit(lane)
+			return
+		}
 		var deps []shm.Dep
 		for l := uint32(1); l <= 4; l++ {
 			if b.seq[l] > 0 && rapid.IntRange(0, 3).Draw(m.rt, "dep") == 0 {
@@ -298,7 +438,7 @@ func (m *model) step(t *testing.T) {
 		if rapid.Bool().Draw(m.rt, "kernel") {
 			seq = b.launch(lane, deps...)
 		} else {
-			seq = b.memset(lane, 0, 8, deps...)
+			seq = write(b, shm.KindEvent, lane, shm.EventMark{Slot: 3}, 0, deps)
 		}
 		m.order = append(m.order, [2]uint32{lane, seq})
 		m.deps[[2]uint32{lane, seq}] = deps
@@ -367,7 +507,11 @@ func (m *model) execute(on int) {
 		}
 	}
 	m.ran[[2]uint32{w.lane, w.seq}]++
-	if w.launch && m.ran[[2]uint32{w.lane, w.seq}] > 1 {
+	o, memory := m.ops[[2]uint32{w.lane, w.seq}]
+	if memory {
+		m.memory[o.dst] = o.run(&m.memory)
+	}
+	if w.launch && !memory && m.ran[[2]uint32{w.lane, w.seq}] > 1 {
 		m.rt.Fatalf("kernel (%d, %d) ran twice", w.lane, w.seq)
 	}
 }
@@ -393,6 +537,17 @@ func (m *model) die(t *testing.T) {
 	for on := range m.queue {
 		for range rapid.IntRange(0, len(m.queue[on])).Draw(m.rt, "still") {
 			m.execute(on)
+		}
+		// The op at the head may be cut in the middle.
+		if len(m.queue[on]) > 0 && rapid.Bool().Draw(m.rt, "cut") {
+			w := m.queue[on][0]
+			ready := true
+			for _, d := range m.deps[[2]uint32{w.lane, w.seq}] {
+				ready = ready && m.ran[[2]uint32{d.Lane, d.Value}] > 0
+			}
+			if o, ok := m.ops[[2]uint32{w.lane, w.seq}]; ok && !w.signal && ready {
+				m.memory[o.dst] = m.memory[o.dst]&^0xffff_ffff | o.run(&m.memory)&0xffff_ffff
+			}
 		}
 		m.queue[on] = nil
 	}
@@ -445,6 +600,9 @@ func (m *model) finish(t *testing.T) {
 	}
 	if head, tail := m.b.ring.Head(), atomic.LoadUint64(&m.b.file.Producer().Tail); head != tail {
 		m.rt.Fatalf("head %d at the end; the tail is %d", head, tail)
+	}
+	if !m.gone && m.memory != m.want {
+		m.rt.Fatalf("memory holds %x at the end; want %x", m.memory, m.want)
 	}
 	for _, o := range m.order {
 		if !m.gone && m.ran[o] == 0 {
