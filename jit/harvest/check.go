@@ -48,18 +48,24 @@ func check(c candidate, m *machineCode, entry string) (Found, *Missing) {
 			return Found{}, missing(OtherParameters, "%s: %s has %s", where, entry, why)
 		}
 	}
-	return Found{c.text, mod, entry, c.origin, c.path, m.cubin, c.noContraction}, nil
+	return Found{c.text, mod, entry, c.origin, c.path, m.cubin, m.entries[entry].Params, c.noContraction}, nil
 }
 
-// sameParams compares a layout with the machine code's; "" when they are equal.
-func sameParams(text []ptx.Param, code []image.Param) string {
-	if len(text) != len(code) {
-		return plural(len(text), "parameter") + ", the machine code " + plural(len(code), "parameter")
+// sameParams compares parameters with the machine code's; "" when they are equal.
+func sameParams(text []ptx.Param, code image.Entry) string {
+	if len(text) != len(code.Params) {
+		return plural(len(text), "parameter") + ", the machine code " + plural(len(code.Params), "parameter")
 	}
+	at := code.Base
 	for i, p := range text {
-		if p.Offset != code[i].Offset || p.Size != code[i].Size {
-			return differ(i, p, code[i])
+		if p.Align > 1 {
+			at = (at + p.Align - 1) / p.Align * p.Align
 		}
+		p.Offset = at - code.Base
+		if p.Offset != code.Params[i].Offset || p.Size != code.Params[i].Size {
+			return differ(i, p, code.Params[i])
+		}
+		at += p.Size
 	}
 	return ""
 }

@@ -55,6 +55,9 @@ type Found struct {
 	Path   string // the file that PTX was read from; "" when it was in the image
 	// Cubin is the machine code that the client's image would run, without padding; nil when the image is PTX.
 	Cubin []byte
+	// Params is where the machine code has the kernel's parameters, which is how clients pass them; nil when the image is PTX. It
+	// differs from ptx.Func's Layout for parameters of large alignment: see image.Entry.
+	Params []image.Param
 	// NoContraction: the machine code was made without contracting multiplications and additions (--fmad=false), which the text
 	// alone does not say. Whoever compiles it again must forbid that too, or results differ in their last bits.
 	NoContraction bool
@@ -161,8 +164,8 @@ type machineCode struct {
 	text    []byte
 	part    image.Part
 	parts   []image.Part
-	entries map[string][]image.Param // of the cubin
-	hash    string                   // of the cubin, once asked for (store.go)
+	entries map[string]image.Entry // of the cubin
+	hash    string                 // of the cubin, once asked for (store.go)
 }
 
 // runs finds the code that a device runs of an image. A fat binary may hold several cubins of one architecture, from several

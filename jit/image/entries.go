@@ -11,6 +11,15 @@ type Param struct {
 	Offset, Size int
 }
 
+// Entry is a kernel of a cubin.
+type Entry struct {
+	// Params are its parameters in order, as cuFuncGetParamInfo tells them.
+	Params []Param
+	// Base is where the parameter block lies in the bank of constants. Parameters are aligned there, not within their block: with
+	// a base of 0x210 (sm_90) a tensor map, which is aligned to 64, may stand at 48 of the block.
+	Base int
+}
+
 // maxParams bounds the parameters of one kernel: a block of 32,764 bytes holds no more.
 const maxParams = 32764
 
@@ -19,6 +28,7 @@ const (
 	attrParamInfo   = 0x17 // EIATTR_KPARAM_INFO: u32 index, u16 ordinal, u16 offset, u32 with the size in bits 18 to 31
 	attrParamInfo2  = 0x45 // its form for larger parameters: u32 index, u16 ordinal, u16 offset, u32 size
 	attrParamsBytes = 0x19 // EIATTR_CBANK_PARAM_SIZE: u16 in place of a length
+	attrParamsBase  = 0x0a // EIATTR_PARAM_CBANK: u32 symbol, u16 offset, u16 size
 	formatHalf      = 3    // EIFMT_HVAL
 )
 
@@ -72,16 +82,16 @@ func Extent(b []byte) (int, error) {
 	return int(end), nil
 }
 
-// Entries gives every kernel of a cubin and the layout of its parameters, in order.
-func Entries(b []byte) (map[string][]Param, error) {
+// Entries gives every kernel of a cubin by name.
+func Entries(b []byte) (map[string]Entry, error) {
 	all, err := sections(b)
 	if err != nil {
 		return nil, err
 	}
-	out := map[string][]Param{}
+	out := map[string]Entry{}
 	for i := range all {
 		if name, ok := strings.CutPrefix(all[i].name, ".nv.constant0."); ok && name != "" {
-			out[name] = nil // only kernels have a bank of parameters
+			out[name] = Entry{} // only kernels have a bank of parameters
 		}
 	}
 	for i := range all {
@@ -97,7 +107,8 @@ func Entries(b []byte) (map[string][]Param, error) {
 }
 
 // params reads the records about parameters: u8 format, u8 attribute, u16 value or length.
-func params(kernel string, b []byte) ([]Param, error) {
+func params(kernel string, b []byte) (Entry, error) {
+	base := 0
 	le := binary.LittleEndian
 	known := map[uint16]Param{}
 	total := -1
@@ -111,7 +122,7 @@ func params(kernel string, b []byte) ([]Param, error) {
 			continue
 		}
 		if n > len(b) {
-			return nil, malformed("cubin: %s: an attribute of %d bytes exceeds its section", kernel, n)
+			return Entry{}, malformed("cubin: %s: an attribute of %d bytes exceeds its section", kernel, n)
 		}
 		if d := b[:n]; (attr == attrParamInfo || attr == attrParamInfo2) && n >= 12 {
 			size := le.Uint32(d[8:])
@@ -120,9 +131,12 @@ func params(kernel string, b []byte) ([]Param, error) {
 			}
 			ordinal := le.Uint16(d[4:])
 			if _, twice := known[ordinal]; twice || ordinal >= maxParams || size > math.MaxInt32 {
-				return nil, malformed("cubin: %s: parameter %d of %d bytes, described twice: %v", kernel, ordinal, size, twice)
+				return Entry{}, malformed("cubin: %s: parameter %d of %d bytes, described twice: %v", kernel, ordinal, size, twice)
 			}
 			known[ordinal] = Param{int(le.Uint16(d[6:])), int(size)}
+		}
+		if attr == attrParamsBase && n >= 8 {
+			base = int(le.Uint16(b[4:]))
 		}
 		b = b[n:]
 	}
@@ -131,12 +145,12 @@ func params(kernel string, b []byte) ([]Param, error) {
 	for i := range out {
 		p, ok := known[uint16(i)]
 		if !ok {
-			return nil, malformed("cubin: %s: %d parameters, but none is number %d", kernel, len(out), i)
+			return Entry{}, malformed("cubin: %s: %d parameters, but none is number %d", kernel, len(out), i)
 		}
 		out[i], end = p, max(end, p.Offset+p.Size)
 	}
 	if total >= 0 && total != end {
-		return nil, malformed("cubin: %s: its parameters end at %d, their block has %d bytes", kernel, end, total)
+		return Entry{}, malformed("cubin: %s: its parameters end at %d, their block has %d bytes", kernel, end, total)
 	}
-	return out, nil
+	return Entry{out, base}, nil
 }

@@ -99,6 +99,25 @@ func TestStateless(t *testing.T) {
 	}
 }
 
+// Parameters of every kernel, and where the file ends, whatever follows it.
+func TestEntries(t *testing.T) {
+	b := load(t, "plain.cubin")
+	got, err := Entries(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]Entry{"plain": {[]Param{{0, 8}}, 0x210}, "asserts": {[]Param{{0, 8}}, 0x210}}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if n, err := Extent(append(bytes.Clone(b), 1, 2, 3)); n != len(b) || err != nil {
+		t.Errorf("%d, %v; want %d", n, err, len(b))
+	}
+	if n, err := Extent(b[:len(b)-1]); err == nil {
+		t.Errorf("a torn cubin ends at %d", n)
+	}
+}
+
 func TestDeviceLaunch(t *testing.T) {
 	in, err := Inspect(load(t, "parent.ptx"), 9, 0)
 	if err != nil {
@@ -164,6 +183,8 @@ func TestTornImages(t *testing.T) {
 			for _, v := range []byte{0, 0xff, old ^ 0x80, old + 1} {
 				b[i] = v
 				_, _ = Inspect(b, 9, 0)
+				_, _ = Entries(b)
+				_, _ = Extent(b)
 			}
 			b[i] = old
 		}
@@ -176,6 +197,10 @@ func FuzzInspect(f *testing.F) {
 		f.Add(load(f, file), 10, 0)
 	}
 	f.Fuzz(func(t *testing.T, b []byte, major, minor int) {
+		if n, err := Extent(b); err == nil && (n < elfHeader || n > len(b)) {
+			t.Fatalf("a cubin of %d bytes ends at %d", len(b), n)
+		}
+		_, _ = Entries(b)
 		in, err := Inspect(b, major&15, minor&15)
 		if (in == nil) == (err == nil) {
 			t.Fatalf("info %v, error %v", in, err)
