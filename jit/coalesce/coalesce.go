@@ -91,6 +91,12 @@ type Form struct {
 //	Globals   u64 each
 //
 // With ByTable the launch's grid is (sum of all blocks, 1, 1).
+//
+// Parameters aligned to more than 16 bytes (tensor maps): ptxas and the driver align them in the bank of constants, where the block
+// begins at 0x160 (sm_75 to sm_89), 0x210 (sm_90) or 0x380 (sm_100 and later), and not within the block (measured with ptxas 13.0:
+// harvest's TestAssembled, image.Entry). So on sm_90 a client's block has a tensor map behind a pointer at 48, where
+// ptx.Func.Layout says 64; and a rewritten kernel whose one parameter has .align 64 begins at 48 of what a launch passes.
+// harvest.Found.Params has the client's layout, cuFuncGetParamInfo that of the rewritten kernel.
 type Layout struct {
 	Mapping    Mapping
 	Capacity   int   // instances, at least 2
