@@ -200,11 +200,10 @@ func (m *module) attributes() ([]*ptx.Directive, error) {
 		}
 		// More blocks on a processor, or fewer registers, than a body asks for could make it spill.
 		minCTA = min(minCTA, l.MinCTAPerSM)
-		if l.MaxReg == 0 || maxReg != 0 {
-			maxReg = max(l.MaxReg, maxReg)
-		}
-		if l.MaxReg == 0 {
+		if l.MaxReg == 0 || maxReg == 0 {
 			maxReg = 0
+		} else {
+			maxReg = max(l.MaxReg, maxReg)
 		}
 		if (b.setmax || first.setmax) && (l.MaxReg != first.limits.MaxReg || l.MinCTAPerSM != first.limits.MinCTAPerSM ||
 			l.MaxNTID != first.limits.MaxNTID || l.ReqNTID != first.limits.ReqNTID || b.setmax != first.setmax) {
