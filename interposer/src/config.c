@@ -25,6 +25,7 @@ static const struct variable {
     {"HEDDLE_SOCKET", TEXT, MEMBER(socket), 0, 0, 0},
     {"HEDDLE_CONNECT_MS", NUMBER, MEMBER(connect_ms), 1, 600000, 2000},
     {"HEDDLE_REATTACH_MS", NUMBER, MEMBER(reattach_ms), 0, 600000, 2000},
+    {"HEDDLE_HARVEST", NUMBER, MEMBER(harvest), 0, 1, 1},
     {"HEDDLE_SPIN_US", NUMBER, MEMBER(spin_us), -1, 1000000, -1},
 #undef MEMBER
 };
@@ -142,7 +143,7 @@ void heddle_config_forked(void) {
 }
 
 const struct heddle_config *heddle_config(void) {
-  static const struct heddle_config quiet = {.log_level = -1, .connect_ms = 2000, .reattach_ms = 2000, .spin_us = -1};
+  static const struct heddle_config quiet = {.harvest = 0, .log_level = -1, .connect_ms = 2000, .reattach_ms = 2000, .spin_us = -1};
   if (atomic_load_explicit(&state, memory_order_acquire) == 2) return &published;
   int unread = 0;
   if (!atomic_compare_exchange_strong(&state, &unread, 1)) {

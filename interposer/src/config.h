@@ -9,6 +9,7 @@ struct heddle_config {
   bool disable;        // HEDDLE_DISABLE=1: every hook off
   bool force;          // HEDDLE_FORCE=1: forward even under an injection library, CUPTI or a debugger
   bool stats;          // HEDDLE_LOG=stats: counters of native work by reason at exit
+  int harvest;         // HEDDLE_HARVEST=0: write no PTX of compilations into the store (harvest/)
   int log_level;       // enum heddle_log_level
   char log_path[4096]; // empty: standard error
   char label[64];      // HEDDLE_LABEL: for policy and `heddle ps`

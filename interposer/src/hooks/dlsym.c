@@ -14,6 +14,7 @@
 #include <dlfcn.h>
 #include <string.h>
 
+#include "../harvest/harvest.h"
 #include "../tools.h"
 
 // Sanitizers look their own interceptors up with dlsym before they are ready for instrumented code.
@@ -69,12 +70,25 @@ static struct heddle_dlsym_jump cupti(heddle_dlsym_function real, struct heddle_
   return value(heddle_tools_cupti_substitute(name, found));
 }
 
+// The few functions of NVRTC and nvJitLink that tell what machine code was made of (harvest/compilers.c).
+static struct heddle_dlsym_jump compiler(heddle_dlsym_function real, struct heddle_dlsym_jump as_is, const char *name, const void *caller) {
+  if (as_is.handle == RTLD_NEXT || !heddle_harvest_watches(name)) return as_is;
+  void *found = real(as_is.handle, name);
+  if (!found) return as_is; // once more, for dlerror
+  void *ours = heddle_harvest_exported(name);
+  if (ours && found == ours) found = heddle_harvest_linked(name, caller); // ours is there even when libnvrtc is not loaded
+  return found ? value(heddle_harvest_substitute(name, found)) : nothing(real);
+}
+
 PLAIN __attribute__((used)) struct heddle_dlsym_jump heddle_dlsym_decide(void *handle, const char *name, const void *caller) {
   heddle_dlsym_function real = heddle_dlsym_real();
   if (heddle_unlikely(!real)) return value(NULL);
   struct heddle_dlsym_jump as_is = {(void *)real, handle};
   // Exact names only, and cheap for everybody else: cuInit, not cublasCreate.
-  if (heddle_likely(!name || name[0] != 'c' || name[1] != 'u')) return as_is;
+  if (heddle_unlikely(!name)) return as_is;
+  if (name[0] == 'n' && name[1] == 'v') return compiler(real, as_is, name, caller);
+  if (name[0] == '_' && name[1] == '_' && name[2] == 'n' && name[3] == 'v') return compiler(real, as_is, name, caller);
+  if (heddle_likely(name[0] != 'c' || name[1] != 'u')) return as_is;
   if (name[2] == 'p') return cupti(real, as_is, name);
   if (name[2] < 'A' || name[2] > 'Z') return as_is;
   const struct heddle_entry *e = heddle_hooks_by_name(name);

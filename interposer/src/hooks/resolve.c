@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "../config.h"
+#include "../harvest/harvest.h"
 #include "../log.h"
 #include "../session.h"
 #include "../tools.h"
@@ -264,6 +265,7 @@ CUresult heddle_hook_cuStreamEndCapture(CUstream stream, CUgraph *graph) {
 
 // ---- life of the process ----
 static void forked(void) {
+  heddle_harvest_forked();
   if (atomic_load_explicit(&heddle_hooks_state, memory_order_acquire) == HEDDLE_HOOKS_UNUSED) {
     // Whoever was loading is not in this process: begin anew.
     atomic_store_explicit(&publishing, false, memory_order_relaxed);
@@ -276,4 +278,8 @@ static void forked(void) {
 }
 
 // All that a process pays that never uses CUDA.
-__attribute__((constructor)) static void loaded(void) { pthread_atfork(NULL, NULL, forked); }
+__attribute__((constructor)) static void loaded(int argc, char **argv, char **environment) {
+  (void)environment;
+  pthread_atfork(NULL, NULL, forked);
+  heddle_harvest_started(argc, argv);
+}

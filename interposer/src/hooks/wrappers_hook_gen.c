@@ -129,6 +129,20 @@ HEDDLE_WRAP(cuLibraryLoadFromFile, (CUlibrary *library, const char *fileName, CU
   heddle_hook_cuLibraryLoadFromFile(library, fileName, jitOptions, jitOptionsValues, numJitOptions, libraryOptions, libraryOptionValues, numLibraryOptions))
 HEDDLE_WRAP(cuLibraryUnload, (CUlibrary library), (library),
   heddle_hook_cuLibraryUnload(library))
+HEDDLE_WRAP(cuLinkAddData, (CUlinkState state, CUjitInputType type, void *data, size_t size, const char *name, unsigned int numOptions, CUjit_option *options, void **optionValues), (state, type, data, size, name, numOptions, options, optionValues),
+  heddle_hook_cuLinkAddData_v2(state, type, data, size, name, numOptions, options, optionValues))
+HEDDLE_WRAP(cuLinkAddData_v2, (CUlinkState state, CUjitInputType type, void *data, size_t size, const char *name, unsigned int numOptions, CUjit_option *options, void **optionValues), (state, type, data, size, name, numOptions, options, optionValues),
+  heddle_hook_cuLinkAddData_v2(state, type, data, size, name, numOptions, options, optionValues))
+HEDDLE_WRAP(cuLinkAddFile, (CUlinkState state, CUjitInputType type, const char *path, unsigned int numOptions, CUjit_option *options, void **optionValues), (state, type, path, numOptions, options, optionValues),
+  heddle_hook_cuLinkAddFile_v2(state, type, path, numOptions, options, optionValues))
+HEDDLE_WRAP(cuLinkAddFile_v2, (CUlinkState state, CUjitInputType type, const char *path, unsigned int numOptions, CUjit_option *options, void **optionValues), (state, type, path, numOptions, options, optionValues),
+  heddle_hook_cuLinkAddFile_v2(state, type, path, numOptions, options, optionValues))
+HEDDLE_WRAP(cuLinkComplete, (CUlinkState state, void **cubinOut, size_t *sizeOut), (state, cubinOut, sizeOut),
+  heddle_hook_cuLinkComplete(state, cubinOut, sizeOut))
+HEDDLE_WRAP(cuLinkCreate, (unsigned int numOptions, CUjit_option *options, void **optionValues, CUlinkState *stateOut), (numOptions, options, optionValues, stateOut),
+  heddle_hook_cuLinkCreate_v2(numOptions, options, optionValues, stateOut))
+HEDDLE_WRAP(cuLinkCreate_v2, (unsigned int numOptions, CUjit_option *options, void **optionValues, CUlinkState *stateOut), (numOptions, options, optionValues, stateOut),
+  heddle_hook_cuLinkCreate_v2(numOptions, options, optionValues, stateOut))
 HEDDLE_WRAP(cuMemAddressFree, (CUdeviceptr ptr, size_t size), (ptr, size),
   heddle_hook_cuMemAddressFree(ptr, size))
 HEDDLE_WRAP(cuMemAddressReserve, (CUdeviceptr *ptr, size_t size, size_t alignment, CUdeviceptr addr, unsigned long long flags), (ptr, size, alignment, addr, flags),
