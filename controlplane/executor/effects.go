@@ -60,7 +60,7 @@ func (j *expert) look(key codeKey) (e *effects.Effects, err error) {
 	if len(im.bytes) > maxJudged {
 		return nil, fmt.Errorf("image %d has %d bytes; at most %d are looked at while clients wait", key.image, len(im.bytes), maxJudged)
 	}
-	found, err := j.finder.Find(im.bytes, j.x.facts.Major, j.x.facts.Minor, key.name, j.x.config.Places)
+	found, err := j.finder.Find(im.bytes, j.x.facts.Major, j.x.facts.Minor, key.name, j.x.forms.places(key))
 	if err != nil {
 		return nil, err
 	}

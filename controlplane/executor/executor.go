@@ -31,7 +31,6 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
-	"github.com/heddle-gpu/heddle/jit/harvest"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -116,8 +115,6 @@ type Config struct {
 	Compiler []string
 	// CacheDir is the folder that keeps them, for this user's executors on this machine; "": they are made anew each time.
 	CacheDir string
-	// Places are where the PTX of clients' kernels may lie.
-	Places harvest.Places
 	// Tuning of the poller; zero fields take their defaults.
 	Tuning Tuning
 

@@ -39,7 +39,6 @@ const (
 	reasonFull       = "forms-full"       // the executor holds as many as it may
 	reasonLoad       = "load"             // the driver does not load it
 	reasonAttributes = "attributes"       // it cannot have the attributes that clients set on the original
-	reasonRegisters  = "registers"        // it needs so many registers that fewer threads fit into a block than with the original
 	reasonGlobals    = "globals-unknown"  // the driver does not tell where the clients' variables are
 	reasonOff        = "compiler-absent"  // this executor was started without a compiler
 	reasonBusy       = "compiler-backlog" // too much is asked for at once
@@ -56,7 +55,6 @@ type forms struct {
 	service *compiler.Service // nil: nothing is compiled
 	store   *cache.Store
 	device  compiler.Device
-	places  harvest.Places
 	ctx     context.Context
 	cancel  context.CancelFunc
 	ended   chan struct{}
@@ -100,13 +98,15 @@ type codeKey struct {
 type codeInfo struct {
 	code  *scoreboard.Code // set once
 	image *loaded          // set once
-	name  string           // set once
+	// places are where its clients' PTX may lie; forms.mu guards them.
+	places harvest.Places
+	name   string // set once
 	// attributes as clients set them last, dynamic shared memory the largest.
 	attributes map[uint32]int
-	threads    int // most threads of a block
 	// globals are the variables whose addresses forms want; nil until a form does.
 	globals []string
 	kernels map[*scoreboard.Kernel]*instance
+	origin  string // where its PTX was found, "" until a form of it is there; under mu
 }
 
 // making is a form on its way.
@@ -120,7 +120,7 @@ type making struct {
 func newForms(x *executor) *forms {
 	f := &forms{
 		x: x, log: x.log, demand: x.poller.demand, ended: make(chan struct{}), codes: map[codeKey]*codeInfo{},
-		places: x.config.Places, device: compiler.Device{UUID: x.config.DeviceUUID, Major: x.facts.Major, Minor: x.facts.Minor, Driver: x.facts.Driver},
+		device: compiler.Device{UUID: x.config.DeviceUUID, Major: x.facts.Major, Minor: x.facts.Minor, Driver: x.facts.Driver},
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.stats.Failed = map[string]uint64{}
@@ -137,21 +137,48 @@ func newForms(x *executor) *forms {
 	return f
 }
 
-// code gives the Code of a kernel, made at its first use. It runs on the loader's thread.
-func (f *forms) code(im *loaded, name string) *codeInfo {
+// code gives the Code of a kernel, made at its first use, by a client whose PTX may lie in p. It runs on the loader's thread.
+func (f *forms) code(im *loaded, name string, p harvest.Places) *codeInfo {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	key := codeKey{im.id, name}
 	if c := f.codes[key]; c != nil {
+		c.places = merge(c.places, p)
 		return c
 	}
 	c := &codeInfo{
-		code:  &scoreboard.Code{ID: uint32(len(f.list) + 1), Image: im.id, Name: name},
-		image: im, name: name, attributes: map[uint32]int{}, kernels: map[*scoreboard.Kernel]*instance{},
+		places: p,
+		code:   &scoreboard.Code{ID: uint32(len(f.list) + 1), Image: im.id, Name: name},
+		image:  im, name: name, attributes: map[uint32]int{}, kernels: map[*scoreboard.Kernel]*instance{},
 	}
 	f.codes[key] = c
 	f.list = append(f.list, c)
 	return c
+}
+
+// merge gives the places of both; of each kind no more than maxPlaces.
+func merge(a, b harvest.Places) harvest.Places {
+	const maxPlaces = 8
+	both := func(a, b []string) []string {
+		out := slices.Clone(a)
+		for _, d := range b {
+			if len(out) < maxPlaces && !slices.Contains(out, d) {
+				out = append(out, d)
+			}
+		}
+		return out
+	}
+	return harvest.Places{Store: cmp.Or(a.Store, b.Store), Triton: both(a.Triton, b.Triton), Inductor: both(a.Inductor, b.Inductor)}
+}
+
+// places are where the PTX of a kernel may lie, as its clients so far keep it.
+func (f *forms) places(key codeKey) harvest.Places {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.codes[key]; c != nil {
+		return c.places
+	}
+	return harvest.Places{}
 }
 
 // info finds what belongs to a Code.
@@ -163,11 +190,6 @@ func (f *forms) info(c *scoreboard.Code) *codeInfo {
 
 // attach makes a session's kernel one of its code's. It runs on the loader's thread, before the poller knows the kernel.
 func (f *forms) attach(c *codeInfo, k *scoreboard.Kernel, in *instance) {
-	if c.threads == 0 {
-		if n, r := f.x.driver.FuncAttribute(k.Function, gpu.FuncMaxThreads); r == gpu.Success {
-			c.threads = n
-		}
-	}
 	k.Code = c.code
 	c.kernels[k] = in
 	f.locate(c, k, in)
@@ -311,11 +333,14 @@ func (f *forms) take() {
 		if !ok {
 			return
 		}
-		m := &making{req: compiler.Request{Spec: coalesce.Spec{Mapping: w.Mapping, Capacity: w.Capacity}, Device: f.device, Places: f.places}}
+		m := &making{req: compiler.Request{Spec: coalesce.Spec{Mapping: w.Mapping, Capacity: w.Capacity}, Device: f.device}}
 		for _, c := range w.Bodies[:w.Count] {
 			m.bodies = append(m.bodies, f.info(c))
 		}
 		f.mu.Lock()
+		for _, c := range m.bodies {
+			m.req.Places = merge(m.req.Places, c.places)
+		}
 		f.stats.Asked++
 		f.mu.Unlock()
 		switch {
@@ -430,16 +455,14 @@ func (f *forms) publish(m *making) (code, detail string) {
 		return v
 	}
 	form.Registers, form.StaticShared = attribute(gpu.FuncRegisters), attribute(gpu.FuncStaticShared)
-	threads, limit := attribute(gpu.FuncMaxThreads), attribute(gpu.FuncMaxDynamicShared)
+	form.MaxThreads = uint32(attribute(gpu.FuncMaxThreads))
+	limit := attribute(gpu.FuncMaxDynamicShared)
 	if err != nil {
 		return reasonLoad, fmt.Sprintf("cuFuncGetAttribute: %v", err)
 	}
 	form.Limit.Store(uint32(limit))
 	for _, c := range m.bodies {
 		form.Bodies = append(form.Bodies, c.code)
-		if threads < c.threads {
-			return reasonRegisters, fmt.Sprintf("%d registers a thread: blocks of %d threads where %s has %d", form.Registers, threads, c.name, c.threads)
-		}
 		for what, value := range c.attributes {
 			if r := f.set(form, what, value); r != gpu.Success {
 				return reasonAttributes, fmt.Sprintf("cuFuncSetAttribute(%d, %d): %v", what, value, r)
@@ -458,6 +481,11 @@ func (f *forms) publish(m *making) (code, detail string) {
 	scoreboard.Publish(form)
 	f.mu.Lock()
 	f.stats.Forms++
+	for i, c := range m.bodies {
+		if i < len(a.Origins) {
+			c.origin = string(a.Origins[i])
+		}
+	}
 	f.stats.Bytes += uint64(len(a.Code))
 	f.mu.Unlock()
 	f.log.Info("form", "kernel", m.bodies[0].name, "bodies", len(m.bodies), "mapping", a.Layout.Mapping, "instances", a.Layout.Capacity, "from_cache", a.Cached)

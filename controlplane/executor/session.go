@@ -15,7 +15,9 @@ import (
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/controlplane/places"
 	"github.com/heddle-gpu/heddle/jit/effects"
+	"github.com/heddle-gpu/heddle/jit/harvest"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -44,6 +46,7 @@ type session struct {
 	instances map[uint64]*instance
 	kernels   map[uint32]*scoreboard.Kernel
 	globals   map[uint64]bool
+	places    harvest.Places // where the PTX of its kernels may lie
 }
 
 func newSession(x *executor, id uint64) *session {
@@ -185,6 +188,7 @@ func (s *session) attach(m *shm.Message) error {
 		return errStopping
 	}
 	s.host = shm.Range{Address: a.HostBase, Bytes: a.HostBytes}
+	s.places = places.Of(int(a.PID), a.UID)
 	s.base = uint64(uintptr(file.Base()))
 	words := file.Consumer()
 	board := scoreboard.New(s.id, file)

@@ -77,6 +77,13 @@ type Form struct {
 	Limit *atomic.Uint32
 	// Registers a thread and StaticShared bytes a block, for the cost model.
 	Registers, StaticShared int
+	// MaxThreads is how many threads a block of it may have: fewer than the original's where it needs more registers. 0: not known.
+	MaxThreads uint32
 	// Refused is set when the driver refused a launch of it; it is not used again.
 	Refused atomic.Bool
+}
+
+// Takes tells whether blocks of so many threads can be launched.
+func (f *Form) Takes(threads uint64) bool {
+	return f.MaxThreads == 0 || threads <= uint64(f.MaxThreads)
 }

@@ -199,7 +199,7 @@ func (g *Gather) limit(s *scoreboard.Shape) int {
 	s.LimitForms, s.LimitAt, s.Limit = forms, s.Words, 1
 	most, registers, static := 1, 0, 0
 	for _, f := range *forms {
-		if f.Refused.Load() || (f.Layout.Mapping == coalesce.ByZ && s.Grid[2] != 1) {
+		if f.Refused.Load() || !f.Takes(s.Threads) || (f.Layout.Mapping == coalesce.ByZ && s.Grid[2] != 1) {
 			continue
 		}
 		most = max(most, min(f.Layout.Capacity, MaxSlots))
@@ -250,7 +250,7 @@ func (g *Gather) choose(s *scoreboard.Shape, limit int, b *Batch) *scoreboard.Fo
 	want := min(s.Ready.Len(), limit)
 	var plain, table *scoreboard.Form
 	for _, f := range forms {
-		if f.Refused.Load() {
+		if f.Refused.Load() || !f.Takes(s.Threads) {
 			continue
 		}
 		l := &f.Layout

@@ -2,7 +2,9 @@ package cli
 
 import (
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,11 +31,15 @@ func newCompile(o *options) *cobra.Command {
 	}
 }
 
-// formsDir is where this user's executors keep compiled kernels; "" when the user has no place for it.
+// formsDir is where this user's executors keep compiled kernels; "" when the user has no place for it. An executor that root's
+// daemon started for somebody has root's environment, whose folders are not this user's.
 func formsDir() string {
 	dir := os.Getenv("HEDDLE_CACHE_DIR")
 	if dir == "" {
 		base, err := os.UserCacheDir()
+		if u, known := user.LookupId(strconv.Itoa(os.Getuid())); known == nil && (err != nil || os.Getenv("HOME") != u.HomeDir && !own(os.Getenv("HOME"))) {
+			base, err = filepath.Join(u.HomeDir, ".cache"), nil
+		}
 		if err != nil {
 			return ""
 		}
@@ -43,4 +49,10 @@ func formsDir() string {
 		return "" // an executor runs in /, not where the user was
 	}
 	return filepath.Join(dir, "forms")
+}
+
+// own tells whether a folder is this user's.
+func own(dir string) bool {
+	fi, err := os.Stat(dir)
+	return err == nil && compiler.Mine(fi)
 }
