@@ -71,6 +71,8 @@ func fakeExecutor() int {
 	}
 	var told bytes.Buffer
 	files := map[uint64]*shm.SessionFile{}
+	guilty := map[uint64]uint32{} // client → its kernel named "guilty"
+	deadly := map[uint64]bool{}   // clients with a kernel named "deadly"
 	for {
 		m, err := conn.Recv(time.Time{})
 		if err != nil {
@@ -109,6 +111,23 @@ func fakeExecutor() int {
 				if files[m.ClientID].Status().Epoch < 2 { // the successor survives it
 					return 3
 				}
+			case "guilty":
+				guilty[m.ClientID] = r.KernelID
+			case "deadly":
+				deadly[m.ClientID] = true
+			case "company": // a fault while kernel 1 of everybody was in one launch
+				if files[m.ClientID].Status().Epoch < 2 {
+					var ids, joined []byte
+					for id := range files {
+						ids = binary.LittleEndian.AppendUint64(ids, id)
+						joined = binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(joined, id), 1)
+					}
+					fault := shm.Encode(shm.Fault{CUDAResult: 700, Clients: uint32(len(files)), Apart: uint32(len(files))})
+					if err := conn.Send(shm.Message{Type: shm.TypeFault, Body: fault, Tail: append(append(ids, joined...), "an illegal memory access"...)}); err != nil {
+						return 1
+					}
+					return 3
+				}
 			case "fault":
 				if files[m.ClientID].Status().Epoch < 2 {
 					words := append(binary.LittleEndian.AppendUint64(nil, m.ClientID), "an illegal memory access"...)
@@ -121,6 +140,21 @@ func fakeExecutor() int {
 			case "refuse":
 				status, tail = shm.StatusRefused, []byte("it prints")
 			}
+		case shm.TypeTrial:
+			if k := guilty[m.ClientID]; k != 0 {
+				fault := shm.Encode(shm.Fault{CUDAResult: 700, Clients: 1, Blamed: m.ClientID, Kernel: k})
+				if err := conn.Send(shm.Message{Type: shm.TypeFault, Body: fault, Tail: binary.LittleEndian.AppendUint64(nil, m.ClientID)}); err != nil {
+					return 1
+				}
+				return 3
+			}
+		case shm.TypeResume:
+			if deadly[m.ClientID] && atomic.LoadUint32(&files[m.ClientID].Status().Error) == 0 {
+				return 3
+			}
+		case shm.TypeApart:
+			r, _ := shm.Decode[shm.Setting](m.Body)
+			line += fmt.Sprintf(" kernel=%d", r.KernelID)
 		case shm.TypeGlobal:
 			body = shm.Encode(shm.Range{Address: 0x7000, Bytes: 8})
 		case shm.TypeFuncAttr, shm.TypeLimit:

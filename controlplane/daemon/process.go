@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -49,9 +50,17 @@ type executorProcess struct {
 	draining bool
 	fault    string
 
-	blamed     uint64 // by the executor's fault report: this client and no other
-	blamedCode uint32
-	status     string
+	reported faultReport
+	status   string
+}
+
+// faultReport is what an executor's last message says; the zero value when it sent none.
+type faultReport struct {
+	result   uint32      // CUresult
+	blamed   uint64      // this client and no other; 0: not known
+	kernel   uint32      // of blamed; 0: not known
+	inFlight []uint64    // clients that may have done it
+	joined   [][2]uint64 // client and kernel of launches that held ops of several
 }
 
 // startExecutor runs `heddle executor` with our end of a socket pair, as the
@@ -193,10 +202,28 @@ func (p *executorProcess) noteFault(m shm.Message) {
 		return
 	}
 	text := fmt.Sprintf("CUDA error %d", f.CUDAResult)
-	if n := int(f.Clients) * 8; n <= len(m.Tail) {
-		if words := strings.TrimSpace(string(m.Tail[n:])); words != "" {
-			text += ": " + words
+	report := faultReport{result: f.CUDAResult, blamed: f.Blamed, kernel: f.Kernel}
+	tail, ok := m.Tail, true
+	next := func() (v uint64) {
+		if len(tail) < 8 {
+			ok = false
+			return 0
 		}
+		v, tail = binary.LittleEndian.Uint64(tail), tail[8:]
+		return v
+	}
+	for i := uint32(0); i < f.Clients && ok; i++ {
+		report.inFlight = append(report.inFlight, next())
+	}
+	for i := uint32(0); i < f.Apart && ok; i++ {
+		report.joined = append(report.joined, [2]uint64{next(), next()})
+	}
+	if !ok {
+		p.log.Warn("fault report", "error", "a tail that is too short")
+		report.inFlight, report.joined = nil, nil
+	}
+	if words := strings.TrimSpace(string(tail)); ok && words != "" {
+		text += ": " + words
 	}
 	switch {
 	case f.Blamed != 0:
@@ -207,15 +234,15 @@ func (p *executorProcess) noteFault(m shm.Message) {
 	p.log.Error("device fault", "text", text)
 	p.mu.Lock()
 	p.fault = text
-	p.blamed, p.blamedCode = f.Blamed, f.CUDAResult
+	p.reported = report
 	p.mu.Unlock()
 }
 
-// blame names the session whose op ended the executor, and the CUresult; 0 when nobody is known to have.
-func (p *executorProcess) blame() (client uint64, code uint32) {
+// report is what the executor said when it ended.
+func (p *executorProcess) report() faultReport {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.blamed, p.blamedCode
+	return p.reported
 }
 
 func (p *executorProcess) faultText() string {

@@ -52,6 +52,10 @@ type session struct {
 	settings     map[settingKey]uint64
 	globals      int // answered GLOBAL requests: lost with the executor
 	refused      string
+	apart        map[uint32]bool  // kernels whose ops are never joined with others
+	ran          *executorProcess // the last one that may have issued ops of it; guarded by slot.mu
+	headAt       uint64           // where its ring's head was when an executor was last lost; guarded by slot.mu
+	stuck        int              // executors in a row that were lost with it in doubt and its head there; guarded by slot.mu
 }
 
 type segment struct {
@@ -241,6 +245,9 @@ func (s *session) report(stateName string) admin.Client {
 	c.Ops = atomic.LoadUint64(&st.OpsDone)
 	if code := atomic.LoadUint32(&st.Error); code != 0 {
 		c.Error, c.ErrorReason = code, reasonName(atomic.LoadUint32(&st.ErrorReason))
+		if client, kernel := s.cause(); client != 0 {
+			c.ErrorReason += fmt.Sprintf(" (client %d's kernel %s faulted at the same time)", client, kernel)
+		}
 	}
 	return c
 }

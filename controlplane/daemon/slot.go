@@ -60,6 +60,7 @@ type slot struct {
 	starts   []time.Time
 	fails    int // starts in a row that served nobody
 	fault    string
+	doubt    doubt
 	emptyAt  time.Time // since when no session is here
 	ended    chan struct{}
 }
@@ -140,6 +141,14 @@ func (sl *slot) install(p *executorProcess) error {
 			return fmt.Errorf("client %d: %w", s.id, err)
 		}
 	}
+	if err := sl.try(p); err != nil {
+		return err
+	}
+	for _, s := range sl.sessions {
+		if err := sl.resume(p, s); err != nil {
+			return fmt.Errorf("client %d: %w", s.id, err)
+		}
+	}
 	sl.set(slotLive)
 	sl.log.Info("executor serves", "pid", p.pid(), "epoch", sl.epoch, "sessions", len(sl.sessions))
 	return nil
@@ -152,8 +161,8 @@ func (sl *slot) lost(p *executorProcess) {
 	if f := p.faultText(); f != "" {
 		sl.fault = f
 	}
-	served := sl.state == slotLive
-	if served {
+	report := p.report()
+	if sl.state == slotLive || report.blamed != 0 { // a trial that finds the guilty one is no failed start
 		sl.fails = 0
 	} else {
 		sl.fails++
@@ -164,18 +173,14 @@ func (sl *slot) lost(p *executorProcess) {
 	}
 	sl.set(slotLost)
 	sl.log.Warn("executor ended", "pid", p.pid(), "how", p.exitText(), "fault", sl.fault)
-	if id, code := p.blame(); code != 0 && sl.sessions[id] != nil {
-		// As natively: whoever faults gets the fault's own code (docs/protocol.md section 3). Nobody serves now, so nobody
-		// else writes this word.
-		sl.sessions[id].file.SetError(code, shm.ReasonFault)
-	}
+	sl.assess(p, report)
 	for _, s := range sl.sessions {
 		s.setState(shm.StateLost)
 	}
 }
 
-// restore tells p everything about s and sets the session live. sl.mu is held;
-// s.mu is taken so that no request of the client interleaves.
+// restore tells p everything about s. sl.mu is held; s.mu is taken so that no
+// request of the client interleaves. resume must follow.
 func (sl *slot) restore(p *executorProcess, s *session, restart bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -228,10 +233,26 @@ func (sl *slot) restore(p *executorProcess, s *session, restart bool) error {
 		// Nobody serves now, so nobody else writes this word (docs/protocol.md section 4).
 		s.file.SetError(cudaErrorLaunchFailed, shm.ReasonLostGlobals)
 	}
+	for k := range s.apart {
+		if err := sl.setApart(p, s, k); err != nil {
+			return err
+		}
+	}
+	s.told = p // what a client asks from here on waits for the slot to be live
+	return nil
+}
+
+// resume lets p serve s and sets the session live. sl.mu is held.
+func (sl *slot) resume(p *executorProcess, s *session) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	s.ran = p
 	if _, err := p.call(s.id, shm.TypeResume, nil, nil); err != nil {
 		return fmt.Errorf("resume: %w", err)
 	}
-	s.told = p
 	s.file.SetState(shm.StateLive)
 	s.file.WakeAll()
 	return nil
@@ -268,7 +289,11 @@ func (sl *slot) join(s *session) error {
 	}
 	sl.sessions[s.id] = s
 	if sl.state == slotLive {
-		if err := sl.restore(sl.process, s, false); err != nil {
+		err := sl.restore(sl.process, s, false)
+		if err == nil {
+			err = sl.resume(sl.process, s)
+		}
+		if err != nil {
 			delete(sl.sessions, s.id)
 			return err
 		}
