@@ -3,7 +3,7 @@
 //
 // Whole blocks keep their identity: threads, barriers, shared memory, wgmma and TMA stay as they are. What changes is where a
 // block finds its parameters (an array in the parameter space, one element an instance), which block it believes to be
-// (%ctaid, %nctaid), and what happens when it ends: the last block of an instance may store a done word, so that nobody waits
+// (%ctaid, %nctaid), and what happens when it ends: the last thread of an instance may store a done word, so that nobody waits
 // for the other instances. Every block executes the same arithmetic on the same values as in a launch of its own, so results are
 // equal bit for bit.
 //
@@ -83,7 +83,7 @@ type Form struct {
 //	Tail +  0  u64    done: address of the instance's done word; 0: store none
 //	Tail +  8  u64    counter: address of a u32 that is 0 before the launch, and is 0 again when the instance has ended; not
 //	                  touched when done is 0
-//	Tail + 16  u32    value: what the last block stores to done, when all effects of the instance are visible to the system
+//	Tail + 16  u32    value: what the instance's last thread stores to done, when all effects of the instance are visible to the system
 //	Tail + 20  u32    threads: of the whole instance, blocks × threads of a block; at most 2³²-1
 //	Tail + 24  u32×4  grid x, y, z of the instance (ByTable; else absent), and the body's number
 //	Tail + 40  u32    first: the number of its first block (ByTable), ascending from 0 over the instances launched; the first

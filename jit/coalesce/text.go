@@ -96,18 +96,18 @@ func (m *module) prologue() string {
 // are counted rather than blocks, because whoever returns early must not be waited for at a barrier. Of threads that end together
 // the assembler makes one addition for their warp, since address and addend are the same for all.
 //
-// Why the store tells the truth (PTX ISA 9.0, chapter 8, the memory consistency model):
+// Why the store tells the truth (PTX ISA 9.0, chapter 8, Memory Consistency Model):
 //
-//   - Each thread's atom.release is a release pattern (8.8) behind all that the thread did.
-//   - The thread whose addition completes the number observes all the others' through a chain of atomics (8.9.2). Its strong read
-//     and the fence behind it are an acquire pattern (8.8): what any thread of the instance wrote precedes the fence in causality
-//     order (8.9.5). All are morally strong in gpu scope (8.7), as the instance runs on one device.
+//   - Each thread's atom.release is a release pattern behind all that the thread did ("Release and Acquire Patterns").
+//   - The thread whose addition completes the number observes all the others' through a chain of atomics ("Observation Order"). Its
+//     strong read and the fence behind it are an acquire pattern: what any thread of the instance wrote precedes the fence in
+//     causality order. The operations are morally strong in gpu scope, as the instance runs on one device.
 //   - fence.acq_rel.sys and the strong store behind it are a release pattern in system scope: whoever acquires the done word sees
 //     all of those writes, since causality order is transitive, and the counter at 0 again.
 //
 // Bulk copies from shared to global memory are not ordered after the thread that started them until it has waited for their group
-// (9.7.9.25, cp.async.bulk.wait_group), which ends with the fence between the proxies; without a done word the kernel's end does
-// it, as in the original.
+// (cp.async.bulk.wait_group), which ends with the fence between the proxies; without a done word the kernel's end does it, as in
+// the original.
 func (r *rewriter) epilogues() []ptx.Stmt {
 	var t strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&t, format+"\n", args...) }
