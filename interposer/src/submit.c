@@ -2,6 +2,7 @@
 // the good case, and driver calls only where native work must be covered. Source: docs/protocol.md section 2 "Records".
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "lane.h"
@@ -25,8 +26,14 @@ CUresult heddle_sticky(struct heddle_session *s) {
                                           "an operation did not end",
                                           "the executor that held this program's device globals is gone",
                                           "the driver refused a launch in the executor"};
-    heddle_log(HEDDLE_LOG_ERROR, "device %d: CUDA error %u from now on: %s", s->device, error,
-                     reason < sizeof reasons / sizeof *reasons ? reasons[reason] : reasons[0]);
+    // Who brought the executor down, as the daemon found: the name ends inside its field.
+    char cause[96] = "";
+    uint64_t client = heddle_load_relaxed64(&s->status->cause_client);
+    if (reason == HEDDLE_WIRE_REASON_IN_DOUBT && client != 0)
+      snprintf(cause, sizeof cause, " (client %llu's kernel %.*s faulted on the GPU at the same time)", (unsigned long long)client,
+               (int)sizeof s->status->cause_kernel - 1, (const char *)s->status->cause_kernel);
+    heddle_log(HEDDLE_LOG_ERROR, "device %d: CUDA error %u from now on: %s%s", s->device, error,
+                     reason < sizeof reasons / sizeof *reasons ? reasons[reason] : reasons[0], cause);
   }
   return (CUresult)atomic_load(&s->sticky);
 }
