@@ -1,9 +1,13 @@
 // Export writes the corpus and its rewritten forms to a folder, for a machine with a GPU and without Go:
 //
-//	go run ./jit/conformance/export [-arch sm_90a] [-ptxas FILE] DIR
+//	go run ./jit/conformance/export [-arch sm_90a] DIR
 //
 // tools/gputest/programs/coalesced.c reads manifest.json there (see the types below) and compares N launches of a kernel with one
-// word of N instances, bit for bit. With -ptxas there is a cubin beside every PTX file. The folder stays below 64 MiB, without cubins 40.
+// word of N instances, bit for bit. The driver compiles the PTX, or there is a cubin beside each file:
+//
+//	find DIR -name '*.ptx' -print0 | xargs -0 -P8 -I{} sh -c 'ptxas -arch sm_90a "$1" -o "${1%.ptx}.cubin"' - {}
+//
+// The folder takes some 20 MiB, at most 40.
 package main
 
 import (
@@ -12,11 +16,9 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strings"
-	"sync"
 
 	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/jit/interp/kernels"
@@ -80,22 +82,17 @@ type Refused struct {
 
 func main() {
 	arch := flag.String("arch", "sm_90a", "architecture of the GPU")
-	ptxas := flag.String("ptxas", "", "assembler that makes cubins beside the PTX files")
 	flag.Parse()
 	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: export [-arch sm_90a] [-ptxas FILE] DIR")
+		fmt.Fprintln(os.Stderr, "usage: export [-arch sm_90a] DIR")
 		os.Exit(2)
 	}
-	e := &exporter{dir: flag.Arg(0), arch: *arch, modules: map[string]*ptx.Module{}, written: map[string]bool{}}
-	err := e.export()
-	if err == nil && *ptxas != "" {
-		err = e.assemble(*ptxas)
-	}
+	e, err := export(flag.Arg(0), *arch)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "export:", err)
 		os.Exit(1)
 	}
-	fmt.Printf("%s: %d kernels, %d words, %d refused, %.1f MiB without cubins\n", e.dir, len(e.m.Kernels), len(e.m.Words), len(e.m.Refused), float64(e.bytes)/(1<<20))
+	fmt.Printf("%s: %d kernels, %d words, %d refused, %.1f MiB\n", e.dir, len(e.m.Kernels), len(e.m.Words), len(e.m.Refused), float64(e.bytes)/(1<<20))
 }
 
 type exporter struct {
@@ -120,8 +117,17 @@ func (e *exporter) write(name string, b []byte) error {
 	return os.WriteFile(path, b, 0o644)
 }
 
-func (e *exporter) export() error {
-	e.m.Arch = e.arch
+// export writes everything.
+func export(dir, arch string) (*exporter, error) {
+	if !slices.Contains(kernels.Architectures(), arch) {
+		return nil, fmt.Errorf("-arch %s: expected one of %v", arch, kernels.Architectures())
+	}
+	e := &exporter{dir: dir, arch: arch, modules: map[string]*ptx.Module{}, written: map[string]bool{}}
+	e.m.Arch = arch
+	return e, e.all()
+}
+
+func (e *exporter) all() error {
 	var all []kernels.Kernel
 	for _, k := range kernels.All() {
 		if k, ok := k.For(e.arch); ok {
@@ -263,30 +269,4 @@ func (e *exporter) word(all []kernels.Kernel, bodies []int, m coalesce.Mapping, 
 	}
 	e.m.Words = append(e.m.Words, w)
 	return true, e.write(w.File, []byte(f.PTX))
-}
-
-// assemble makes a cubin of every PTX file.
-func (e *exporter) assemble(ptxas string) error {
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var failed error
-	slots := make(chan struct{}, runtime.GOMAXPROCS(0))
-	for name := range e.written {
-		if filepath.Ext(name) != ".ptx" {
-			continue
-		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			path := filepath.Join(e.dir, name)
-			out, err := exec.Command(ptxas, "-arch", e.arch, path, "-o", strings.TrimSuffix(path, ".ptx")+".cubin").CombinedOutput()
-			if err != nil {
-				mu.Lock()
-				failed = fmt.Errorf("%s: %w\n%.1000s", path, err, out)
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
-	return failed
 }

@@ -2,7 +2,7 @@
 //
 // usage: coalesced DIR [-cubin] [NAME…]
 //   DIR     what `go run ./jit/conformance/export DIR` wrote
-//   -cubin  load the cubins beside the PTX files (export -ptxas) instead of having the driver compile
+//   -cubin  load the cubins beside the PTX files (see jit/conformance/export) instead of having the driver compile
 //   NAME    only words that hold a kernel with this name
 //
 // Both run on the same memory with the same contents. Afterwards all of it is compared: results, inputs, the gaps between
