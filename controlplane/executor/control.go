@@ -63,6 +63,9 @@ func (x *executor) dispatch(m shm.Message) {
 	case shm.TypeStats:
 		m.CloseFds()
 		go x.answerStats(m)
+	case shm.TypeCodes:
+		m.CloseFds()
+		go x.answerCodes(m)
 	case shm.TypeDrain:
 		m.CloseFds()
 		x.draining = true

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
-	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/shm"
 )
@@ -60,115 +59,6 @@ type CoalescingStats struct {
 	Apart           map[string]uint64 `json:"apart"` // why words were not wider (scoreboard.ApartReasons)
 	Codes           int               `json:"codes"`
 	Waiting         int               `json:"waiting"` // kernels waiting for company now
-}
-
-// CodeStats is one kernel of one image, whoever launches it: a row of `heddle kernels`.
-type CodeStats struct {
-	ID        uint32            `json:"id"`
-	Image     uint64            `json:"image"`
-	Name      string            `json:"name"`
-	Launches  uint64            `json:"launches"`
-	Coalesced uint64            `json:"coalesced"`  // of them in words of two or more
-	MeanWidth float64           `json:"mean_width"` // of those words; 0: none yet
-	Forms     []string          `json:"forms,omitempty"`
-	Why       string            `json:"why,omitempty"` // the last reason for having no form: code: sentence
-	Apart     map[string]uint64 `json:"apart,omitempty"`
-	AloneNS   int64             `json:"alone_ns"` // measured on the GPU; 0: not measured
-	// TogetherNS is an instance's share of the measured time of words, by their width: 2, up to 4, 8, … 128.
-	TogetherNS [cost.Buckets - 1]int64 `json:"together_ns"`
-}
-
-// codeRow collects a kernel's numbers; it runs on the poller's thread.
-func codeRow(c *scoreboard.Code) CodeStats {
-	u := &c.Use
-	r := CodeStats{ID: c.ID, Image: c.Image, Name: c.Name, Launches: u.Launches, Coalesced: u.Coalesced, AloneNS: u.Times.Alone()}
-	if u.Words > 0 {
-		r.MeanWidth = float64(u.Slots) / float64(u.Words)
-	}
-	for i := range r.TogetherNS {
-		r.TogetherNS[i] = u.Times.Each(i + 1)
-	}
-	if forms := c.Forms.Load(); forms != nil {
-		for _, f := range *forms {
-			text := fmt.Sprintf("%v %d", f.Layout.Mapping, f.Layout.Capacity)
-			if len(f.Bodies) > 1 {
-				text += fmt.Sprintf(" of %d kernels", len(f.Bodies))
-			}
-			if f.Refused.Load() {
-				text += " refused"
-			}
-			r.Forms = append(r.Forms, text)
-		}
-	}
-	if why := c.Why.Load(); why != nil {
-		r.Why = why.Code + ": " + why.Detail
-	}
-	r.Apart = reasons(&u.Apart)
-	return r
-}
-
-// reasons names the counts that are not 0.
-func reasons(n *[scoreboard.ReasonCount]uint64) map[string]uint64 {
-	out := map[string]uint64{}
-	for i, v := range n {
-		if v > 0 {
-			out[scoreboard.ApartReasons[i]] = v
-		}
-	}
-	return out
-}
-
-// codesPerPage bounds how many rows the poller collects at a time, codesBytes the JSON of a page.
-const (
-	codesPerPage = 64
-	codesBytes   = 30 << 10
-)
-
-// CodesPage is a part of the list of kernels that were launched through this executor.
-type CodesPage struct {
-	Codes []CodeStats `json:"codes"`
-	// Next is the offset of the rest, 0 when there is none. Kernels are listed in the order of their first launch: rows never move.
-	Next int `json:"next"`
-}
-
-// codes gives the rows from an offset on as JSON (a CodesPage) that fits one message.
-func (x *executor) codes(offset int) ([]byte, error) {
-	var page CodesPage
-	more := false
-	ok := x.poller.call(func() {
-		all := x.poller.gather.Codes()
-		if offset < 0 || offset > len(all) {
-			offset = len(all)
-		}
-		all = all[offset:]
-		more = len(all) > codesPerPage
-		for _, c := range all[:min(len(all), codesPerPage)] {
-			page.Codes = append(page.Codes, codeRow(c))
-		}
-	})
-	if !ok {
-		return nil, errStopping
-	}
-	for {
-		page.Next = 0
-		if more {
-			page.Next = offset + len(page.Codes)
-		}
-		b, err := json.Marshal(page)
-		if err != nil {
-			return nil, fmt.Errorf("executor: list of kernels: %w", err)
-		}
-		if len(b) <= codesBytes {
-			return b, nil
-		}
-		more = true
-		if n := len(page.Codes); n > 1 {
-			page.Codes = page.Codes[:n/2]
-			continue
-		}
-		c := &page.Codes[0] // its texts are what can be long
-		c.Name, c.Why = c.Name[:min(len(c.Name), 256)]+"…", c.Why[:min(len(c.Why), 256)]+"…"
-	}
 }
 
 // StreamStats is one executor stream that is in use.
