@@ -91,7 +91,8 @@ func (m *module) layout(spec Spec) error {
 		if spec.Capacity < 2 {
 			return fmt.Errorf("coalesce: capacity %d: expected at least 2", spec.Capacity)
 		}
-		return m.bodies[0].refuse(CodeParameters, m.bodies[0].entry.Pos, "%d bytes an instance, and a launch passes at most %d", l.Stride, MaxParamBytes)
+		first := m.bodies[0]
+		return first.refuse(CodeParameters, first.entry.Pos, "%d bytes an instance, and a launch passes at most %d", l.Stride, MaxParamBytes)
 	}
 	for _, b := range m.bodies {
 		b.globalsAt = l.Globals
