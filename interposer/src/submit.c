@@ -27,7 +27,7 @@ CUresult heddle_sticky(struct heddle_session *s) {
                                           "the executor that held this program's device globals is gone",
                                           "the driver refused a launch in the executor"};
     // Who brought the executor down, as the daemon found: the name ends inside its field.
-    char cause[96] = "";
+    char cause[160] = "";
     uint64_t client = heddle_load_relaxed64(&s->status->cause_client);
     if (reason == HEDDLE_WIRE_REASON_IN_DOUBT && client != 0)
       snprintf(cause, sizeof cause, " (client %llu's kernel %.*s faulted on the GPU at the same time)", (unsigned long long)client,
