@@ -13,6 +13,7 @@ type Consumer struct {
 	producer *ProducerWords
 	words    *ConsumerWords
 	read     uint64 // scanned; ours
+	told     uint64 // of read, in the file: at most read, and never below the head there
 	head     uint64 // released; ours
 	tail     uint64 // the last tail that was read and found sane
 	err      error  // what is wrong with the ring, for ever
@@ -36,6 +37,7 @@ func (c *Consumer) Resume(read, head uint64) error {
 	c.head, c.read, c.tail = head, head, head
 	atomic.StoreUint64(&c.words.Head, head)
 	atomic.StoreUint64(&c.words.Read, head)
+	c.told = head
 	c.wakeProducer() // the dead executor may have moved head and died before it woke a producer that waits for space
 	return nil
 }
@@ -76,6 +78,7 @@ func (c *Consumer) Next() (RecordView, bool, error) {
 		if c.read == c.tail {
 			tail := atomic.LoadUint64(&c.producer.Tail) // acquire: pairs with the release in heddle_ring_publish
 			if tail == c.read {
+				c.tell()
 				return RecordView{}, false, nil
 			}
 			if tail%RecordAlign != 0 || tail-c.head > RingBytes || tail-c.read > RingBytes {
@@ -101,9 +104,14 @@ func (c *Consumer) Next() (RecordView, bool, error) {
 	}
 }
 
-func (c *Consumer) advance(size uint32) {
-	c.read += uint64(size)
-	atomic.StoreUint64(&c.words.Read, c.read)
+func (c *Consumer) advance(size uint32) { c.read += uint64(size) }
+
+// tell stores read into the file: once for many records, because only a successor wants to know.
+func (c *Consumer) tell() {
+	if c.told != c.read {
+		c.told = c.read
+		atomic.StoreUint64(&c.words.Read, c.read)
+	}
 }
 
 // record checks one record and copies it. p has size bytes, all inside the ring and below tail.
@@ -208,6 +216,7 @@ func (c *Consumer) Release(pos uint64) {
 		}
 		panic(fmt.Sprintf("BUG: shm: release of position %d; head %d, read %d", pos, c.head, c.read))
 	}
+	c.tell()
 	c.head = pos
 	// Sequentially consistent: also the fence between head and space_waiting. Pairs with heddle_ring_wait_space, which sets
 	// space_waiting, fences, and looks at head.
@@ -229,7 +238,7 @@ func (c *Consumer) Abandon() {
 		c.err = &BadRecord{c.read, "the session was abandoned"}
 	}
 	tail := atomic.LoadUint64(&c.producer.Tail)
-	c.read, c.head, c.tail = tail, tail, tail
+	c.read, c.told, c.head, c.tail = tail, tail, tail, tail
 	atomic.StoreUint64(&c.words.Read, tail)
 	atomic.StoreUint64(&c.words.Head, tail)
 	c.wakeProducer()

@@ -96,8 +96,11 @@ func (f *fakeForm) count(l *gpu.Launch, params []byte) int {
 	if f.layout.Mapping == coalesce.ByZ {
 		return int(l.Grid[2])
 	}
-	n := 0
-	for n < f.layout.Capacity && f.at(params, n).first < l.Grid[0] {
+	first := func(i int) uint32 {
+		return binary.LittleEndian.Uint32(params[i*f.layout.Stride+f.layout.Tail+coalesce.OffFirst:])
+	}
+	n := 0 // of an instance that is not launched nothing else may be read
+	for n < f.layout.Capacity && first(n) < l.Grid[0] {
 		n++
 	}
 	return n

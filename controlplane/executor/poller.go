@@ -21,6 +21,10 @@ import (
 // Bounds of one pass over one session: nobody's flood delays the others by more than some ten µs.
 const (
 	scanBudget = 64
+	// farAhead is how many waiting ops are plenty: beyond it a pass takes scanAhead records, so that what is looked at again soon stays
+	// in the cache, and other lanes' ops behind them are found nevertheless.
+	farAhead  = 32
+	scanAhead = 16
 	// ringPressure is the share of a ring in use from which done words are asked for without a waiter.
 	ringPressure = shm.RingBytes / 2
 	// collectAfter is how much must have been allocated before an idle executor collects garbage.
@@ -453,8 +457,15 @@ func (p *poller) release(c *client) {
 
 // scan moves records from the ring to the board.
 func (p *poller) scan(c *client) bool {
+	if c.ring.Empty() && !c.elapsed {
+		return false
+	}
 	did := false
-	for budget := scanBudget; budget > 0 && c.board.Room(); budget-- {
+	budget := scanBudget
+	if c.board.Waiting() > farAhead {
+		budget = scanAhead
+	}
+	for ; budget > 0 && c.board.Room(); budget-- {
 		if c.elapsed {
 			if !p.elapsed(c) {
 				break

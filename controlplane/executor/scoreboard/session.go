@@ -71,8 +71,10 @@ type Session struct {
 	kernels  []*Kernel          // by id
 	distant  map[uint32]*Kernel // with ids from denseKernels on
 	known    int
-	ops      []Op
-	opHead   uint64 // oldest op that holds ring space
+	cells    []Op
+	order    []uint16 // index in cells of the ops that hold ring space, as a circle: op i's place is i modulo its length
+	free     []uint16 // cells that hold none; the last one was used last, so a session walks over few cache lines
+	opHead   uint64   // oldest op that holds ring space
 	opTail   uint64
 	deps     []shm.Dep
 	depHead  uint64
@@ -98,7 +100,10 @@ type Words interface {
 func New(id uint64, words Words) *Session {
 	s := &Session{
 		ID: id, lanes: make([]Lane, shm.Lanes), distant: map[uint32]*Kernel{},
-		ops: make([]Op, OpsPerSession), deps: make([]shm.Dep, depsPerSession), busy: make([]uint32, 0, shm.Lanes),
+		cells: make([]Op, OpsPerSession), order: make([]uint16, OpsPerSession), free: make([]uint16, OpsPerSession), deps: make([]shm.Dep, depsPerSession), busy: make([]uint32, 0, shm.Lanes),
+	}
+	for i := range s.free {
+		s.free[i] = uint16(OpsPerSession - 1 - i)
 	}
 	for i := range s.lanes {
 		s.lanes[i] = Lane{Index: uint32(i), Stream: NoStream, word: words.Lane(uint32(i))}
@@ -175,7 +180,7 @@ const (
 
 // Room reports whether Accept can take any record now. Without room the record stays in the ring.
 func (s *Session) Room() bool {
-	return s.opTail-s.opHead < uint64(len(s.ops)) && s.depTail-s.depHead+2*shm.MaxDeps <= uint64(len(s.deps))
+	return len(s.free) > 0 && s.depTail-s.depHead+2*shm.MaxDeps <= uint64(len(s.deps))
 }
 
 // Accept takes a record that the ring's consumer has checked; Room must hold. arrival numbers records of all sessions. steps
@@ -221,7 +226,8 @@ func (s *Session) Accept(v *shm.RecordView, arrival uint64) (a Action, steps int
 			return Consumed, 0, &shm.BadRecord{Position: v.Pos, Reason: "dependency on a number that was never submitted"}
 		}
 	}
-	op := &s.ops[s.opTail%uint64(len(s.ops))]
+	cell := s.free[len(s.free)-1]
+	op := &s.cells[cell]
 	op.Kernel, op.Dropped, op.Joined, op.next, op.Passed = nil, false, false, nil, nil
 	if why := s.body(op, v); why != "" {
 		return Consumed, 0, &shm.BadRecord{Position: v.Pos, Reason: why}
@@ -231,6 +237,8 @@ func (s *Session) Accept(v *shm.RecordView, arrival uint64) (a Action, steps int
 	op.Session, op.Kind, op.Lane, op.Seq, op.Ready, op.Arrival = s, v.Kind, v.Lane, v.Seq, v.Ready, arrival
 	op.Signal = v.WantSignal()
 	op.deps, op.depsAt, op.depEnd, op.end = deps, 0, s.depTail, v.End
+	s.order[s.opTail%OpsPerSession] = cell
+	s.free = s.free[:len(s.free)-1]
 	s.opTail++
 	lane.Scanned = v.Seq
 	if lane.last == nil {
@@ -243,6 +251,9 @@ func (s *Session) Accept(v *shm.RecordView, arrival uint64) (a Action, steps int
 	s.setBusy(lane)
 	return Consumed, 0, nil
 }
+
+// at is op number i of those that hold ring space, counted since the session began.
+func (s *Session) at(i uint64) *Op { return &s.cells[s.order[i%OpsPerSession]] }
 
 // takeDeps reserves n contiguous dependency cells; Room has said that they exist.
 func (s *Session) takeDeps(n int) []shm.Dep {
@@ -264,7 +275,7 @@ func (s *Session) extend(end uint64) {
 		s.head = end
 		return
 	}
-	s.ops[(s.opTail-1)%uint64(len(s.ops))].end = end
+	s.at(s.opTail - 1).end = end
 }
 
 func (s *Session) setBusy(l *Lane) {
@@ -394,7 +405,7 @@ func (s *Session) Poll(l *Lane) (completed int, ok bool) {
 // Running gives the launches that are issued and not known done, in ring order.
 func (s *Session) Running() (ops []*Op) {
 	for i := s.opHead; i != s.opTail; i++ {
-		op := &s.ops[i%uint64(len(s.ops))]
+		op := s.at(i)
 		l := &s.lanes[op.Lane]
 		if op.Kind == shm.KindLaunch && !op.Dropped && shm.Reached(l.Issued, op.Seq) && !shm.Reached(l.Done, op.Seq) {
 			ops = append(ops, op)
@@ -410,7 +421,7 @@ func (s *Session) Mend(l *Lane) { atomic.StoreUint32(&l.word.Done, l.Done) }
 func (s *Session) Release() bool {
 	moved := false
 	for s.opHead != s.opTail {
-		op := &s.ops[s.opHead%uint64(len(s.ops))]
+		op := s.at(s.opHead)
 		if !op.Dropped && !shm.Reached(s.lanes[op.Lane].Done, op.Seq) {
 			break
 		}
@@ -419,6 +430,7 @@ func (s *Session) Release() bool {
 		}
 		s.head, s.depHead = op.end, op.depEnd
 		op.Kernel, op.Session = nil, nil
+		s.free = append(s.free, s.order[s.opHead%OpsPerSession])
 		s.opHead++
 		moved = true
 	}
