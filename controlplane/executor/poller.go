@@ -255,6 +255,7 @@ func (p *poller) pass() bool {
 	p.force = p.now-max(p.lastComplete, p.lastForce) > p.forceAfter
 	active := 0
 	inFlight := 0
+	p.gather.Begin(p.stats.Passes + 1) // before ops are offered: what is ready together is counted by passes
 	for _, c := range p.clients {
 		if p.serve(c) {
 			did = true
@@ -517,7 +518,6 @@ const wordsPerPass = 16
 // others as the policy says, the more urgent of the two first.
 func (p *poller) schedule() bool {
 	did := false
-	p.gather.Begin(p.stats.Passes + 1)
 	for words := 0; ; {
 		var s *scoreboard.Shape
 		if p.gather.Len() > 0 && words < wordsPerPass {
@@ -548,7 +548,6 @@ func (p *poller) schedule() bool {
 		p.gather.PlainIssued(&w)
 		p.issued(op)
 	}
-	p.gather.End()
 	for i, op := range p.later {
 		p.policy.Add(op, p.engine.Level(op.Session.Lane(op.Lane).Priority))
 		p.later[i] = nil
