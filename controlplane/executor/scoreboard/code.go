@@ -41,9 +41,11 @@ type CodeUse struct {
 	Apart     [ReasonCount]uint64
 	Times     cost.Times // of words that hold nothing else
 	Noted     bool       // Gather.Codes has it
-	// SeenIn and Seen count ops that became ready in one pass while there was no form.
-	SeenIn uint64
-	Seen   int
+	// Seen are the sessions (bits, by id modulo 64) of which ops became ready in the moment SeenIn while there was no form, SeenShape
+	// the first one's shape, SeenMixed: not all had it.
+	SeenIn, Seen uint64
+	SeenShape    *Shape
+	SeenMixed    bool
 }
 
 // ApartReason says why an op was issued by itself, or why a word was not wider.

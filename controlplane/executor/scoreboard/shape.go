@@ -23,9 +23,8 @@ type Shape struct {
 
 	// Ready are the ops that wait for company, oldest first. They are in no policy.
 	Ready OpList
-	// Seen counts ops that became ready in pass SeenIn while Code had no form.
-	Seen   int
-	SeenIn uint64
+	// Seen are the sessions (bits, by id modulo 64) of which ops became ready in the moment SeenIn while Code had no form.
+	Seen, SeenIn uint64
 	// Expect is how many ops words of late have held; it rises at once and falls slowly.
 	Expect int
 	// Limit is how many instances are worth joining, as last computed for LimitForms at word number LimitAt.

@@ -2,6 +2,7 @@ package word
 
 import (
 	"math"
+	"math/bits"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
@@ -46,7 +47,6 @@ type Gather struct {
 	pool    *pool
 	codes   []*scoreboard.Code // seen, in that order
 	pass    uint64
-	seen    []*scoreboard.Shape // without a form, ready in this pass
 }
 
 // NewGather makes one.
@@ -55,7 +55,7 @@ func NewGather(o Options) (*Gather, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Gather{options: o, shapes: scoreboard.NewShapes(), pool: p, seen: make([]*scoreboard.Shape, 0, 256)}, nil
+	return &Gather{options: o, shapes: scoreboard.NewShapes(), pool: p}, nil
 }
 
 // Codes lists the kernels of which ops were seen, in the order of their first ones.
@@ -95,7 +95,7 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 	case c.Forms.Load() == nil:
 		g.apart(c, scoreboard.ReasonNoForm)
 		if g.options.Demand != nil {
-			g.see(s)
+			g.see(s, op)
 		}
 		return false
 	}
@@ -111,35 +111,30 @@ func (g *Gather) apart(c *scoreboard.Code, why scoreboard.ApartReason) {
 	g.Apart[why]++
 }
 
-// see counts ops of kernels without a form that become ready in one pass.
-func (g *Gather) see(s *scoreboard.Shape) {
-	u := &s.Code.Use
-	if u.SeenIn != g.pass {
-		u.SeenIn, u.Seen = g.pass, 0
-	}
-	u.Seen++
-	if s.SeenIn != g.pass {
-		s.SeenIn, s.Seen = g.pass, 0
-		if len(g.seen) < cap(g.seen) {
-			g.seen = append(g.seen, s)
-		}
-	}
-	s.Seen++
-}
+// seenBits is how long a moment is, as a power of two of ns (1 ms): ops of several sessions that become ready within one would go
+// together if there were a form, for its words make ops wait for each other. Without one they never meet in a pass of the poller.
+const seenBits = 20
 
-// End ends a pass: the forms' maker learns what was ready together.
-func (g *Gather) End() {
-	for i, s := range g.seen {
-		if s.SeenIn == g.pass && s.Seen > 1 {
-			g.options.Demand.Together(s.Code, s.Seen, s.Grid[2] == 1)
+// see notes whose ops of a kernel without a form become ready at about the same time. The forms' maker learns of it when the next
+// moment begins.
+func (g *Gather) see(s *scoreboard.Shape, op *scoreboard.Op) {
+	moment, session := uint64(op.ReadyAt)>>seenBits, uint64(1)<<(op.Session.ID%64)
+	if s.SeenIn != moment {
+		if n := bits.OnesCount64(s.Seen); n > 1 {
+			g.options.Demand.Together(s.Code, n, s.Grid[2] == 1)
 		}
-		if u := &s.Code.Use; u.SeenIn == g.pass && u.Seen > s.Seen {
-			g.options.Demand.Together(s.Code, u.Seen, false)
-			u.Seen = 0
-		}
-		g.seen[i] = nil
+		s.SeenIn, s.Seen = moment, 0
 	}
-	g.seen = g.seen[:0]
+	s.Seen |= session
+	u := &s.Code.Use
+	if u.SeenIn != moment {
+		if n := bits.OnesCount64(u.Seen); n > 1 && u.SeenMixed {
+			g.options.Demand.Together(s.Code, n, false)
+		}
+		u.SeenIn, u.Seen, u.SeenMixed, u.SeenShape = moment, 0, false, s
+	}
+	u.Seen |= session
+	u.SeenMixed = u.SeenMixed || u.SeenShape != s
 }
 
 // Next is the shape whose ops go now: the most urgent, and of those the one whose first op was submitted first. nil: the others
