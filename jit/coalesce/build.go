@@ -135,8 +135,12 @@ func (m *module) build() error {
 		body = append(body, &ptx.Block{Body: f.Body})
 		body = append(body, r.epilogues()...)
 	}
+	declared := m.l.Align
+	for base := m.bodies[0].spec.ParamBase; base%declared != 0; {
+		declared /= 2
+	}
 	entry := &ptx.Func{Linkage: []string{".visible"}, Entry: true, Name: EntryName, HasBody: true, Attrs: attrs,
-		Params: []*ptx.Var{{Space: ".param", Align: m.l.Align, Type: ".b8", Name: paramName, Dims: []int64{int64(m.l.ParamBytes)}}}}
+		Params: []*ptx.Var{{Space: ".param", Align: declared, Type: ".b8", Name: paramName, Dims: []int64{int64(m.l.ParamBytes)}}}}
 	entry.Body = append(statements(m.prologue()), body...)
 	m.out.Items = append(m.out.Items, entry)
 	return nil

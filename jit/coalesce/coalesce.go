@@ -68,6 +68,10 @@ type Spec struct {
 	// ClientGlobals: .global and .const variables that host or kernels can write belong to each client, and are passed as
 	// addresses (Layout.Globals). Otherwise a kernel that mentions one is refused.
 	ClientGlobals bool
+	// ParamBase is where a parameter block begins in the machine code's bank of constants (image.Entry.Base): the places of
+	// parameters that are aligned to more than 16 bytes depend on it, see Layout. 0: as ptx.Func.Layout has them, which is what the
+	// software GPU does.
+	ParamBase int
 }
 
 // Form is a rewritten module and what a launcher must know of it.
@@ -93,10 +97,9 @@ type Form struct {
 // With ByTable the launch's grid is (sum of all blocks, 1, 1).
 //
 // Parameters aligned to more than 16 bytes (tensor maps): ptxas and the driver align them in the bank of constants, where the block
-// begins at 0x160 (sm_75 to sm_89), 0x210 (sm_90) or 0x380 (sm_100 and later), and not within the block (measured with ptxas 13.0:
-// harvest's TestAssembled, image.Entry). So on sm_90 a client's block has a tensor map behind a pointer at 48, where
-// ptx.Func.Layout says 64; and a rewritten kernel whose one parameter has .align 64 begins at 48 of what a launch passes.
-// harvest.Found.Params has the client's layout, cuFuncGetParamInfo that of the rewritten kernel.
+// begins at 0x160 (sm_75 to sm_89), 0x210 (sm_90) or 0x380 (sm_100 and later), and not within the block (measured with ptxas 13.0).
+// So on sm_90 a client's block has a tensor map behind a pointer at 48, where ptx.Func.Layout says 64: Spec.ParamBase says which.
+// The launch's block is declared with no more alignment than its beginning has, or it would begin later.
 type Layout struct {
 	Mapping    Mapping
 	Capacity   int   // instances, at least 2

@@ -156,6 +156,9 @@ func (b *body) index() error {
 	if err != nil {
 		return b.refuse(CodeParameters, b.entry.Pos, "%v", err)
 	}
+	if b.spec.ParamBase > 0 {
+		size = place(params, b.spec.ParamBase)
+	}
 	b.bytes, b.align, b.limits = size, 8, b.entry.Limits()
 	for i, p := range params {
 		v := b.entry.Params[i]
@@ -170,6 +173,17 @@ func (b *body) index() error {
 		b.align = max(b.align, p.Align)
 	}
 	return nil
+}
+
+// place moves parameters to where a block has them that begins at base of the bank of constants, and gives its size.
+func place(params []ptx.Param, base int) int {
+	at := base
+	for i := range params {
+		at = align(at, max(params[i].Align, 1))
+		params[i].Offset = at - base
+		at += params[i].Size
+	}
+	return at - base
 }
 
 // reach notes that a function is part of the kernel.

@@ -48,7 +48,7 @@ func check(c candidate, m *machineCode, entry string) (Found, *Missing) {
 			return Found{}, missing(OtherParameters, "%s: %s has %s", where, entry, why)
 		}
 	}
-	return Found{c.text, mod, entry, c.origin, c.path, m.cubin, m.entries[entry].Params, c.noContraction}, nil
+	return Found{c.text, mod, entry, c.origin, c.path, m.cubin, m.entries[entry].Params, m.entries[entry].Base, c.noContraction}, nil
 }
 
 // sameParams compares parameters with the machine code's; "" when they are equal.

@@ -58,6 +58,8 @@ type Found struct {
 	// Params is where the machine code has the kernel's parameters, which is how clients pass them; nil when the image is PTX. It
 	// differs from ptx.Func's Layout for parameters of large alignment: see image.Entry.
 	Params []image.Param
+	// ParamBase is where the machine code has the parameter block (image.Entry.Base); 0 when the image is PTX.
+	ParamBase int
 	// NoContraction: the machine code was made without contracting multiplications and additions (--fmad=false), which the text
 	// alone does not say. Whoever compiles it again must forbid that too, or results differ in their last bits.
 	NoContraction bool
