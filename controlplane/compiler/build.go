@@ -11,6 +11,7 @@ import (
 	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/jit/exact"
 	"github.com/heddle-gpu/heddle/jit/harvest"
+	"github.com/heddle-gpu/heddle/jit/image"
 	"github.com/heddle-gpu/heddle/jit/ptx"
 )
 
@@ -54,7 +55,15 @@ func (b *builder) build(r *Request) (*Answer, error) {
 		bodies[i].found = found
 		a.Origins = append(a.Origins, found.Origin)
 	}
-	form, err := rewrite(bodies, r.Spec)
+	spec := r.Spec
+	for i := range bodies {
+		base, err := b.paramBase(&bodies[i].found, &r.Device)
+		if err != nil {
+			return nil, err
+		}
+		spec.ParamBase = max(spec.ParamBase, base) // one architecture has one
+	}
+	form, err := rewrite(bodies, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +86,7 @@ func (b *builder) build(r *Request) (*Answer, error) {
 		again = again || pinned
 	}
 	if again {
-		if form, err = rewrite(bodies, r.Spec); err != nil {
+		if form, err = rewrite(bodies, spec); err != nil {
 			return nil, err
 		}
 	}
@@ -87,6 +96,11 @@ func (b *builder) build(r *Request) (*Answer, error) {
 	}
 	if a.Code, err = b.assemble(module, &r.Device); err != nil {
 		return nil, err
+	}
+	if e, err := entryOf(a.Code, coalesce.EntryName); err != nil {
+		return nil, err
+	} else if len(e.Params) > 0 && e.Params[0].Offset != 0 {
+		return nil, fail(Internal, "the form's parameter block begins at %d of what a launch passes; expected 0", e.Params[0].Offset)
 	}
 	if free {
 		if err := compare(bodies, a.Code); err != nil {
@@ -109,6 +123,47 @@ func rewrite(bodies []body, spec coalesce.Spec) (*coalesce.Form, error) {
 		return nil, fail(Internal, "%v", err)
 	}
 	return form, nil
+}
+
+// paramBase tells where the parameter block of a kernel begins in the bank of constants, for kernels to whose parameters that makes
+// a difference; 0 for others, and on the software GPU. The code of an image that is PTX is the driver's compiler's, so it is asked.
+func (b *builder) paramBase(f *harvest.Found, d *Device) (int, error) {
+	const always = 16 // every architecture aligns the block to this
+	params, _, err := f.Module.Func(f.Entry).Layout()
+	if err != nil {
+		return 0, fail(string(harvest.BadPTX), "%v", err)
+	}
+	large := false
+	for _, p := range params {
+		large = large || p.Align > always
+	}
+	switch {
+	case !large:
+		return 0, nil
+	case f.Cubin != nil:
+		return f.ParamBase, nil
+	}
+	if err := b.context(d.UUID); err != nil {
+		return 0, err
+	}
+	code, err := b.assemble(f.Module, d)
+	if err != nil {
+		return 0, err
+	}
+	e, err := entryOf(code, f.Entry)
+	return e.Base, err
+}
+
+// entryOf reads what the driver's compiler made of a kernel; nothing of the software GPU's, which is text.
+func entryOf(code []byte, name string) (image.Entry, error) {
+	if !bytes.HasPrefix(code, []byte("\x7fELF")) {
+		return image.Entry{}, nil
+	}
+	all, err := image.Entries(code)
+	if err != nil {
+		return image.Entry{}, fail(Assembler, "the compiled code of %s: %v", name, err)
+	}
+	return all[name], nil
 }
 
 // context makes the process's CUDA context, once.
