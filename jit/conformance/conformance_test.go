@@ -232,9 +232,7 @@ func TestCorpus(t *testing.T) {
 }
 
 // notInterpreted are the kernels whose default source the interpreter cannot run, and what it lacks.
-var notInterpreted = map[string]string{
-	"bulk_reduce": "cp.reduce.async.bulk",
-}
+var notInterpreted = map[string]string{}
 
 // state is what a launch left: the parameters' contents, and the variables of the module that it changed, by name.
 type state struct {

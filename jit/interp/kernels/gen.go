@@ -43,8 +43,9 @@ func (r *rng) element(typ, gen string) uint64 {
 	case "digits":
 		return uint64("0123456789-+ "[bits%13])
 	}
-	if n, err := strconv.ParseUint(strings.TrimPrefix(gen, "below"), 10, 64); err == nil && n > 0 {
-		return bits % n
+	if below, ok := strings.CutPrefix(gen, "below"); ok {
+		n, _ := strconv.ParseUint(below, 10, 64)
+		return bits % max(n, 1)
 	}
 	var f float64
 	pick := r.next()

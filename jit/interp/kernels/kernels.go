@@ -144,11 +144,24 @@ func (k Kernel) PTX() []byte {
 
 // Debug gives the unoptimised module, nil if there is none.
 func (k Kernel) Debug() []byte {
-	b, err := files.ReadFile("ptx/" + k.File + "_debug.ptx")
-	if err != nil {
+	d, ok := k.DebugBuild()
+	if !ok {
 		return nil
 	}
-	return b
+	return d.PTX()
+}
+
+// DebugBuild gives the kernel with its unoptimised source, where there is one:
+// other code, and debug sections.
+func (k Kernel) DebugBuild() (Kernel, bool) {
+	name := "ptx/" + k.File + "_debug.ptx"
+	b, err := files.ReadFile(name)
+	if err != nil || k.Origin != NVCC {
+		return k, false
+	}
+	k.Source = Source{File: name, Target: target(b), Shared: k.Shared}
+	k.Sources = []Source{k.Source}
+	return k, true
 }
 
 // For gives the kernel with its newest source that can be assembled for an

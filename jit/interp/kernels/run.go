@@ -30,13 +30,3 @@ func (k Kernel) Launch(mem interp.AddressSpace, params []byte, seed uint64) inte
 	return interp.Launch{Entry: k.Name, Grid: k.Grid, Block: k.Block, Cluster: k.Cluster, DynShared: k.Shared,
 		Params: params, Mem: mem, Seed: seed, MaxInstructions: MaxInstructions}
 }
-
-// Holds tells whether addresses of other buffers lie in parameter i.
-func (k Kernel) Holds(i int) bool {
-	for _, p := range k.Params {
-		if p.Stored && p.Into == i && p.Buffer() {
-			return true
-		}
-	}
-	return false
-}

@@ -11,7 +11,6 @@ import os
 import re
 import sys
 
-os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
 os.environ.setdefault("TRITON_CACHE_DIR", "/tmp/heddle-triton-cache")
 
 import triton
@@ -23,9 +22,10 @@ PTX_VERSION = 87
 JOBS = []
 
 
-def job(name, fn, sig, grid, launch, archs=(80,), warps=4, stages=3, **const):
-    """One kernel: sig maps arguments to types, launch is the rest of its descriptor (data in the order of sig)."""
-    JOBS.append((name, fn, sig, grid, launch, archs, warps, stages, const))
+def job(name, fn, sig, grid, launch, archs=(80,), warps=4, stages=3, lines=False, debug=False, **const):
+    """One kernel: sig maps arguments to types, launch is the rest of its descriptor (data in the order of sig). lines keeps
+    what Triton gives by default and takes most of the space: comments, line tables and debug sections; debug keeps assertions."""
+    JOBS.append((name, fn, sig, grid, launch, archs, warps, stages, lines, debug, const))
 
 
 # ---- elementwise
@@ -39,6 +39,7 @@ def vadd(x, y, o, n, B: tl.constexpr):
 
 V3 = dict(x="*fp32", y="*fp32", o="*fp32", n="i32")
 job("triton_vadd", vadd, V3, "4", "in:f32:4000:wide in:f32:4000:wide out:f32:4000 i32=2900..4000", (75, 80, 90, 100), B=1024)
+job("triton_vadd_lines", vadd, V3, "4", "in:f32:4000:wide in:f32:4000:wide out:f32:4000 i32=2900..4000", (80, 90), lines=True, B=1024)
 job("triton_vadd_16k", vadd, V3, "16", "in:f32:16384:wide in:f32:16384:wide out:f32:16384 i32=16384", (80, 90), B=1024)
 job("triton_vadd_small", vadd, V3, "5", "in:f32:320:wide in:f32:320:wide out:f32:320 i32=257..320", (75,), warps=1, B=64)
 job("triton_vadd_f16", vadd, dict(x="*fp16", y="*fp16", o="*fp16", n="i32"), "3", "in:f16:3000:unit in:f16:3000:unit out:f16:3000 i32=2100..3000", (75, 90), B=1024)
@@ -252,6 +253,9 @@ S2 = dict(o="*fp32", x="*fp32", n="i32")
 job("triton_softmax", softmax, S2, "6", "out:f32:3072 in:f32:3072:unit i32=400..512", (75, 80, 90, 100), B=512)
 job("triton_softmax_64x512", softmax, S2, "64", "out:f32:32768 in:f32:32768:wide i32=512", (80, 90), B=512)
 job("triton_softmax_warp", softmax, S2, "9", "out:f32:576 in:f32:576:unit i32=33..64", (75,), warps=1, B=64)
+
+
+job("triton_softmax_lines", softmax, S2, "6", "out:f32:3072 in:f32:3072:unit i32=400..512", (75, 90), lines=True, B=512)
 
 
 @triton.jit
@@ -571,10 +575,10 @@ def gemm(a, b, c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     tl.store(c + rm[:, None] * N + rn[None, :], acc.to(c.dtype.element_ty))
 
 
-def gemm_job(name, t, out, data, m, n, k, archs, BM, BN, BK, warps=4, stages=3, ACC=tl.float32):
+def gemm_job(name, t, out, data, m, n, k, archs, BM, BN, BK, warps=4, stages=3, ACC=tl.float32, lines=False):
     e = dict(fp16="f16", bf16="bf16", fp32="f32", i8="s8", i32="s32")
     job(name, gemm, dict(a="*" + t, b="*" + t, c="*" + out, M="i32", N="i32", K="i32"), f"{m//BM},{n//BN}",
-        f"in:{e[t]}:{m*k}:{data} in:{e[t]}:{k*n}:{data} out:{e[out]}:{m*n} i32={m} i32={n} i32={k}", archs, warps, stages, BM=BM, BN=BN, BK=BK, ACC=ACC)
+        f"in:{e[t]}:{m*k}:{data} in:{e[t]}:{k*n}:{data} out:{e[out]}:{m*n} i32={m} i32={n} i32={k}", archs, warps, stages, lines, BM=BM, BN=BN, BK=BK, ACC=ACC)
 
 
 gemm_job("triton_gemm_f16_64", "fp16", "fp16", "unit", 128, 64, 128, (75, 80, 90, 100), 64, 64, 32)
@@ -587,6 +591,9 @@ gemm_job("triton_gemm_bf16_32", "bf16", "fp32", "unit", 64, 32, 96, (80,), 32, 3
 gemm_job("triton_gemm_tf32_64", "fp32", "fp32", "unit", 64, 64, 64, (80, 90), 64, 64, 32)
 gemm_job("triton_gemm_i8_64", "i8", "i32", "bits", 64, 64, 128, (80, 90), 64, 64, 64, ACC=tl.int32)
 gemm_job("triton_gemm_f16acc", "fp16", "fp16", "few", 64, 64, 64, (80, 90), 64, 64, 32, ACC=tl.float16)
+
+
+gemm_job("triton_gemm_lines", "fp16", "fp16", "unit", 64, 64, 64, (80, 90), 64, 64, 32, lines=True)
 
 
 @triton.jit
@@ -752,7 +759,35 @@ def depthwise(x, w, y, T, B: tl.constexpr):
 job("triton_depthwise", depthwise, dict(x="*fp32", w="*fp32", y="*fp32", T="i32"), "3,4", "in:f32:1536:unit in:f32:20:unit out:f32:1536 i32=300..384", (80, 90), B=128)
 
 
-# ---- inline PTX
+# ---- functions that are not inlined, and inline PTX
+
+@triton.jit(noinline=True)
+def _weight(x, k):
+    return x * 3 + k * tl.num_programs(0) + tl.program_id(0)
+
+
+@triton.jit
+def calls(x, o, n, B: tl.constexpr):
+    i = tl.program_id(0) * B + tl.arange(0, B)
+    v = tl.load(x + i, mask=i < n, other=0)
+    s = _weight(n, 5)
+    t = _weight(s, tl.program_id(1))
+    tl.store(o + tl.program_id(1) * 800 + i, v + t, mask=i < n)
+
+
+job("triton_noinline", calls, dict(x="*i32", o="*i32", n="i32"), "3,2", "in:s32:768:bits out:s32:1600 i32=600..768", (80, 90), warps=2, B=256)
+
+
+@triton.jit
+def asserting(x, o, n, B: tl.constexpr):
+    i = tl.program_id(0) * B + tl.arange(0, B)
+    v = tl.load(x + i, mask=i < n, other=0)
+    tl.device_assert(v < 100, "value too large")
+    tl.store(o + i, v * v, mask=i < n)
+
+
+job("triton_assert", asserting, dict(x="*i32", o="*i32", n="i32"), "3", "in:s32:768:below100 out:s32:768 i32=600..768", (80, 90), warps=2, debug=True, B=256)
+
 
 @triton.jit
 def swap_halves(x, o, n, flag: tl.constexpr, B: tl.constexpr):
@@ -767,7 +802,8 @@ def swap_halves(x, o, n, flag: tl.constexpr, B: tl.constexpr):
 job("triton_inline_asm", swap_halves, dict(x="*i32", o="*i32", n="i32"), "3", "in:s32:600:bits out:s32:600 i32=520..600", (75, 90), warps=2, flag=True, B=256)
 
 
-def build(name, fn, sig, grid, launch, archs, warps, stages, const):
+def build(name, fn, sig, grid, launch, archs, warps, stages, lines, debug, const):
+    triton.knobs.compilation.disable_line_info = not lines
     names = list(fn.arg_names)
     # As Triton's launcher does: pointers and integers that are multiples of 16 are known to be.
     data = dict(zip(sig, [d for d in launch.split() if not d.startswith("grids=")]))
@@ -776,15 +812,17 @@ def build(name, fn, sig, grid, launch, archs, warps, stages, const):
     done = []
     for cc in archs:
         src = ASTSource(fn=fn, signature={n: sig.get(n, "constexpr") for n in names}, constexprs={(names.index(n),): v for n, v in const.items()}, attrs=attrs)
-        k = triton.compile(src, target=GPUTarget("cuda", cc, 32), options=dict(num_warps=warps, num_stages=stages, ptx_version=PTX_VERSION))
+        k = triton.compile(src, target=GPUTarget("cuda", cc, 32), options=dict(debug=debug, num_warps=warps, num_stages=stages, ptx_version=PTX_VERSION))
         if getattr(k.metadata, "global_scratch_size", 0):
             sys.exit(f"{name}: wants scratch memory")
         text = re.sub(rf"\b{fn.__name__}\b", name, k.asm["ptx"])
-        text = re.sub(r"(?m)^\s*//.*\n|\s*// (begin|end) inline asm$|[ \t]+$", "", text)
-        text = re.sub(r"[ \t]*//[^\n]*", "", text)
-        text = re.sub(r"\n\n+", "\n", text).strip() + "\n"
+        if lines:
+            text = re.sub(r'"/[^"]*/([^"/]*)"', r'"\1"', text)
+        else:
+            text = re.sub(r"[ \t]*//[^\n]*", "", text)
+            text = re.sub(r"\n\n+", "\n", text).strip() + "\n"
         target = re.search(r"\.target\s+(\w+)", text).group(1)
-        hidden = len(re.findall(r"^\s*\.param", text, re.M)) - len(sig)
+        hidden = len(re.findall(r"\.param", text.split(f".entry {name}(")[1].split(")")[0])) - len(sig)
         with open(os.path.join(here, f"{name}.{target}.ptx"), "w") as f:
             f.write(f"//@ {name} grid={grid} block={32*warps} shared={k.metadata.shared} {launch}{' u64=0' * hidden}\n{text}")
         done.append(target)
