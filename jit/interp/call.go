@@ -116,6 +116,10 @@ func (d *decoder) places(ops []ptx.Operand, dst bool) ([]argPlace, error) {
 				return nil, d.errorf(o.Pos, "%s is neither a register nor a .param variable of this function", o.Name)
 			}
 		}
+		if dst && o.Kind == ptx.Sym && o.Name == "_" {
+			out = append(out, argPlace{reg: d.temp()})
+			continue
+		}
 		if dst {
 			return nil, d.errorf(o.Pos, "result of a call: expected a .param variable or a register")
 		}

@@ -12,7 +12,6 @@ var missing = []struct{ family, ops string }{
 	{"Cluster launch control (9.7.13.17)", "clusterlaunchcontrol"},
 	{"Multimem and tensor maps (9.7.9)", "multimem tensormap"},
 	{"Texture and surface (9.7.10, 9.7.11)", "tex tld4 txq istypep suld sust sured suq"},
-	{"Warp matrix (9.7.14)", "wmma"},
 	{"Tensor core, 5th generation (9.7.16)", "tcgen05"},
 	{"Video (9.7.18)", "vadd vsub vabsdiff vmin vmax vshl vshr vmad vset vset2 vset4"},
 }
@@ -71,8 +70,10 @@ with the line and column of the first such instruction.
 		}
 	}
 	b.WriteString(`
-Of the opcodes above, these forms: 128-bit elements (` + "`.b128`" + `), ` + "`st.async`, `st.bulk`, `red.async`" + `, tensor copies
-(` + "`cp.async.bulk.tensor`, `cp.reduce`" + `), sparse, block-scaled, sub-byte and ` + "`m8n8k4` f16 `mma`" + `, masks and selectors of the video opcodes.
+Of the opcodes above, these forms: atomics on ` + "`.b128`" + `, ` + "`.multicast::cluster`" + ` of bulk copies, tensor copies other than tiled
+ones (` + "`.im2col`, `.tile::gather4`, `.tile::scatter4`" + `) and their arithmetic reductions, sparse, block-scaled and sub-byte ` + "`mma` and `wmma`" + `,
+f16 ` + "`mma` of `m8n8k4`" + `, array elements chosen by a register (` + "`a[%r]`" + `), masks and selectors of the video opcodes.
+Tensor maps are the software GPU's own 128 bytes (` + "`interp.TensorMap`" + `), as its cuTensorMapEncodeTiled would make them.
 `)
 	b.WriteString("\n## Special registers\n\n")
 	var regs []string

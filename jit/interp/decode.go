@@ -292,6 +292,9 @@ func (d *decoder) newReg(s *symbol) {
 	case ".v8":
 		count = 8
 	}
+	if s.v.Type == ".b128" {
+		count = 2 // halves
+	}
 	s.slot = d.temp()
 	if count > 1 {
 		s.vec = []int32{s.slot}
@@ -498,6 +501,8 @@ func (d *decoder) sharedKey(v *ptx.Var) constKey {
 // addrOfLocal gives base slot and offset of a variable of the function.
 func (d *decoder) addrOfLocal(o *ptx.Operand, s *symbol) (int32, int64, error) {
 	switch {
+	case o.OffReg != "":
+		return 0, 0, d.errorf(o.Pos, "%s+%s: a register offset is only possible behind a register", o.Name, o.OffReg)
 	case s.v.Space == ".shared":
 		return d.constant(d.sharedKey(s.v)), o.Off, nil
 	case s.v.Space == ".local":
@@ -621,6 +626,10 @@ func (d *decoder) inst(src *ptx.Inst) error {
 			return d.errorf(src.Pos, "guard %s is not a predicate register", src.Pred)
 		}
 		guard = s.slot
+	}
+	src, err := d.elements(src)
+	if err != nil {
+		return err
 	}
 	m := &mods{d: d, list: src.Mods}
 	start := len(d.fn.code)

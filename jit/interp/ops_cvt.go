@@ -8,7 +8,7 @@ import (
 
 func init() {
 	register("Data movement and conversion", map[string]opInfo{
-		"mov": {forms: ".pred .b16 .b32 .b64 .u16 .u32 .u64 .s16 .s32 .s64 .f32 .f64; packing and unpacking of vectors; addresses; special registers", decode: decMov},
+		"mov": {forms: ".pred .b16 .b32 .b64 .u16 .u32 .u64 .s16 .s32 .s64 .f32 .f64; .b128 .v2 .v4; packing and unpacking of vectors; addresses; special registers", decode: decMov},
 		"cvt": {forms: ".rni .rzi .rmi .rpi .rn .rz .rm .rp .rna .ftz .sat .relu .satfinite; between integers, .f16 .bf16 .tf32 .f32 .f64; packed .f16x2 .bf16x2 .e4m3x2 .e5m2x2; cvt.pack", decode: decCvt},
 	})
 }
@@ -371,6 +371,9 @@ func decCvtPack(d *decoder, m *mods, in *ptx.Inst) error {
 func decMov(d *decoder, m *mods, in *ptx.Inst) error {
 	if err := d.args(in, 2, 2); err != nil {
 		return err
+	}
+	if isWide(in.Mods) {
+		return decMovWide(d, m, in)
 	}
 	dst, src := &in.Args[0], &in.Args[1]
 	if m.flag(".pred") {

@@ -165,7 +165,7 @@ func (o *mmaOp) run(w *warp, in *inst, m uint32) {
 		return
 	}
 	var a [16][32]uint64
-	var b [32][8]uint64
+	var b [8][32]uint64 // by columns
 	mask := ^uint64(0) >> (64 - o.a.bits)
 	for l := 0; l < 32; l++ {
 		g, t := l>>2, l&3
@@ -178,58 +178,25 @@ func (o *mmaOp) run(w *warp, in *inst, m uint32) {
 		for r, s := range o.br {
 			v := w.r[s][l]
 			for j := 0; j < o.per; j++ {
-				b[t*o.per+j+r*4*o.per][g] = v >> (uint(j) * o.a.bits) & mask
+				b[g][t*o.per+j+r*4*o.per] = v >> (uint(j) * o.a.bits) & mask
 			}
 		}
 	}
 	var af [16][32]float64
-	var bf [32][8]float64
+	var bf [8][32]float64
 	if o.a.get != nil {
 		for i := 0; i < o.M; i++ {
 			for k := 0; k < o.K; k++ {
 				af[i][k] = o.a.get(a[i][k])
 			}
 		}
-		for k := 0; k < o.K; k++ {
-			for j := 0; j < o.N; j++ {
-				bf[k][j] = o.b.get(b[k][j])
+		for j := 0; j < o.N; j++ {
+			for k := 0; k < o.K; k++ {
+				bf[j][k] = o.b.get(b[j][k])
 			}
 		}
 	}
-	one := func(i, j int, c uint64) uint64 {
-		switch {
-		case o.ct == tS32:
-			sum := int64(int32(c))
-			for k := 0; k < o.K; k++ {
-				x, y := int64(a[i][k]), int64(b[k][j])
-				if o.a.signed {
-					x = sext(a[i][k], 8)
-				}
-				if o.b.signed {
-					y = sext(b[k][j], 8)
-				}
-				sum += x * y
-			}
-			if o.sat {
-				sum = clamp(sum, math.MinInt32, math.MaxInt32)
-			}
-			return uint64(uint32(sum))
-		case o.ct == tF64:
-			acc := f64(c)
-			for k := 0; k < o.K; k++ {
-				acc = math.FMA(af[i][k], bf[k][j], acc)
-			}
-			return b64(acc)
-		}
-		sum := widenFloat(o.ct, false)(c)
-		for k := 0; k < o.K; k++ {
-			sum += af[i][k] * bf[k][j]
-		}
-		if o.ct == tF16 {
-			return uint64(f64ToFmt(sum, fmtF16, rn))
-		}
-		return b32(float32(sum))
-	}
+	one := func(i, j int, c uint64) uint64 { return o.cell(&a[i], &b[j], &af[i], &bf[j], c) }
 	var out [4]lanes
 	for l := 0; l < 32; l++ {
 		g, t := l>>2, l&3
@@ -245,6 +212,43 @@ func (o *mmaOp) run(w *warp, in *inst, m uint32) {
 	for r, s := range o.dr {
 		w.r[s] = out[r]
 	}
+}
+
+// cell gives one element of the result: c plus the product of a row of A and a column of B, both as bits and, for
+// floating-point types, as numbers.
+func (o *mmaOp) cell(a, b *[32]uint64, af, bf *[32]float64, c uint64) uint64 {
+	switch o.ct {
+	case tS32:
+		sum := int64(int32(c))
+		for k := 0; k < o.K; k++ {
+			x, y := int64(a[k]), int64(b[k])
+			if o.a.signed {
+				x = sext(a[k], 8)
+			}
+			if o.b.signed {
+				y = sext(b[k], 8)
+			}
+			sum += x * y
+		}
+		if o.sat {
+			sum = clamp(sum, math.MinInt32, math.MaxInt32)
+		}
+		return uint64(uint32(sum))
+	case tF64:
+		acc := f64(c)
+		for k := 0; k < o.K; k++ {
+			acc = math.FMA(af[k], bf[k], acc)
+		}
+		return b64(acc)
+	}
+	sum := widenFloat(o.ct, false)(c)
+	for k := 0; k < o.K; k++ {
+		sum += af[k] * bf[k]
+	}
+	if o.ct == tF16 {
+		return uint64(f64ToFmt(sum, fmtF16, rn))
+	}
+	return b32(float32(sum))
 }
 
 // decLdmatrix is ldmatrix and stmatrix of 8×8 matrices of 16-bit elements:

@@ -254,7 +254,7 @@ func decCpBulk(d *decoder, m *mods, in *ptx.Inst) error {
 		return nil
 	}
 	if m.flag(".tensor") {
-		return notSupported(in.Pos, "cp.async.bulk.tensor is not supported by the interpreter")
+		return decCpTensor(d, m, in, false)
 	}
 	if m.flag(".prefetch") {
 		return decIgnore(d, m, in)

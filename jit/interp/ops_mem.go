@@ -13,11 +13,11 @@ func init() {
 	const sp = ".const .global .local .param{::entry,::func} .shared{::cta,::cluster} generic"
 	const ord = ".weak .relaxed .acquire .release .acq_rel .volatile, scopes, .mmio"
 	register("Memory", map[string]opInfo{
-		"ld":            {forms: sp + "; " + ord + "; cache operators and hints, .nc; .v2 .v4 .v8; all types but .b128", decode: decLd},
+		"ld":            {forms: sp + "; " + ord + "; cache operators and hints, .nc; .v2 .v4 .v8; all types, .b128 as two halves", decode: decLd},
 		"ldu":           {forms: ".global; .v2 .v4", decode: decLd},
-		"st":            {forms: sp + "; " + ord + "; cache operators and hints; .v2 .v4 .v8; all types but .b128", decode: decSt},
+		"st":            {forms: sp + "; " + ord + "; cache operators and hints; .v2 .v4 .v8; all types, .b128 as two halves; .async .bulk", decode: decSt},
 		"atom":          {forms: ".and .or .xor .cas .exch .add .inc .dec .min .max; .noftz; .b16 .b32 .b64 .u32 .u64 .s32 .s64 .f32 .f64 .f16 .bf16 .f16x2 .bf16x2; .v2 .v4 .v8", decode: decAtom},
-		"red":           {forms: ".and .or .xor .add .inc .dec .min .max; the types of atom", decode: decAtom},
+		"red":           {forms: ".and .or .xor .add .inc .dec .min .max; the types of atom; .async", decode: decAtom},
 		"cvta":          {forms: "{.to}.const .global .local .shared{::cta,::cluster} .param{::entry}; .u32 .u64", decode: decCvta},
 		"mapa":          {forms: "{.shared::cluster}; .u32 .u64", decode: decMapa},
 		"getctarank":    {forms: "{.shared::cluster}; .u32 .u64", decode: decGetctarank},
@@ -28,7 +28,7 @@ func init() {
 		"createpolicy":  {forms: "all (gives zero)", decode: decPolicy},
 		"fence":         {forms: "all (execution is sequentially consistent)", decode: decIgnore},
 		"membar":        {forms: "all (execution is sequentially consistent)", decode: decIgnore},
-		"cp":            {forms: ".async{.ca,.cg}.shared.global with sizes, ignore-src, .commit_group .wait_group .wait_all, .mbarrier.arrive, .bulk between .global and .shared (all done at once)", decode: decCp},
+		"cp":            {forms: ".async{.ca,.cg}.shared.global with sizes, ignore-src, .commit_group .wait_group .wait_all, .mbarrier.arrive, .bulk between .global and .shared, .bulk.tensor tiled from a tensor map of the software GPU, .reduce of both (tensors: .and .or .xor) (all done at once)", decode: decCp},
 		"alloca":        {forms: ".u32 .u64", decode: decAlloca},
 		"stacksave":     {forms: ".u32 .u64", decode: decStack},
 		"stackrestore":  {forms: ".u32 .u64", decode: decStack},
@@ -46,11 +46,11 @@ var memSpaces = map[string]space{"": spcGeneric, ".const": spcGlobal, ".global":
 // memMods uses up ordering, scope and cache modifiers, and tells whether the
 // access must be single-copy atomic.
 func memMods(m *mods) (strong bool) {
-	if m.oneOf(".relaxed", ".acquire", ".release", ".acq_rel", ".volatile", ".mmio", ".sc") != "" {
+	strong = m.flag(".mmio")
+	if m.oneOf(".relaxed", ".acquire", ".release", ".acq_rel", ".volatile", ".sc") != "" {
 		strong = true
 	}
 	m.oneOf(".weak")
-	m.flag(".mmio")
 	m.oneOf(".cta", ".cluster", ".gpu", ".sys")
 	for m.oneOf(".ca", ".cg", ".cs", ".lu", ".cv", ".wb", ".wt", ".nc",
 		".L1::evict_normal", ".L1::evict_unchanged", ".L1::evict_first", ".L1::evict_last", ".L1::no_allocate",
@@ -99,6 +99,9 @@ func (d *decoder) address(o *ptx.Operand, spcName string) (spc space, base int32
 				if s.entry {
 					spc = spcParamEntry
 				}
+				if e.OffReg != "" {
+					return fail(d.errorf(e.Pos, "%s+%s: a register offset is only possible behind a register", e.Name, e.OffReg))
+				}
 				return spc, d.imm(0), int64(s.off) + e.Off, false, nil
 			}
 			base, off, err := d.addrOfLocal(e, s)
@@ -139,6 +142,9 @@ func (d *decoder) address(o *ptx.Operand, spcName string) (spc space, base int32
 
 // memType reads .v2 and the element type.
 func memType(m *mods) (t typ, n int, err error) {
+	if m.flag(".b128") {
+		return tB128, 1, nil
+	}
 	n = map[string]int{"": 1, ".v2": 2, ".v4": 4, ".v8": 8}[m.oneOf(".v2", ".v4", ".v8")]
 	t, err = m.typeOf(tB8, tB16, tB32, tB64, tU8, tU16, tU32, tU64, tS8, tS16, tS32, tS64, tF32, tF64, tF16, tBF16, tF16x2, tBF16x2)
 	return t, n, err
@@ -159,10 +165,17 @@ func decLd(d *decoder, m *mods, in *ptx.Inst) error {
 		return err
 	}
 	mo := &memOp{spc: spc, size: t.size(), n: n, signed: t.signed(), atomic: strong, off: off, narrow: narrow}
-	elems := in.Args[:1]
-	if in.Args[0].Kind == ptx.Vec {
-		elems = in.Args[0].Elems
+	if t == tB128 {
+		half, err := d.wide(&in.Args[0])
+		if err != nil {
+			return err
+		}
+		mo.size, mo.n, mo.mask[0], mo.mask[1] = 8, 2, ^uint64(0), ^uint64(0)
+		copy(mo.regs[:], half)
+		d.emit(inst{guard: -1, run: runLd, a: base, mem: mo})
+		return nil
 	}
+	elems := d.parts(&in.Args[0])
 	if len(elems) != n {
 		return d.errorf(in.Args[0].Pos, "%d destinations, expected %d", len(elems), n)
 	}
@@ -191,6 +204,12 @@ func (d *decoder) isEntryParam(name string) bool {
 }
 
 func decSt(d *decoder, m *mods, in *ptx.Inst) error {
+	switch m.oneOf(".async", ".bulk") {
+	case ".async":
+		return decStAsync(d, m, in)
+	case ".bulk":
+		return decStBulk(d, m, in)
+	}
 	spcName := memSpace(m)
 	strong := memMods(m)
 	t, n, err := memType(m)
@@ -205,10 +224,20 @@ func decSt(d *decoder, m *mods, in *ptx.Inst) error {
 		return err
 	}
 	mo := &memOp{spc: spc, size: t.size(), n: n, atomic: strong, off: off, narrow: narrow}
-	elems := in.Args[1:2]
-	if in.Args[1].Kind == ptx.Vec {
-		elems = in.Args[1].Elems
+	if t == tB128 {
+		half, err := d.wide(&in.Args[1])
+		if err != nil {
+			return err
+		}
+		if half[0] < 0 {
+			return d.errorf(in.Args[1].Pos, "_ is no source")
+		}
+		mo.size, mo.n = 8, 2
+		copy(mo.regs[:], half)
+		d.emit(inst{guard: -1, run: runSt, a: base, mem: mo})
+		return nil
 	}
+	elems := d.parts(&in.Args[1])
 	if len(elems) != n {
 		return d.errorf(in.Args[1].Pos, "%d sources, expected %d", len(elems), n)
 	}
@@ -307,7 +336,7 @@ var atomTypes = map[string][]typ{
 func decAtom(d *decoder, m *mods, in *ptx.Inst) error {
 	spcName := memSpace(m)
 	if m.flag(".async") {
-		return notSupported(in.Pos, "red.async")
+		return decRedAsync(d, m, in, spcName)
 	}
 	memMods(m)
 	m.flag(".noftz")
@@ -587,6 +616,9 @@ func decPolicy(d *decoder, m *mods, in *ptx.Inst) error {
 
 // decCp is cp.async: copies at once, so that waiting is nothing.
 func decCp(d *decoder, m *mods, in *ptx.Inst) error {
+	if m.flag(".reduce") {
+		return decCpReduce(d, m, in)
+	}
 	if !m.flag(".async") {
 		return notSupported(in.Pos, "cp without .async")
 	}

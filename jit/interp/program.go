@@ -343,6 +343,10 @@ func (p *Program) global(v *ptx.Var) (Global, error) {
 	if v.Init == nil {
 		return g, nil
 	}
+	switch v.Type {
+	case ".texref", ".samplerref", ".surfref":
+		return g, nil // fields of an object that nothing here reads
+	}
 	elem, _ := ptx.TypeSize(v.Type)
 	if elem == 0 {
 		return g, ptx.Errorf(v.Pos, "variable %s of type %s cannot be initialised", v.Name, v.Type)

@@ -362,7 +362,7 @@ OUT: ret; }`, Launch{Block: [3]uint32{64}, Printf: &b}, 4)
 
 // TestLaunchRefused: a launch that cannot be is refused before anything runs.
 func TestLaunchRefused(t *testing.T) {
-	src := ".version 8.6\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 a) .maxntid 64, 1, 1 { ret; }\n.visible .entry bad() {\n .reg .b32 r;\n  wmma.frobnicate.sync r;\n ret; }\n"
+	src := ".version 8.6\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 a) .maxntid 64, 1, 1 { ret; }\n.visible .entry bad() {\n .reg .b32 r;\n  tcgen05.frobnicate.sync r;\n ret; }\n"
 	p, err := Load([]byte(src))
 	if err != nil {
 		t.Fatal(err)
@@ -382,7 +382,7 @@ func TestLaunchRefused(t *testing.T) {
 		if !errors.As(err, &e) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if name == "code" && (err == nil || !strings.Contains(err.Error(), "7:3: instruction wmma")) {
+		if name == "code" && (err == nil || !strings.Contains(err.Error(), "7:3: instruction tcgen05")) {
 			t.Errorf("unsupported instruction: %v", err)
 		}
 	}
