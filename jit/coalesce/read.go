@@ -47,10 +47,10 @@ type body struct {
 	dynAlign     int
 	exactDyn     bool // %dynamic_smem_size is read
 
-	waits    bool // threads of a block or warp wait for each other
-	bulk     bool // asynchronous bulk stores to global memory
-	setmax   bool // setmaxnreg
-	clusters bool // mentions clusters
+	waitsInside bool // threads of a block or warp wait for each other in a device function
+	bulk        bool // asynchronous bulk stores to global memory
+	setmax      bool // setmaxnreg
+	clusters    bool // mentions clusters
 
 	globalsAt int // Layout.Globals
 }
@@ -418,8 +418,6 @@ func (r *reader) opcode(in *ptx.Inst) error {
 		if !r.fn.f.Entry {
 			return r.refuse(CodeExitInFunction, in.Pos, "%s ends the thread", r.fn.f.Name)
 		}
-	case "bar", "barrier", "mbarrier", "wgmma", "tcgen05", "elect":
-		r.waits = true
 	case "setmaxnreg":
 		r.setmax = true
 	case "mapa", "getctarank":
@@ -444,8 +442,8 @@ func (r *reader) opcode(in *ptx.Inst) error {
 			return r.refuse(CodeAsyncStore, in.Pos, "%s.async to global memory", in.Op)
 		}
 	}
-	if has(in.Mods, ".sync", ".aligned") {
-		r.waits = true
+	if !r.fn.f.Entry && waits(in) {
+		r.waitsInside = true
 	}
 	if has(in.Mods, ".cluster") && in.Op == "barrier" || has(in.Mods, ".multicast::cluster") {
 		r.clusters = true
@@ -458,6 +456,15 @@ func (r *reader) opcode(in *ptx.Inst) error {
 		}
 	}
 	return nil
+}
+
+// waits tells whether an instruction makes threads of a block or warp wait for each other.
+func waits(in *ptx.Inst) bool {
+	switch in.Op {
+	case "bar", "barrier", "mbarrier", "wgmma", "tcgen05", "elect":
+		return true
+	}
+	return has(in.Mods, ".sync", ".aligned")
 }
 
 func (r *reader) call(in *ptx.Inst) error {

@@ -97,7 +97,7 @@ var refusals = []struct {
 	{CodeRegisters, Spec{Mapping: ByTable}, []string{strings.Replace(source("", "", "setmaxnreg.inc.sync.aligned.u32 64;\nret;"), "k()", "k() .maxntid 128", 1),
 		strings.Replace(source("", "", "ret;"), "k()", "k() .maxntid 128", 1)}},
 	{CodeTooLarge, Spec{}, []string{source("", "", ".shared .b8 s[5000000];\nret;")}},
-	{CodeTooLarge, Spec{}, []string{source("", "", regs+"bar.sync 0;\n"+strings.Repeat("@%p1 ret;\n", maxExits+1)+"ret;")}},
+	{CodeTooLarge, Spec{}, []string{source("", "", regs+strings.Repeat("@%p1 ret;\n", maxExits+1)+"bar.sync 0;\nret;")}},
 }
 
 // TestRefusals: each case is refused with its code, by a message with the kernel's name, and every code has a case.

@@ -19,7 +19,9 @@ type rewriter struct {
 	// of the kernel itself
 	ends   *ends
 	labels []*labelScope
+	at     int // instructions so far
 	exits  int // epilogues asked for so far
+	common int // the one that exits share, 0 before the first
 }
 
 // maxExits bounds the epilogues of one kernel.
@@ -41,7 +43,7 @@ func (r *rewriter) function() (*ptx.Func, error) {
 		r.scopes.declare(v)
 	}
 	if r.f.Entry {
-		r.ends = findEnds(r.f.Body)
+		r.ends = findEnds(r.f.Body, func(in *ptx.Inst) bool { return waits(in) || in.Op == "call" && r.waitsInside })
 		r.labels = []*labelScope{r.ends.scopes[nil]}
 	}
 	body, err := r.list(r.f.Body)
@@ -153,6 +155,7 @@ func (r *rewriter) list(list []ptx.Stmt) ([]ptx.Stmt, error) {
 			for _, in := range ins {
 				out = append(out, in)
 			}
+			r.at++
 		}
 	}
 	return out, nil
@@ -188,16 +191,21 @@ func (r *rewriter) returns(label string) bool {
 	return r.ends.returns[r.labels[len(r.labels)-1].find(label)]
 }
 
-// exit gives the label of an epilogue.
+// exit gives the label of an epilogue for threads that end here.
 //
-// Where threads of a block or warp wait for each other, every exit gets an epilogue of its own. A common one would be a point at
-// which the assembler lets the threads of a warp meet again, so that a thread that returned early would wait there for others of
-// its warp, while those wait for it to arrive or to be gone at a barrier. Whoever returns must be gone.
+// Where threads of a block or warp may still wait for each other, every exit gets an epilogue of its own. A common one would be a
+// point at which the assembler lets the threads of a warp meet again, so that a thread that returned early would wait there for
+// others of its warp, while those wait for it to arrive or to be gone at a barrier. Whoever returns must be gone.
 func (r *rewriter) exit() string {
-	if r.exits == 0 || r.waits {
+	if r.at < r.ends.shared {
 		r.exits++
+		return r.exitLabel(r.exits)
 	}
-	return r.exitLabel(r.exits)
+	if r.common == 0 {
+		r.exits++
+		r.common = r.exits
+	}
+	return r.exitLabel(r.common)
 }
 
 func (b *body) exitLabel(n int) string { return fmt.Sprintf("$word$end_%d_%d", b.num, n) }

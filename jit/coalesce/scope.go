@@ -69,16 +69,62 @@ type ends struct {
 	scopes map[*ptx.Block]*labelScope // of nested blocks; nil key: the body itself
 	// returns has the labels behind which there is nothing but the thread's end.
 	returns map[*ptx.Label]bool
+	// shared is the number of the first instruction (nested blocks included, in source order) from where on all exits may lead to
+	// one epilogue: no thread that has come so far waits for another any more.
+	shared int
 }
 
-func findEnds(body []ptx.Stmt) *ends {
+func findEnds(body []ptx.Stmt, waits func(*ptx.Inst) bool) *ends {
 	e := &ends{scopes: map[*ptx.Block]*labelScope{}, returns: map[*ptx.Label]bool{}}
 	e.collect(nil, nil, body)
 	// Each round finds jumps to labels that the last one found. Longer chains of jumps are not worth following.
 	for round := 0; round < 4; round++ {
 		e.backward(nil, body, true)
 	}
+	e.share(body, waits)
 	return e
+}
+
+// share finds ends.shared: behind the last instruction that waits, if no jump leads past it in either direction.
+func (e *ends) share(body []ptx.Stmt, waits func(*ptx.Inst) bool) {
+	type place struct {
+		in    *ptx.Inst
+		scope *labelScope
+	}
+	var code []place
+	at := map[*ptx.Label]int{}
+	var collect func(b *ptx.Block, list []ptx.Stmt)
+	collect = func(b *ptx.Block, list []ptx.Stmt) {
+		for _, st := range list {
+			switch st := st.(type) {
+			case *ptx.Label:
+				at[st] = len(code)
+			case *ptx.Block:
+				collect(st, st.Body)
+			case *ptx.Inst:
+				code = append(code, place{st, e.scopes[b]})
+				if waits(st) {
+					e.shared = len(code)
+				}
+			}
+		}
+	}
+	collect(nil, body)
+	for i, p := range code {
+		switch p.in.Op {
+		case "bra":
+			to := p.scope.find(p.in.Args[0].Name)
+			if !e.returns[to] && (i < e.shared) != (at[to] < e.shared) {
+				e.shared = len(code) + 1
+				return
+			}
+		case "brx":
+			if e.shared > 0 {
+				e.shared = len(code) + 1
+				return
+			}
+		}
+	}
 }
 
 func (e *ends) collect(at *ptx.Block, parent *labelScope, list []ptx.Stmt) {
