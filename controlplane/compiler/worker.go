@@ -21,16 +21,20 @@ const (
 	workerNice = 10
 	// heapTarget makes Go collect garbage before memory comes near the service's bound.
 	heapTarget = 1 << 30
-	// noCacheEnv keeps the driver from filling a cache of its own with what ours holds.
-	noCacheEnv = "CUDA_CACHE_DISABLE"
 )
+
+// environment is what the driver sees: no cache of its own of what ours holds, and a context that takes as little as it can, for it
+// never runs anything.
+var environment = map[string]string{"CUDA_CACHE_DISABLE": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1", "CUDA_MODULE_LOADING": "LAZY"}
 
 // Work is the worker's life: it answers the requests that arrive on in until it ends. patience bounds one request: beyond it the
 // process ends itself (exit code 3), for a service that died cannot end it.
 func Work(in io.Reader, out io.Writer, patience time.Duration) error {
 	humble()
-	if err := os.Setenv(noCacheEnv, "1"); err != nil {
-		return err
+	for k, v := range environment {
+		if err := os.Setenv(k, v); err != nil {
+			return err
+		}
 	}
 	runtime.LockOSThread() // the thread carries the CUDA context
 	debug.SetMemoryLimit(heapTarget)

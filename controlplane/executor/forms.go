@@ -397,19 +397,22 @@ func (f *forms) made(m *making) {
 func (f *forms) load() bool {
 	all := f.ready
 	f.ready = nil
-	begun := time.Now()
-	err := f.x.loader.do(func() error {
-		for _, m := range all {
+	for _, m := range all {
+		err := f.x.loader.do(func() error { // one by one: a client's request waits for one of them at most
+			begun := time.Now()
 			if code, detail := f.publish(m); code != "" {
 				f.refuse(m.bodies, code, detail)
 			}
+			f.mu.Lock()
+			f.stats.LoadSeconds += time.Since(begun).Seconds()
+			f.mu.Unlock()
+			return nil
+		})
+		if err != nil {
+			return false
 		}
-		return nil
-	})
-	f.mu.Lock()
-	f.stats.LoadSeconds += time.Since(begun).Seconds()
-	f.mu.Unlock()
-	return err == nil
+	}
+	return true
 }
 
 // publish loads one form and shows it to the poller. It runs on the loader's thread; the result is a reason, "" for success.

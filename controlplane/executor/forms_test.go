@@ -418,3 +418,20 @@ func (b *formBench) additions(f *scoreboard.Form, n int) {
 		}
 	}
 }
+
+// Every reason is explained to users.
+func TestReasonsAreDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/compiler.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, code := range []string{
+		reasonFull, reasonLoad, reasonAttributes, reasonGlobals, reasonOff, reasonBusy,
+		compiler.Crashed, compiler.TimedOut, compiler.TooMuchMemory, compiler.Garbage, compiler.NotStarted, compiler.Assembler, compiler.Numerics,
+		compiler.ImageTooLarge, compiler.Internal,
+	} {
+		if !strings.Contains(string(page), "`"+code+"`") {
+			t.Errorf("docs/compiler.md does not explain %q", code)
+		}
+	}
+}
