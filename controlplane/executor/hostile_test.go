@@ -18,15 +18,21 @@ import (
 // bench is a poller that the test drives pass by pass, on a driver that does nothing.
 type bench struct {
 	t      testing.TB
-	gpu    nullGPU
+	gpu    *fakeGPU
 	poller *poller
 	next   uint64
 }
 
 func newBench(t testing.TB) *bench {
 	t.Helper()
-	g := nullGPU{newFakeGPU()}
-	e, err := issue.New(g, issue.Options{Threads: 2, Least: 0, Greatest: -5, Spin: time.Millisecond})
+	g := newFakeGPU()
+	return newBenchOn(t, g, nullGPU{g})
+}
+
+// newBenchOn uses another driver; g is what it is made of.
+func newBenchOn(t testing.TB, g *fakeGPU, d issue.Driver) *bench {
+	t.Helper()
+	e, err := issue.New(d, issue.Options{Threads: 2, Least: 0, Greatest: -5, Spin: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -167,7 +167,7 @@ func newPoller(c Config, e *issue.Engine, chip cost.Chip) (*poller, error) {
 	p := &poller{
 		config: c, tune: c.Tuning, log: c.Log, engine: e, policy: policy.NewOldestFirst(e.Levels()), gather: g, demand: demand,
 		mail: make(chan func(), 64), garbage: make(chan struct{}, 1), base: time.Now(), ended: make(chan struct{}),
-		alarm: make(chan struct{}, 1),
+		alarm: make(chan struct{}, 1), forceAfter: int64(c.Tuning.Progress),
 	}
 	p.bell.Store(bell)
 	p.recheck = p.anythingNew
@@ -521,7 +521,7 @@ func (p *poller) schedule() bool {
 	for words := 0; ; {
 		var s *scoreboard.Shape
 		if p.gather.Len() > 0 && words < wordsPerPass {
-			if s = p.gather.Next(p.now, p.force); s == nil {
+			if s = p.gather.Next(p.now, p.force && p.lastComplete != p.now); s == nil {
 				words = wordsPerPass // nothing more in this pass: what is offered meanwhile has not waited longer
 			}
 		}

@@ -56,8 +56,7 @@ type CoalescingStats struct {
 	HeldSeconds float64 `json:"held_seconds"`
 	// SignalsInKernel are done words that launches wrote themselves; Signals are those the streams wrote.
 	SignalsInKernel uint64            `json:"signals_in_kernel"`
-	Apart           map[string]uint64 `json:"apart"` // why words were not wider (scoreboard.ApartReasons)
-	Codes           int               `json:"codes"`
+	Apart           map[string]uint64 `json:"apart"`   // why words were not wider (scoreboard.ApartReasons)
 	Waiting         int               `json:"waiting"` // kernels waiting for company now
 }
 
@@ -94,7 +93,7 @@ func (p *poller) snapshot() Stats {
 	st.Coalescing = CoalescingStats{
 		WordsAlone: g.Words[word.Stream], WordsCoalesced: g.Words[word.Coalesced], OpsCoalesced: g.Joined, Widths: g.Widths, Held: g.Held,
 		HeldInVain: g.InVain, HeldSeconds: float64(g.HeldNanoseconds) / 1e9, SignalsInKernel: g.InKernel, Apart: reasons(&g.Apart),
-		Codes: len(g.Codes()), Waiting: g.Len(),
+		Waiting: g.Len(),
 	}
 	for i := range e.Threads() {
 		st.IssueBusySeconds = append(st.IssueBusySeconds, e.Busy(i).Seconds())

@@ -40,7 +40,6 @@ type CodeUse struct {
 	Slots     uint64 // ops in those
 	Apart     [ReasonCount]uint64
 	Times     cost.Times // of words that hold nothing else
-	Noted     bool       // Gather.Codes has it
 	// Seen are the sessions (bits, by id modulo 64) of which ops became ready in the moment SeenIn while there was no form, SeenShape
 	// the first one's shape, SeenMixed: not all had it.
 	SeenIn, Seen uint64

@@ -37,7 +37,7 @@ type Counters struct {
 }
 
 // Gather holds the ready ops of kernels that can be joined, and makes words of them. It belongs to the poller's thread and
-// allocates nothing once every code was seen.
+// allocates nothing.
 //
 // When ops go is written down in the executor's README.
 type Gather struct {
@@ -45,7 +45,6 @@ type Gather struct {
 	options Options
 	shapes  *scoreboard.Shapes
 	pool    *pool
-	codes   []*scoreboard.Code // seen, in that order
 	pass    uint64
 }
 
@@ -57,9 +56,6 @@ func NewGather(o Options) (*Gather, error) {
 	}
 	return &Gather{options: o, shapes: scoreboard.NewShapes(), pool: p}, nil
 }
-
-// Codes lists the kernels of which ops were seen, in the order of their first ones.
-func (g *Gather) Codes() []*scoreboard.Code { return g.codes }
 
 // Len is how many ops wait in it.
 func (g *Gather) Len() int { return g.shapes.Len() }
@@ -83,10 +79,6 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 	s := g.shapes.Of(op, int32(level))
 	if s == nil {
 		return false
-	}
-	if !c.Use.Noted {
-		c.Use.Noted = true
-		g.codes = append(g.codes, c)
 	}
 	switch {
 	case k.Apart || op.Launch().Flags&shm.LaunchFlagCooperative != 0:
@@ -148,6 +140,7 @@ func (g *Gather) Next(now int64, force bool) *scoreboard.Shape {
 		if best != nil && (s.Level > best.Level || (s.Level == best.Level && s.Ready.First().Arrival > best.Ready.First().Arrival)) {
 			continue
 		}
+
 		if force || g.due(s, now) {
 			best = s
 		}
