@@ -39,25 +39,16 @@ const (
 	`
 )
 
-const vectorRest = `
-		shl.b32 %r7, %r7, 8;
-		add.u32 %r5, %r5, %r7;
-		mad.lo.u32 %r6, %r6, 16, %r1;
-		mad.lo.u32 %r8, %v.x, 100, %v.y;
-		mad.lo.u32 %r8, %r8, 100, %v.z;
-		st.global.v4.u32 [%d2], {%r5, %r6, %r8, %v.w};
-		ret;`
-
 type smallCase struct {
 	name       string
 	head, code string // of the module, and behind begin
-	plain      string // code that does the same, for the interpreter; empty when it can run code
 	params     string // further parameters
 	attrs      string // of the kernel
 	block      uint32
 	target     string // sm_75 when empty
 	dyn        uint32
-	globals    int // client's variables
+	globals    int  // client's variables
+	assemble   bool // only assembled: the interpreter has no tensor maps
 }
 
 func (c smallCase) source() string {
@@ -69,20 +60,19 @@ func (c smallCase) source() string {
 }
 
 var smallCases = []smallCase{
-	// The interpreter has no vector moves; what they mean is in plain.
-	{name: "vector moves", block: 32, plain: `
-		.reg .v4 .u32 %v;
-		mov.u32 %r5, %ctaid.x; mov.u32 %r6, %ctaid.y; mov.u32 %r7, %ctaid.z;
-		mov.u32 %v.x, %nctaid.x; mov.u32 %v.y, %nctaid.y; mov.u32 %v.z, %nctaid.z; mov.u32 %v.w, 0;
-		setp.lt.u32 %p1, %r2, 16;
-		@%p1 mov.u32 %r5, 0; @%p1 mov.u32 %r6, %ctaid.z; @%p1 mov.u32 %r7, %ctaid.y;
-` + vectorRest, code: `
+	{name: "vector moves", block: 32, code: `
 		.reg .v4 .u32 %v;
 		mov.v4.u32 {%r5, %r6, %r7, _}, %ctaid;
 		mov.v4.u32 %v, %nctaid;
 		setp.lt.u32 %p1, %r2, 16;
 		@%p1 mov.v4.u32 {_, %r7, %r6, %r5}, %ctaid;
-` + vectorRest},
+		shl.b32 %r7, %r7, 8;
+		add.u32 %r5, %r5, %r7;
+		mad.lo.u32 %r6, %r6, 16, %r1;
+		mad.lo.u32 %r8, %v.x, 100, %v.y;
+		mad.lo.u32 %r8, %r8, 100, %v.z;
+		st.global.v4.u32 [%d2], {%r5, %r6, %r8, %v.w};
+		ret;`},
 	{name: "16 bits and cvt", block: 16, code: `
 		mov.u16 %h1, %ctaid.z;
 		mov.u16 %h2, %nctaid.z;
@@ -273,6 +263,19 @@ var smallCases = []smallCase{
 		setp.eq.u32 %p1, %r2, 0;
 		@%p1 cp.async.bulk.global.shared::cta.bulk_group [%d2], [%r5], 256;
 		ret;`},
+	{name: "tensor maps", block: 32, target: "sm_90a", params: ", .param .align 64 .b8 map[128]", assemble: true, code: `
+		.shared .align 128 .b8 tile[1024];
+		.shared .align 8 .b64 full;
+		mov.b64 %d3, map;
+		cvta.param.u64 %d4, %d3;
+		prefetch.param.tensormap [map];
+		mov.u32 %r5, tile;
+		mov.u32 %r6, full;
+		mov.u32 %r7, %ctaid.z;
+		mbarrier.init.shared.b64 [%r6], 1;
+		cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%r5], [%d4, {%r3, %r7}], [%r6];
+		cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%d4, {%r3, %r7}], [%r5];
+		ret;`},
 }
 
 // small is one instance of a small case.
@@ -429,13 +432,6 @@ func TestSmall(t *testing.T) {
 			t.Errorf("%s: the original: %v", c.name, err)
 			continue
 		}
-		if c.plain != "" {
-			same := c
-			same.code = c.plain
-			if p, err = interp.LoadModule(parse(t, same.source())); err != nil {
-				t.Errorf("%s: %v", c.name, err)
-			}
-		}
 		for _, mapping := range []Mapping{ByZ, ByTable} {
 			grids := [][3]uint32{{2, 3, 1}, {2, 3, 1}, {2, 3, 1}}
 			if mapping == ByTable {
@@ -448,6 +444,12 @@ func TestSmall(t *testing.T) {
 			}
 			if n := len(form.Layout.GlobalNames[0]); n != c.globals {
 				t.Errorf("%s: the client's variables are %v", c.name, form.Layout.GlobalNames[0])
+			}
+			if c.assemble {
+				if err := assembles(t, dir, arch, form.PTX); err != nil || form.Layout.Align != 64 || form.Layout.Stride%64 != 0 {
+					t.Errorf("%s %v: %v, layout %+v", c.name, mapping, err, form.Layout)
+				}
+				continue
 			}
 			var ins []*small
 			for _, g := range grids {
@@ -479,7 +481,7 @@ func TestSmallPacked(t *testing.T) {
 	packed := 0
 	for i, a := range smallCases {
 		for _, b := range smallCases[i+1:] {
-			if a.block != b.block || a.target != b.target || a.plain != "" {
+			if a.block != b.block || a.target != b.target || b.assemble {
 				continue
 			}
 			name := a.name + " and " + b.name
