@@ -38,17 +38,24 @@ func (b buf) at(i int) float64 {
 }
 
 // TestTriton runs kernels that Triton compiled for several architectures
-// (testdata/triton/kernels.py) and compares them with plain Go: exactly where
+// (kernels/triton) and compares them with plain Go: exactly where
 // the inputs make every sum exact, else within f32's or f16's precision. The
 // products use mma.sync, ldmatrix and cp.async (sm_75, sm_80) or wgmma (sm_90).
 func TestTriton(t *testing.T) {
-	files, err := filepath.Glob("testdata/triton/*.ptx")
-	if err != nil || len(files) < 7 {
-		t.Fatalf("%d kernels, %v", len(files), err)
+	var files []string
+	for _, name := range []string{"vadd", "softmax", "layernorm", "gemm_f16_64"} {
+		found, err := filepath.Glob("kernels/triton/triton_" + name + ".sm_*.ptx")
+		if err != nil || len(found) < 4 {
+			t.Fatalf("%s: %d sources, %v", name, len(found), err)
+		}
+		files = append(files, found...)
 	}
 	zero := func(int) float64 { return 0 }
 	for _, file := range files {
-		name := strings.TrimSuffix(filepath.Base(file), ".ptx")
+		name := strings.TrimSuffix(strings.TrimPrefix(filepath.Base(file), "triton_"), ".ptx")
+		if name == "gemm_f16_64.sm_100a" {
+			continue // tcgen05
+		}
 		t.Run(name, func(t *testing.T) {
 			src, err := os.ReadFile(file)
 			if err != nil {
@@ -80,7 +87,7 @@ func TestTriton(t *testing.T) {
 					}
 				}
 			}
-			kind, _, _ := strings.Cut(name, "_")
+			kind, _, _ := strings.Cut(strings.ReplaceAll(name, ".", "_"), "_")
 			switch kind {
 			case "vadd":
 				const n = 3000

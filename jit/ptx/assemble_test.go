@@ -29,7 +29,7 @@ func TestAssemble(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: run tools/deps/fetch.sh cuda", err)
 	}
-	isa, corpus := glob(t, "testdata/isa/*.ptx"), glob(t, "../interp/kernels/ptx/*.ptx", "../interp/kernels/triton/*.ptx", "../interp/testdata/triton/*.ptx")
+	isa, corpus := glob(t, "testdata/isa/*.ptx"), glob(t, "../interp/kernels/ptx/*.ptx", "../interp/kernels/triton/*.ptx")
 	if os.Getenv("HEDDLE_NIGHTLY") == "" {
 		const few = 24
 		seed := time.Now().Unix() / 86400

@@ -15,7 +15,7 @@ import (
 // samples gives our own odd sources, the forms of the ISA and the corpus.
 func samples(t testing.TB) map[string][]byte {
 	out := map[string][]byte{}
-	for _, f := range glob(t, "testdata/*.ptx", "testdata/isa/*.ptx", "../interp/kernels/ptx/*.ptx", "../interp/kernels/triton/*.ptx", "../interp/testdata/triton/*.ptx") {
+	for _, f := range glob(t, "testdata/*.ptx", "testdata/isa/*.ptx", "../interp/kernels/ptx/*.ptx", "../interp/kernels/triton/*.ptx") {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
