@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0x77cad6e53837822c
+	LayoutHash = 0x6ab3209825ef8412
 )
 
 // Sizes, limits and magics of the wire.
@@ -165,7 +165,7 @@ type SessionStatus struct {
 	Error       uint32
 	ErrorReason uint32
 	ExecutorPID uint32
-	pad0        uint32
+	Losses      uint32
 	OpsDone     uint64
 	CauseClient uint64
 	CauseKernel [24]uint8
@@ -560,6 +560,7 @@ var layoutTable = []Offset{
 	{"session_status", "error", unsafe.Offsetof(SessionStatus{}.Error)},
 	{"session_status", "error_reason", unsafe.Offsetof(SessionStatus{}.ErrorReason)},
 	{"session_status", "executor_pid", unsafe.Offsetof(SessionStatus{}.ExecutorPID)},
+	{"session_status", "losses", unsafe.Offsetof(SessionStatus{}.Losses)},
 	{"session_status", "ops_done", unsafe.Offsetof(SessionStatus{}.OpsDone)},
 	{"session_status", "cause_client", unsafe.Offsetof(SessionStatus{}.CauseClient)},
 	{"session_status", "cause_kernel", unsafe.Offsetof(SessionStatus{}.CauseKernel)},

@@ -175,6 +175,7 @@ func (sl *slot) lost(p *executorProcess) {
 	sl.log.Warn("executor ended", "pid", p.pid(), "how", p.exitText(), "fault", sl.fault)
 	sl.assess(p, report)
 	for _, s := range sl.sessions {
+		atomic.AddUint32(&s.file.Status().Losses, 1)
 		s.setState(shm.StateLost)
 	}
 }

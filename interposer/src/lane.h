@@ -84,6 +84,7 @@ struct heddle_shared {
   _Atomic int watched;                        // a watcher thread looks after waits on the GPU
   _Atomic uint64_t looked_ms;                 // when the socket was last looked at
   _Atomic uint64_t lost_since_ms;             // when LOST or a hang-up was first seen; 0: not
+  _Atomic uint32_t lost_period;               // which loss that was: status.losses and whether the state was LOST
 };
 
 // ---- registry (lane.c) ----

@@ -23,8 +23,13 @@ bool heddle_executor_gone(struct heddle_session *s) {
     atomic_store_explicit(&h->lost_since_ms, 0, memory_order_relaxed);
     return false;
   }
-  uint64_t now = then, since = 0;
-  if (atomic_compare_exchange_strong(&h->lost_since_ms, &since, now)) return false;
+  // A program whose waits are short looks here only while nobody serves: what it noted may be of an earlier loss.
+  uint32_t period = heddle_load_relaxed32(&s->status->losses) << 1 | (state == HEDDLE_WIRE_STATE_LOST);
+  uint64_t now = then, since = atomic_load(&h->lost_since_ms);
+  if (atomic_exchange(&h->lost_period, period) != period || since == 0) {
+    atomic_store(&h->lost_since_ms, now);
+    return false;
+  }
   uint64_t limit = (uint64_t)heddle_config()->reattach_ms;
   if (now - since < limit) return false;
   // An executor that outlives its daemon finishes what it issued and then says CLOSED; a daemon that lives brings the next

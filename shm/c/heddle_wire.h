@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x77cad6e53837822c)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x6ab3209825ef8412)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -161,7 +161,7 @@ struct heddle_wire_session_status {
   uint32_t error;
   uint32_t error_reason;
   uint32_t executor_pid;
-  uint32_t pad0;
+  uint32_t losses;
   uint64_t ops_done;
   uint64_t cause_client;
   uint8_t cause_kernel[24];
@@ -172,7 +172,7 @@ _Static_assert(offsetof(struct heddle_wire_session_status, epoch) == 4, "session
 _Static_assert(offsetof(struct heddle_wire_session_status, error) == 8, "session_status.error");
 _Static_assert(offsetof(struct heddle_wire_session_status, error_reason) == 12, "session_status.error_reason");
 _Static_assert(offsetof(struct heddle_wire_session_status, executor_pid) == 16, "session_status.executor_pid");
-_Static_assert(offsetof(struct heddle_wire_session_status, pad0) == 20, "session_status.pad0");
+_Static_assert(offsetof(struct heddle_wire_session_status, losses) == 20, "session_status.losses");
 _Static_assert(offsetof(struct heddle_wire_session_status, ops_done) == 24, "session_status.ops_done");
 _Static_assert(offsetof(struct heddle_wire_session_status, cause_client) == 32, "session_status.cause_client");
 _Static_assert(offsetof(struct heddle_wire_session_status, cause_kernel) == 40, "session_status.cause_kernel");
