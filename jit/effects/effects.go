@@ -138,6 +138,10 @@ func (a *analysis) declare() {
 	}
 	a.params = map[string]ptx.Param{}
 	for _, p := range params {
+		// Every architecture begins a parameter block at a multiple of 16 of the bank where parameters are aligned (image.Entry).
+		if p.Align > 16 {
+			giveUp(a.f.Pos, "parameter %s is aligned to %d bytes, so its place depends on the device", p.Name, p.Align)
+		}
 		a.params[p.Name] = p
 		a.symbols[p.Name] = private
 	}

@@ -335,3 +335,18 @@ func mustOf(t *testing.T, m *ptx.Module) *Effects {
 	}
 	return e
 }
+
+// The place of a parameter of large alignment depends on the device (image.Entry), so what its kernel reads is not known.
+func TestAlignedParameter(t *testing.T) {
+	for align, why := range map[string]string{"16": "", "64": "aligned to 64"} {
+		m, err := ptx.Parse([]byte(".version 8.0\n.target sm_90\n.address_size 64\n" +
+			".visible .entry k(.param .u64 a, .param .align " + align + " .b8 map[128], .param .u64 b) {\n" +
+			".reg .b64 %rd<2>; ld.param.u64 %rd1, [b]; st.global.u64 [%rd1], %rd1; ret;\n}\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := mustOf(t, m); (why == "") != (e.Why == "") || !strings.Contains(e.Why, why) {
+			t.Errorf("aligned to %s: %q; want %q", align, e.Why, why)
+		}
+	}
+}
