@@ -282,7 +282,7 @@ func (m *module) functions(b *body) error {
 			v := *it
 			v.Name, v.Cont = b.prefix()+it.Name, false
 			if b.constMoved && v.Space == ".const" {
-				v.Space = ".global"
+				v.Space, v.Bank = ".global", ""
 			}
 			if v.Init != nil {
 				in := b.rename(*v.Init)

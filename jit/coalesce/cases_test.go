@@ -253,6 +253,19 @@ var smallCases = []smallCase{
 		add.u32 %r9, %r9, %r8;
 		st.global.v4.u32 [%d2], {%r6, %r7, %r9, %r1};
 		ret;`},
+	{name: "array elements", block: 32, globals: 1, params: ", .param .align 8 .u32 list[8]", head: ".global .align 8 .u32 marks[4] = {5, 6, 7, 8};", code: `
+		.shared .align 8 .u32 here[8];
+		ld.param.u32 %r5, list[3];
+		setp.eq.u32 %p1, %r2, 0;
+		@%p1 st.shared.u32 here[2], %r1;
+		bar.sync 0;
+		mov.u32 %r6, here[1];
+		ld.shared.u32 %r6, [%r6+4];
+		ld.global.u32 %r7, marks[2];
+		mov.u64 %d3, marks[3];
+		ld.global.u32 %r8, [%d3];
+		st.global.v4.u32 [%d2], {%r5, %r6, %r7, %r8};
+		ret;`},
 	{name: "bulk stores", block: 32, target: "sm_90", code: `
 		.shared .align 16 .u32 line[64];
 		mov.u32 %r5, line;

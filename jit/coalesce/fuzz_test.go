@@ -31,7 +31,7 @@ func mutate(src string, seed uint64) string {
 	}
 	special := []string{"%ctaid.z", "%nctaid.x", "%ctaid", "%smid", "k", "out", "ret", "exit", "bra", "call", "_", "-1", "0xffffffffffffffff",
 		".global", ".const", ".param", ".shared", "@%p1", "[%d1+%r1]", "{%r1, %r2}", "heddle_words", "tally", "mov.b64", "cvta.param.u64", ".branchtargets",
-		".extern", "ld.volatile.global.u32", "brx.idx", "bar.sync", "{", "}"}
+		".extern", "tally[1]", "out[%r1]", "ld.volatile.global.u32", "brx.idx", "bar.sync", "{", "}"}
 	for n := next(5) + 1; n > 0; n-- {
 		i, j := next(len(lines)), next(len(lines))
 		switch next(7) {

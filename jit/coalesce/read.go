@@ -124,7 +124,7 @@ func (b *body) index() error {
 			continue
 		}
 		switch d.Name {
-		case ".version", ".target", ".address_size", ".file", ".section", ".loc", ".pragma":
+		case ".version", ".target", ".address_size", ".file", ".section", ".loc", ".pragma", "@@":
 		case ".alias":
 			if len(d.Args) > 0 {
 				b.aliases[d.Args[0]] = true
@@ -306,7 +306,7 @@ func (r *reader) list(list []ptx.Stmt) error {
 
 func (r *reader) directive(d *ptx.Directive) error {
 	switch d.Name {
-	case ".loc", ".file", ".section", ".pragma", ".branchtargets", ".callprototype":
+	case ".loc", ".file", ".section", ".pragma", ".branchtargets", ".callprototype", "@@":
 		return nil
 	case ".calltargets":
 		for _, name := range d.Args {
@@ -573,7 +573,7 @@ func (r *reader) moduleVar(v *ptx.Var, pos ptx.Pos) error {
 func (r *reader) special(in *ptx.Inst, o *ptx.Operand) error {
 	byZ := r.spec.Mapping == ByZ
 	word := func(x uint8) error {
-		if (in.Op != "mov" && in.Op != "cvt") || len(in.Args) != 2 || &in.Args[1] != o {
+		if (in.Op != "mov" && in.Op != "cvt") || len(in.Args) != 2 || &in.Args[1] != o || len(o.Elems) > 0 {
 			return r.refuse(CodeSpecialUse, o.Pos, "%s as an operand of %s", o.Name, in.Op)
 		}
 		switch o.Comp {

@@ -26,7 +26,8 @@ const (
 	CodeParameterUse Code = "parameter-use"
 	// CodeGlobals: the kernel uses a variable that belongs to each client, and Spec.ClientGlobals is not set.
 	CodeGlobals Code = "client-globals"
-	// CodeGlobalUse: a client's variable is used in a way that cannot be replaced by an address passed at launch.
+	// CodeGlobalUse: a client's variable is used in a way that cannot be replaced by an address passed at launch, or a shared variable
+	// of a kernel to pack in one that a place in the common buffer cannot replace.
 	CodeGlobalUse Code = "global-use"
 	// CodeCluster: clusters that reach over z, or any cluster with ByTable.
 	CodeCluster Code = "cluster"

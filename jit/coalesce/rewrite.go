@@ -163,7 +163,7 @@ func (r *rewriter) list(list []ptx.Stmt) ([]ptx.Stmt, error) {
 
 func (r *rewriter) directive(d *ptx.Directive) *ptx.Directive {
 	switch d.Name {
-	case ".loc", ".file", ".section":
+	case ".loc", ".file", ".section", "@@":
 		return nil
 	case ".branchtargets":
 		if r.ends == nil {
@@ -412,7 +412,7 @@ func (x *rewriting) operand(out *ptx.Inst, o *ptx.Operand, i int) error {
 		}
 		return nil
 	}
-	if len(o.Elems) > 0 {
+	if o.Kind != ptx.Sym && len(o.Elems) > 0 {
 		o.Elems = slices.Clone(o.Elems)
 		for k := range o.Elems {
 			if err := x.operand(out, &o.Elems[k], -1); err != nil {
@@ -433,9 +433,9 @@ func (x *rewriting) symbol(out *ptx.Inst, at, o *ptx.Operand, i int) error {
 	if v != nil {
 		switch {
 		case x.f.Entry && v.Space == ".param" && slices.Contains(x.f.Params, v):
-			return x.param(out, at, o, i)
+			return x.param(out, at, o, i, v)
 		case x.packs && v.Space == ".shared":
-			x.overlay(v, o)
+			return x.overlay(out, at, o, v)
 		}
 		return nil
 	}
@@ -447,13 +447,16 @@ func (x *rewriting) symbol(out *ptx.Inst, at, o *ptx.Operand, i int) error {
 		}
 	case v.Space == ".shared":
 		if x.packs {
-			x.overlay(v, o)
+			return x.overlay(out, at, o, v)
 		}
 	default:
 		n, client := x.globalNum[v.Name]
 		if !client {
 			o.Name = x.prefix() + o.Name
 			return nil
+		}
+		if err := x.element(v, o, CodeGlobalUse); err != nil {
+			return err
 		}
 		if x.f.Entry {
 			x.before = append(x.before, x.loadGlobal(n))
@@ -465,17 +468,49 @@ func (x *rewriting) symbol(out *ptx.Inst, at, o *ptx.Operand, i int) error {
 }
 
 // overlay points a shared variable into what packed kernels have in common.
-func (b *body) overlay(v *ptx.Var, o *ptx.Operand) {
-	if off, ok := b.shared[v]; ok {
+func (x *rewriting) overlay(out *ptx.Inst, at, o *ptx.Operand, v *ptx.Var) error {
+	if err := x.element(v, o, CodeGlobalUse); err != nil {
+		return err
+	}
+	if off, ok := x.shared[v]; ok {
 		o.Name, o.Off = "word$shared", o.Off+off
 	} else {
 		o.Name = "word$dynamic"
 	}
+	if at == nil && accesses(out) {
+		*o = addr(o.Name, o.Off)
+	}
+	return nil
 }
 
-func (x *rewriting) param(out *ptx.Inst, at, o *ptx.Operand, i int) error {
+// accesses tells the instructions whose addresses may stand without brackets: "ld.shared.u32 %r1, a[2]".
+func accesses(in *ptx.Inst) bool {
+	switch in.Op {
+	case "ld", "ldu", "st", "atom", "red", "prefetch":
+		return true
+	}
+	return false
+}
+
+// element makes an offset in bytes of an element's number: in the new module the name will not have the type that counts.
+func (b *body) element(v *ptx.Var, o *ptx.Operand, code Code) error {
+	if len(o.Elems) == 0 {
+		return nil
+	}
+	if len(o.Elems) > 1 || o.Elems[0].Kind != ptx.Imm {
+		return b.refuse(code, o.Pos, "an element of %s that a register chooses", o.Name)
+	}
+	o.Off += o.Elems[0].Int * int64(v.Elem())
+	o.Elems = nil
+	return nil
+}
+
+func (x *rewriting) param(out *ptx.Inst, at, o *ptx.Operand, i int, v *ptx.Var) error {
+	if err := x.element(v, o, CodeParameterUse); err != nil {
+		return err
+	}
 	p := x.params[o.Name]
-	if at != nil && !slices.ContainsFunc(out.Mods, func(m string) bool { return strings.HasPrefix(m, ".param") }) {
+	if (at != nil || accesses(out)) && !slices.ContainsFunc(out.Mods, func(m string) bool { return strings.HasPrefix(m, ".param") }) {
 		return x.refuse(CodeParameterUse, o.Pos, "%s of parameter %s outside parameter space", out.Op, o.Name)
 	}
 	return x.base(out, at, o, i, "%word$base", int64(p.Offset), CodeParameterUse)
@@ -485,9 +520,12 @@ func (x *rewriting) param(out *ptx.Inst, at, o *ptx.Operand, i int) error {
 func (x *rewriting) base(out *ptx.Inst, at, o *ptx.Operand, i int, reg string, off int64, code Code) error {
 	off += o.Off
 	switch {
-	case o.OffReg != "" || o.Comp != "" || o.Neg:
+	case o.OffReg != "" || o.Comp != "" || o.Neg || o.Minus:
 	case at != nil:
 		o.Name, o.Off = reg, off
+		return nil
+	case i >= 0 && accesses(out):
+		*o = addr(reg, off)
 		return nil
 	case (out.Op == "mov" || out.Op == "cvta") && i == 1 && len(out.Args) == 2 && has(out.Mods, ".u64", ".s64", ".b64"):
 		pos := o.Pos
