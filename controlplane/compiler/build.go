@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -213,11 +214,33 @@ func (b *builder) settle(k *body, d *Device) (pinned bool, err error) {
 
 // profile counts what the driver's compiler makes of a kernel's own text.
 func (b *builder) profile(f *harvest.Found, d *Device) (exact.Profile, error) {
-	code, err := b.assemble(f.Module, d)
+	code, err := b.assemble(only(f.Module, f.Entry), d)
 	if err != nil {
 		return nil, err
 	}
 	return profileOf(code, f.Entry)
+}
+
+// only is the module without its other kernels, and without sections, which are debug information: modules of a hundred kernels
+// would take the compiler a minute, for one of them. It shares everything with m.
+func only(m *ptx.Module, entry string) *ptx.Module {
+	out := *m
+	out.Items, out.Funcs = nil, nil
+	for _, it := range m.Items {
+		switch it := it.(type) {
+		case *ptx.Func:
+			if it.Entry && it.Name != entry {
+				continue
+			}
+			out.Funcs = append(out.Funcs, it)
+		case *ptx.Directive:
+			if it.Name == ".section" || it.Name == "@@" {
+				continue
+			}
+		}
+		out.Items = append(out.Items, it)
+	}
+	return &out
 }
 
 func profileOf(code []byte, entry string) (exact.Profile, error) {
@@ -259,7 +282,7 @@ func compare(bodies []body, code []byte) error {
 var versions = [][2]int{{9, 1}, {9, 0}, {8, 8}, {8, 7}, {8, 6}, {8, 5}, {8, 4}, {8, 3}, {8, 2}, {8, 1}, {8, 0}, {7, 8}}
 
 // assemble compiles a module with the driver's compiler. A text that says a newer version than the driver knows may use nothing of
-// it, so the driver's newest is tried: the compiler itself tells whether it does. The module keeps the version that worked.
+// it, so the driver's newest is tried: the compiler itself tells whether it does.
 func (b *builder) assemble(m *ptx.Module, d *Device) ([]byte, error) {
 	code, err := b.link(m, d)
 	for _, v := range versions {
@@ -267,14 +290,27 @@ func (b *builder) assemble(m *ptx.Module, d *Device) ([]byte, error) {
 			break
 		}
 		if v[0] < m.Major || v[0] == m.Major && v[1] < m.Minor {
-			m.Major, m.Minor = v[0], v[1]
-			code, err = b.link(m, d)
+			code, err = b.link(versioned(m, v), d)
 		}
 	}
 	if err != nil {
 		return nil, fail(Assembler, "%v", err)
 	}
 	return code, nil
+}
+
+// versioned is the module with another .version. It shares everything else with m.
+func versioned(m *ptx.Module, v [2]int) *ptx.Module {
+	out := *m
+	out.Major, out.Minor = v[0], v[1]
+	out.Items = slices.Clone(m.Items)
+	for i, it := range out.Items {
+		if d, ok := it.(*ptx.Directive); ok && d.Name == ".version" {
+			text := fmt.Sprintf("%d.%d", v[0], v[1])
+			out.Items[i] = &ptx.Directive{Pos: d.Pos, Name: d.Name, Args: []string{text}, Text: text, Semi: d.Semi}
+		}
+	}
+	return &out
 }
 
 func (b *builder) link(m *ptx.Module, d *Device) ([]byte, error) {

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/jit/cache"
 	"github.com/heddle-gpu/heddle/jit/coalesce"
@@ -59,6 +61,8 @@ func misbehave(mode string) {
 			panic("what a kernel")
 		case "exit":
 			os.Exit(0)
+		case "kill":
+			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 		case "deaf": // and nothing ends it but a kill
 			for {
 				time.Sleep(time.Hour)
@@ -124,7 +128,7 @@ func code(err error) string {
 // Whatever becomes of a worker costs the attempt: the next request is served, the same one is tried twice and then remembered.
 func TestMisbehaviour(t *testing.T) {
 	for mode, want := range map[string]string{
-		"panic": Crashed, "exit": Crashed, "deaf": TimedOut, "eat": TooMuchMemory, "noise": Garbage, "huge": Garbage, "half": Crashed,
+		"panic": Crashed, "exit": Crashed, "kill": Crashed, "deaf": TimedOut, "eat": TooMuchMemory, "noise": Garbage, "huge": Garbage, "half": Crashed,
 		"empty": Garbage, "layout": Garbage,
 	} {
 		t.Run(mode, func(t *testing.T) {

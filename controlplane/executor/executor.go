@@ -302,7 +302,14 @@ func (x *executor) run(ctx context.Context) error {
 	x.watch = newWatch(x)
 	x.forms = newForms(x)
 	go x.forms.run()
-	defer x.forms.stop()
+	faulted := false
+	defer func() {
+		if faulted {
+			x.forms.cancel() // clients wait for the next executor; compilers end by themselves when their pipes close
+			return
+		}
+		x.forms.stop()
+	}()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -335,6 +342,7 @@ func (x *executor) run(ctx context.Context) error {
 	x.watch.stop()
 	x.loader.stop()
 	if end := x.poller.end; end != nil {
+		faulted = true
 		x.log.Error("executor ends", "error", end.err, "code", end.code)
 		x.sendFault(end)
 		x.engine.Abandon()
