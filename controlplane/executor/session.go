@@ -386,8 +386,13 @@ func inside(r shm.Range, in shm.Range) bool {
 func (s *session) addMemory(address, bytes uint64, flags uint64) error {
 	var err error
 	ok := s.x.poller.call(func() {
-		if err = s.client.board.Memory.Add(address, bytes); err == nil && flags&shm.SegmentFlagPart != 0 {
-			s.client.board.Memory.Part(address)
+		m := &s.client.board.Memory
+		switch err = m.Add(address, bytes); {
+		case err != nil:
+		case inside(shm.Range{Address: address, Bytes: bytes}, s.host):
+			m.Host(address)
+		case flags&shm.SegmentFlagPart != 0:
+			m.Part(address)
 		}
 	})
 	if !ok {

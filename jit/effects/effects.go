@@ -47,8 +47,10 @@ type access struct {
 	base  ptx.Operand // register or constant, with offset
 	bytes int64
 	write bool
-	facts int // index in Effects.facts
-	pos   ptx.Pos
+	// signal: a store that others may wait for while the kernel runs.
+	signal bool
+	facts  int // index in Effects.facts
+	pos    ptx.Pos
 }
 
 // def is one definition of a register that matters.
@@ -274,6 +276,8 @@ func (a *analysis) look(i int, in *ptx.Inst) {
 			return
 		case mod("const"):
 			return
+		case in.Op == "st" && mod("volatile", "relaxed", "release"):
+			// A store like any other, to memory in which nobody waits for it.
 		case mod("volatile", "relaxed", "acquire", "release", "mmio", "async", "bulk"):
 			giveUp(in.Pos, "%s%s talks to others while the kernel runs", in.Op, strings.Join(in.Mods, ""))
 		}
@@ -284,7 +288,7 @@ func (a *analysis) look(i int, in *ptx.Inst) {
 		if len(in.Args) <= at || in.Args[at].Kind != ptx.Addr || len(in.Args[at].Elems) != 1 {
 			giveUp(in.Pos, "an address that is not understood")
 		}
-		a.access(i, in, in.Args[at].Elems[0], transferBytes(in), in.Op == "st")
+		a.access(i, in, in.Args[at].Elems[0], transferBytes(in), in.Op == "st", mod("volatile", "relaxed", "release"))
 	case "atom", "red":
 		if !mod("shared") {
 			giveUp(in.Pos, "an atomic operation on memory")
@@ -293,7 +297,7 @@ func (a *analysis) look(i int, in *ptx.Inst) {
 		switch {
 		case mod("commit_group", "wait_group", "wait_all"), mod("mbarrier") && !mod("bulk"):
 		case mod("async") && !mod("bulk") && mod("shared") && len(in.Args) >= 3 && in.Args[1].Kind == ptx.Addr && len(in.Args[1].Elems) == 1 && in.Args[2].Kind == ptx.Imm:
-			a.access(i, in, in.Args[1].Elems[0], in.Args[2].Int, false)
+			a.access(i, in, in.Args[1].Elems[0], in.Args[2].Int, false, false)
 		default:
 			giveUp(in.Pos, "cp%s", strings.Join(in.Mods, ""))
 		}
@@ -346,7 +350,7 @@ func transferBytes(in *ptx.Inst) int64 {
 }
 
 // access notes one access and what holds where it is made.
-func (a *analysis) access(i int, in *ptx.Inst, base ptx.Operand, bytes int64, write bool) {
+func (a *analysis) access(i int, in *ptx.Inst, base ptx.Operand, bytes int64, write, signal bool) {
 	if base.OffReg != "" {
 		giveUp(in.Pos, "an address with a register added")
 	}
@@ -371,7 +375,7 @@ func (a *analysis) access(i int, in *ptx.Inst, base ptx.Operand, bytes int64, wr
 		set = len(a.e.facts)
 		a.e.facts = append(a.e.facts, facts)
 	}
-	a.e.accesses = append(a.e.accesses, access{base, bytes, write, set, in.Pos})
+	a.e.accesses = append(a.e.accesses, access{base, bytes, write, signal, set, in.Pos})
 }
 
 func sameFact(x, y fact) bool {

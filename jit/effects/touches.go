@@ -30,19 +30,27 @@ const farther = 1 << 30
 // rounds is how often registers that are set in several places are evaluated before they are taken to hold anything.
 const rounds = 4
 
-// Touches gives the addresses that a launch can read and write, with neighbours merged. around gives the memory that an address
-// lies in, as one allocation or more, false for none. why is "" or says why nothing can be said.
-func (e *Effects) Touches(l Launch, around func(address uint64) (Span, bool)) (reads, writes []Span, why string) {
+// Touched is the addresses that a launch can touch, with neighbours merged.
+type Touched struct {
+	Reads, Writes []Span
+	// Signals are those among Writes that are written for others to see at once (volatile, relaxed and release stores). In memory
+	// where somebody may wait for them, such as the host's, storing them again is not harmless.
+	Signals []Span
+}
+
+// Touches gives the addresses that a launch can touch. around gives the memory that an address lies in, as one allocation or
+// more, false for none. why is "" or says why nothing can be said.
+func (e *Effects) Touches(l Launch, around func(address uint64) (Span, bool)) (t Touched, why string) {
 	if e.Why != "" {
-		return nil, nil, e.Why
+		return t, e.Why
 	}
 	if (len(e.slice)+e.names)*(rounds+8+len(e.facts)) > maxSteps {
-		return nil, nil, "it is too large to look at"
+		return t, "it is too large to look at"
 	}
 	c := &launch{Effects: e, l: l, pointers: map[int]uint{}}
 	env, why := c.settle()
 	if why != "" {
-		return nil, nil, why
+		return t, why
 	}
 	for set, facts := range e.facts {
 		here, possible := env, true
@@ -59,16 +67,19 @@ func (e *Effects) Touches(l Launch, around func(address uint64) (Span, bool)) (r
 			}
 			spans, why := c.spans(x, here, around)
 			if why != "" {
-				return nil, nil, fmt.Sprintf("%s: %s", x.pos, why)
+				return Touched{}, fmt.Sprintf("%s: %s", x.pos, why)
 			}
 			if x.write {
-				writes = merge(writes, spans)
+				t.Writes = merge(t.Writes, spans)
 			} else {
-				reads = merge(reads, spans)
+				t.Reads = merge(t.Reads, spans)
+			}
+			if x.signal {
+				t.Signals = merge(t.Signals, spans)
 			}
 		}
 	}
-	return reads, writes, ""
+	return t, ""
 }
 
 // merge adds spans, joined with those that they touch.

@@ -10,6 +10,7 @@ import (
 type Ranges struct {
 	sorted []span
 	parts  map[uint64]bool // first addresses of ranges of Part
+	hosts  map[uint64]bool // first addresses of ranges of Host
 }
 
 type span struct{ from, to uint64 }
@@ -20,6 +21,24 @@ func (r *Ranges) Part(address uint64) {
 		r.parts = map[uint64]bool{}
 	}
 	r.parts[address] = true
+}
+
+// Host marks a range of Add: it is host memory, at which the client's threads may look at any time.
+func (r *Ranges) Host(address uint64) {
+	if r.hosts == nil {
+		r.hosts = map[uint64]bool{}
+	}
+	r.hosts[address] = true
+}
+
+// hostHas reports whether some of s is host memory.
+func (r *Ranges) hostHas(s span) bool {
+	for i, _ := r.find(s.from); i < len(r.sorted) && r.sorted[i].from < s.to; i++ {
+		if r.hosts[r.sorted[i].from] {
+			return true
+		}
+	}
+	return false
 }
 
 // around gives the range that holds address.
@@ -72,6 +91,7 @@ func (r *Ranges) Remove(address uint64) bool {
 	}
 	r.sorted = slices.Delete(r.sorted, i, i+1)
 	delete(r.parts, address)
+	delete(r.hosts, address)
 	return true
 }
 

@@ -182,14 +182,17 @@ func (s *Session) whyNot(unsure []prior, known Effects) string {
 		if e == nil {
 			return fmt.Sprintf("kernel %s was in flight, may have been cut in the middle, and cannot be repeated: its PTX is not known", name)
 		}
-		reads, writes, why := e.Touches(p.launch, func(at uint64) (effects.Span, bool) {
+		t, why := e.Touches(p.launch, func(at uint64) (effects.Span, bool) {
 			r, ok := s.Memory.around(at)
 			return effects.Span{From: r.from, To: r.to}, ok
 		})
 		if why != "" {
 			return fmt.Sprintf("kernel %s was in flight, may have been cut in the middle, and cannot be repeated: %s", name, why)
 		}
-		p.reads, p.writes = s.spans(reads), s.spans(writes)
+		if slices.ContainsFunc(s.spans(t.Signals), s.Memory.hostHas) {
+			return fmt.Sprintf("kernel %s was in flight, may have been cut in the middle, and cannot be repeated: it signals to the host", name)
+		}
+		p.reads, p.writes = s.spans(t.Reads), s.spans(t.Writes)
 	}
 	var later []span // what the op looked at and those after it write
 	for i := len(unsure) - 1; i >= 0; i-- {

@@ -14,7 +14,7 @@ import (
 	"github.com/heddle-gpu/heddle/shm"
 )
 
-// mixPTX is kernel 2 of every board: *dst = 3 * *src + k. Of kernel 1 nothing is known.
+// mixPTX has kernel 2 of every board, *dst = 3 * *src + k, and kernel 3, which signals at dst. Of kernel 1 nothing is known.
 const mixPTX = `.version 8.0
 .target sm_90
 .address_size 64
@@ -28,23 +28,34 @@ const mixPTX = `.version 8.0
 	st.global.u64 [%rd1], %rd5;
 	ret;
 }
+.visible .entry flag(.param .u64 dst, .param .u64 src, .param .u64 k) {
+	.reg .b64 %rd<8>;
+	ld.param.u64 %rd1, [dst];
+	st.volatile.global.u64 [%rd1], %rd1;
+	ret;
+}
 `
 
-var mix = sync.OnceValue(func() *effects.Effects {
+var kernels = sync.OnceValue(func() [2]*effects.Effects {
 	m, err := ptx.Parse([]byte(mixPTX))
 	if err != nil {
 		panic(err)
 	}
-	e, err := effects.Of(m, "mix")
-	if err != nil {
-		panic(err)
+	var out [2]*effects.Effects
+	for i, name := range []string{"mix", "flag"} {
+		if out[i], err = effects.Of(m, name); err != nil {
+			panic(err)
+		}
 	}
-	return e
+	return out
 })
 
 func (b *board) known(kernel uint32) (*effects.Effects, string) {
-	if kernel == 2 {
-		return mix(), "mix"
+	switch kernel {
+	case 2:
+		return kernels()[0], "mix"
+	case 3:
+		return kernels()[1], "flag"
 	}
 	return nil, "unknown"
 }
@@ -63,6 +74,8 @@ type board struct {
 	seq  map[uint32]uint32
 	// parts: the session's memory is mapped by the client itself.
 	parts bool
+	// host: it is host memory.
+	host bool
 }
 
 func newBoard(t testing.TB) *board {
@@ -85,11 +98,15 @@ func (b *board) fresh(t testing.TB) *Session {
 	s := New(1, b.file)
 	s.AddKernel(&Kernel{ID: 1, Limit: &atomic.Uint32{}})
 	s.AddKernel(&Kernel{ID: 2, Limit: &atomic.Uint32{}})
+	s.AddKernel(&Kernel{ID: 3, Limit: &atomic.Uint32{}})
 	if err := s.Memory.Add(base, room); err != nil {
 		t.Fatal(err)
 	}
 	if b.parts {
 		s.Memory.Part(base)
+	}
+	if b.host {
+		s.Memory.Host(base)
 	}
 	return s
 }
@@ -115,10 +132,14 @@ func (b *board) launch(lane uint32, deps ...shm.Dep) uint32 {
 
 // mix launches kernel 2 on addresses behind base.
 func (b *board) mix(lane uint32, dst, src, k uint64, deps ...shm.Dep) uint32 {
+	return b.kernel(2, lane, dst, src, k, deps...)
+}
+
+func (b *board) kernel(id, lane uint32, dst, src, k uint64, deps ...shm.Dep) uint32 {
 	h := shm.Header{Kind: shm.KindLaunch, Lane: lane, Deps: deps}
 	b.seq[lane]++
 	h.Seq = b.seq[lane]
-	l := shm.Launch{Kernel: 2, GridX: 1, ParamBytes: 24}
+	l := shm.Launch{Kernel: id, GridX: 1, ParamBytes: 24}
 	body, _, ok := b.prod.Begin(h, int(unsafe.Sizeof(l))+24)
 	if !ok {
 		panic("the test's ring is full")
@@ -214,7 +235,10 @@ func TestDoubt(t *testing.T) {
 		"a chain and a kernel that is not known":  {func(b *board) { b.mix(1, 64, 0, 1); b.launch(2); b.words(1, 0, 1); b.words(2, 0, 1) }, 2, true},
 		"memory that the client mapped":           {func(b *board) { b.parts = true; b.mix(1, 0, 64, 1); b.words(1, 0, 1) }, 1, true},
 		"memory that the client mapped, one side": {func(b *board) { b.parts = true; b.mix(1, 0, room+64, 1); b.words(1, 0, 1) }, 1, false},
-		"an event": {func(b *board) { write(b, shm.KindEvent, 1, shm.EventMark{Slot: 3}, 0, nil); b.words(1, 0, 1) }, 1, false},
+		"a flag in device memory":                 {func(b *board) { b.kernel(3, 1, 0, 0, 0); b.words(1, 0, 1) }, 1, false},
+		"a flag in host memory":                   {func(b *board) { b.host = true; b.kernel(3, 1, 0, 0, 0); b.words(1, 0, 1) }, 1, true},
+		"a kernel on host memory":                 {func(b *board) { b.host = true; b.mix(1, 0, 64, 0); b.words(1, 0, 1) }, 1, false},
+		"an event":                                {func(b *board) { write(b, shm.KindEvent, 1, shm.EventMark{Slot: 3}, 0, nil); b.words(1, 0, 1) }, 1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBoard(t)
