@@ -1,6 +1,6 @@
 // Export writes the corpus and its rewritten forms to a folder, for a machine with a GPU and without Go:
 //
-//	go run ./jit/conformance/export [-arch sm_90a] DIR
+//	go run ./jit/conformance/export [-arch sm_90a] [-sim] DIR
 //
 // tools/gputest/programs/coalesced.c reads manifest.json there (see the types below) and compares N launches of a kernel with one
 // word of N instances, bit for bit. The driver compiles the PTX, or there is a cubin beside each file:
@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/heddle-gpu/heddle/jit/coalesce"
@@ -80,12 +81,32 @@ type Refused struct {
 	Code    coalesce.Code `json:"code"`
 }
 
+// paramBase is where the GPU's machine code has a parameter block in its bank of constants, on which the places of parameters
+// aligned to more than 16 bytes depend (image.Entry); 0 for the software GPU, which aligns them within the block.
+var paramBase int
+
+// baseOf gives paramBase of an architecture, as ptxas 13.0 has it.
+func baseOf(arch string) int {
+	n, _ := strconv.Atoi(strings.Trim(arch, "sm_af"))
+	switch {
+	case n < 90:
+		return 0x160
+	case n < 100:
+		return 0x210
+	}
+	return 0x380
+}
+
 func main() {
 	arch := flag.String("arch", "sm_90a", "architecture of the GPU")
+	sim := flag.Bool("sim", false, "for the software GPU")
 	flag.Parse()
 	if flag.NArg() != 1 {
-		fmt.Fprintln(os.Stderr, "usage: export [-arch sm_90a] DIR")
+		fmt.Fprintln(os.Stderr, "usage: export [-arch sm_90a] [-sim] DIR")
 		os.Exit(2)
+	}
+	if !*sim {
+		paramBase = baseOf(*arch)
 	}
 	e, err := export(flag.Arg(0), *arch)
 	if err != nil {
@@ -207,7 +228,7 @@ func (e *exporter) kernel(k kernels.Kernel) error {
 	if err := e.write(out.File, k.PTX()); err != nil {
 		return err
 	}
-	offsets, size := k.Layout()
+	offsets, size := place(k)
 	out.ParamBytes = size
 	out.Params = []Param{}
 	for i, p := range k.Params {
@@ -241,6 +262,30 @@ func (e *exporter) kernel(k kernels.Kernel) error {
 	return e.write(out.Data, data)
 }
 
+// place is k.Layout for a block that begins at paramBase.
+func place(k kernels.Kernel) (offsets []int, size int) {
+	offsets, size = k.Layout()
+	if paramBase == 0 {
+		return offsets, size
+	}
+	at := paramBase
+	for i, p := range k.Params {
+		n, align := p.Elem(), p.Elem()
+		switch {
+		case p.Stored:
+			continue
+		case p.Buffer():
+			n, align = 8, 8
+		case p.Kind == "struct":
+			n, align = p.N, p.Align
+		}
+		at = (at + align - 1) / align * align
+		offsets[i] = at - paramBase
+		at += n
+	}
+	return offsets, at - paramBase
+}
+
 // word makes one form of the kernels with these numbers; false when it is refused.
 func (e *exporter) word(all []kernels.Kernel, bodies []int, m coalesce.Mapping, capacity int, grid [3]uint32) (bool, error) {
 	var ks []coalesce.Kernel
@@ -250,7 +295,7 @@ func (e *exporter) word(all []kernels.Kernel, bodies []int, m coalesce.Mapping, 
 		names = append(names, all[b].Name)
 	}
 	name := strings.Join(names, "+")
-	f, err := coalesce.Rewrite(ks, coalesce.Spec{Mapping: m, Capacity: capacity, ClientGlobals: true})
+	f, err := coalesce.Rewrite(ks, coalesce.Spec{Mapping: m, Capacity: capacity, ClientGlobals: true, ParamBase: paramBase})
 	var no *coalesce.Refusal
 	if errors.As(err, &no) {
 		e.m.Refused = append(e.m.Refused, Refused{Name: name, Mapping: m.String(), Code: no.Code})
