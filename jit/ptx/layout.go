@@ -60,7 +60,9 @@ type Param struct {
 // Layout gives the place of each parameter of f (its Params) in the parameter
 // block, in order and naturally aligned, as the driver's cuFuncGetParamInfo
 // does, and the size of the block. A parameter block that would exceed 1 MiB
-// gives an *Error.
+// gives an *Error. Parameters aligned to more than 16 bytes may stand elsewhere
+// on a GPU, which aligns them in its bank of constants, where blocks do not
+// begin at a multiple of that (image.Entry.Base).
 func (f *Func) Layout() (params []Param, size int, err error) { return layout(f.Params) }
 
 func layout(vars []*Var) (params []Param, size int, err error) {
