@@ -2,14 +2,21 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -134,54 +141,277 @@ func (b *bed) nativeAlike(n int, extra ...string) []string {
 	return out
 }
 
+// company runs clients at once under Heddle and compares each with its native run.
+func (b *bed) company(native []string, extra [][]string, meanwhile func(context.Context)) {
+	b.t.Helper()
+	for i, r := range b.together(true, "alike", extra, meanwhile) {
+		if r.code != 0 || r.out != native[i] {
+			b.t.Errorf("seed %d: exit code %d\nunder Heddle: %snatively: %s%s", i+1, r.code, r.out, native[i], r.err)
+		}
+	}
+}
+
+// kernelRows gives `heddle kernels --json` by name, as the command prints it.
+func (b *bed) kernelRows() map[string]executor.CodeStats {
+	b.t.Helper()
+	cmd := exec.Command(filepath.Join(b.build, "bin/heddle"), "kernels", "--json")
+	cmd.Env = append(b.env(), "HEDDLE_RUNTIME_DIR="+b.dir)
+	out, err := cmd.Output()
+	if err != nil {
+		b.t.Fatalf("heddle kernels: %v", err)
+	}
+	var list []struct{ Kernels []executor.CodeStats }
+	if err := json.Unmarshal(out, &list); err != nil {
+		b.t.Fatalf("heddle kernels: %v\n%s", err, out)
+	}
+	rows := map[string]executor.CodeStats{}
+	for _, e := range list {
+		for _, r := range e.Kernels {
+			rows[r.Name] = r
+		}
+	}
+	return rows
+}
+
+// alikeKernels are the kernels of clients/alike.c that it launches again and again.
+var alikeKernels = []string{"alike_add", "alike_softmax", "alike_tally", "alike_leave", "alike_turn", "alike_cube", "alike_dynamic",
+	"alike_last", "alike_bump", "alike_use"}
+
 // TestCoalescedIsNative: many processes that launch the same kernels at the same time get, bit for bit, what each gets natively;
-// each keeps its own globals; and a good share of the launches really was coalesced.
+// each keeps its own globals; and a good share of the launches really was coalesced, by forms that were compiled, loaded and first
+// used while the processes ran.
 func TestCoalescedIsNative(t *testing.T) {
 	b := newBed(t)
 	b.startDaemon()
+	var before executor.Stats // of an executor that has not been started: all 0
 	for _, c := range []struct {
 		clients, rounds int
 		env             []string
+		least           float64 // share of the launches that must have been coalesced
 	}{
-		{8, 24, nil}, // the first: forms are made while it runs
-		{2, 48, nil},
-		{2, 24, []string{"E2E_WAIT=1"}},
-		{8, 12, []string{"E2E_WAIT=1"}},
-		{8, 12, []string{"E2E_SHAPES=1"}},
-		{8, 12, []string{"E2E_SHAPES=1", "E2E_STREAMS=3"}},
-		{32, 5, nil},
-		{32, 4, []string{"E2E_WAIT=1", "E2E_SHAPES=1"}},
+		{8, 16, nil, 0.25},
+		{2, 12, nil, 0.05},
+		{2, 6, []string{"E2E_WAIT=1"}, 0.01},
+		{8, 4, []string{"E2E_WAIT=1"}, 0.02},
+		{8, 5, []string{"E2E_SHAPES=1", "E2E_STREAMS=3"}, 0.05},
+		{32, 2, []string{"E2E_SHAPES=1"}, 0.05},
 	} {
 		t.Run(fmt.Sprintf("%d processes %s", c.clients, strings.Join(c.env, " ")), func(t *testing.T) {
 			b := *b
 			b.t = t
 			env := append([]string{fmt.Sprintf("E2E_ROUNDS=%d", c.rounds)}, c.env...)
 			native := b.nativeAlike(c.clients, env...)
-			var before executor.Stats
-			if b.served() {
-				var err error
-				if before, err = b.counters(); err != nil {
-					t.Fatal(err)
-				}
-			}
 			begun := time.Now()
-			for i, r := range b.together(true, "alike", alike(c.clients, env...), nil) {
-				if r.code != 0 || r.out != native[i] {
-					t.Errorf("seed %d: exit code %d\nunder Heddle: %snatively: %s%s", i+1, r.code, r.out, native[i], r.err)
-				}
-			}
+			b.company(native, alike(c.clients, env...), nil)
 			after, err := b.counters()
 			if err != nil {
 				t.Fatal(err)
 			}
-			launches, words := after.Launches-before.Launches, after.Words-before.Words
-			t.Logf("%d launches, %d words in %s", launches, words, time.Since(begun).Round(time.Millisecond))
+			launches, coalesced := after.Launches-before.Launches, after.Coalescing.OpsCoalesced-before.Coalescing.OpsCoalesced
+			share := float64(coalesced) / float64(launches)
+			t.Logf("%d launches, %.1f %% of them coalesced, in %s; %d forms", launches, 100*share, time.Since(begun).Round(time.Millisecond), after.Forms.Forms)
+			if share < c.least {
+				t.Errorf("%.3f of the launches were coalesced, want %.3f; forms: %+v, apart: %v", share, c.least, after.Forms, after.Coalescing.Apart)
+			}
+			before = after
 		})
+	}
+	if f := before.Forms; f.Compiled == 0 || f.CacheHits != 0 || f.FirstCompileSeconds == 0 {
+		t.Errorf("the forms were not compiled here: %+v", f)
+	}
+	rows := b.kernelRows()
+	for _, name := range alikeKernels {
+		if r := rows[name]; r.Coalesced == 0 || r.Coalesced > r.Launches || r.MeanWidth < 2 || len(r.Forms) == 0 || r.PTX != "image" {
+			t.Errorf("%s: %+v", name, r)
+		}
 	}
 }
 
-// served tells whether an executor runs.
-func (b *bed) served() bool {
-	st, err := b.status()
-	return err == nil && len(st.Executors) > 0
+// compilers gives the pids of the compiler processes that this bed's executor has started.
+func (b *bed) compilers() []int {
+	var pids []int
+	for _, text := range processesWith(b.t, "SIMGPU_SOCKET="+b.sim.Socket()) {
+		if line, err := os.ReadFile("/proc/" + text + "/cmdline"); err == nil && bytes.HasSuffix(line, []byte("\x00compile\x00")) {
+			if pid, err := strconv.Atoi(text); err == nil {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// TestCompilerKilled: a compiler that dies costs nothing but the attempt.
+func TestCompilerKilled(t *testing.T) {
+	b := newBed(t)
+	b.startDaemon()
+	native := b.nativeAlike(8, "E2E_ROUNDS=8")
+	killed := 0
+	b.company(native, alike(8, "E2E_ROUNDS=8"), func(ctx context.Context) {
+		for ctx.Err() == nil {
+			for _, pid := range b.compilers() {
+				if syscall.Kill(pid, syscall.SIGKILL) == nil {
+					killed++
+				}
+			}
+		}
+	})
+	after, err := b.counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d compilers killed; %+v", killed, after.Forms)
+	if killed == 0 || after.Forms.Workers < 2 {
+		t.Errorf("%d compilers were killed, %d started: this proves nothing", killed, after.Forms.Workers)
+	}
+}
+
+// TestCachePoisoned: entries of the cache that are cut, changed, exchanged or no files at all are compiled again, and a good cache
+// spares the compilation.
+func TestCachePoisoned(t *testing.T) {
+	cache := t.TempDir()
+	native := newBed(t).nativeAlike(8, "E2E_ROUNDS=8")
+	run := func(what string, good bool) {
+		t.Helper()
+		b := newBed(t)
+		b.startDaemon("HEDDLE_CACHE_DIR=" + cache)
+		b.company(native, alike(8, "E2E_ROUNDS=8"), nil)
+		after, err := b.counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := after.Forms
+		t.Logf("%s: %d coalesced of %d; %+v", what, after.Coalescing.OpsCoalesced, after.Launches, f)
+		if after.Coalescing.OpsCoalesced == 0 || (f.CacheHits > 0) != good || !good && f.Compiled == 0 {
+			t.Errorf("%s: %d ops coalesced; forms: %+v", what, after.Coalescing.OpsCoalesced, f)
+		}
+		b.stopDaemon()
+	}
+	entries := func() []string {
+		t.Helper()
+		var files []string
+		err := filepath.WalkDir(cache, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() {
+				files = append(files, path)
+			}
+			return err
+		})
+		if err != nil || len(files) < 3 {
+			t.Fatalf("the cache holds %v, %v", files, err)
+		}
+		return files
+	}
+	run("an empty cache", false)
+	run("the cache of the run before", true)
+	files := entries()
+	first, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch i % 5 {
+		case 0:
+			err = os.WriteFile(f, b[:len(b)/2], 0o600)
+		case 1:
+			b[len(b)*2/3] ^= 0x10
+			err = os.WriteFile(f, b, 0o600)
+		case 2: // a good entry, of something else
+			err = os.WriteFile(f, first, 0o600)
+		case 3:
+			err = errors.Join(os.Remove(f), os.Mkdir(f, 0o700))
+		case 4:
+			err = errors.Join(os.Remove(f), os.Symlink("/dev/zero", f))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	run("a poisoned cache", false)
+}
+
+// TestFaultInCompany: one of eight clients stores through a wild pointer while all launch that kernel. It gets the error, and the
+// others end right, or with the named error of lost work that says whose kernel it was.
+func TestFaultInCompany(t *testing.T) {
+	b := newBed(t)
+	b.startDaemon()
+	const guilty = 3
+	env := alike(8, "E2E_ROUNDS=6", "E2E_OWN=0", "HEDDLE_LOG=stderr:error")
+	native := b.nativeAlike(8, "E2E_ROUNDS=6", "E2E_OWN=0")
+	b.company(native, env, nil) // there are forms now
+	env[guilty] = append(env[guilty], "E2E_FAULT=20")
+	native[guilty] = b.run(false, "alike", env[guilty]...).out
+	if !strings.HasPrefix(native[guilty], "after a wild store: 700, then 700\n") {
+		t.Fatalf("natively: %s", native[guilty])
+	}
+	right, lost := 0, 0
+	for i, r := range b.together(true, "alike", env, nil) {
+		switch {
+		case r.code == 0 && r.out == native[i]: // of the guilty one: the error that it gets natively
+			right++
+		case i != guilty && r.code == lostWork && strings.Contains(r.err, "alike_add"):
+			lost++
+		default:
+			t.Errorf("client %d: exit code %d\nunder Heddle: %snatively: %s%s", i, r.code, r.out, native[i], r.err)
+		}
+	}
+	t.Logf("%d right, the guilty one included; %d got the named error of lost work", right, lost)
+}
+
+// TestKillsInCompany: clients and executors are killed while all launch the same kernels in shared words. No wrong result, no hang.
+func TestKillsInCompany(t *testing.T) {
+	b := newBed(t)
+	const workers = 6
+	native := b.nativeAlike(workers, "E2E_ROUNDS=3")
+	b.startDaemon()
+	b.company(native, alike(workers, "E2E_ROUNDS=3"), nil) // there are forms now
+	n, strikes := tally{}, make([]*strike, workers)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for w := range workers {
+		strikes[w] = &strike{}
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					b.work("alike", native[w], strikes[w], &n, seeded(w), "E2E_ROUNDS=3")
+				}
+			}
+		})
+	}
+	rnd := rand.New(rand.NewPCG(11, uint64(kills())))
+	executors, clients, coalesced := 0, 0, uint64(0)
+	for executors+clients < kills()/4 && !t.Failed() {
+		// The pause is what is random here: it chooses the point of the kill.
+		time.Sleep(time.Duration(rnd.IntN(80_000)) * time.Microsecond)
+		if c, err := b.counters(); err == nil {
+			coalesced = max(coalesced, c.Coalescing.OpsCoalesced)
+		}
+		if rnd.IntN(3) == 0 {
+			if b.killExecutor() {
+				executors++
+			}
+		} else if strikes[rnd.IntN(workers)].kill() {
+			clients++
+		}
+	}
+	close(stop)
+	wg.Wait()
+	t.Logf("%d clients and %d executors killed; %d were right, %d got the named error of lost work; %d ops coalesced by one executor",
+		clients, executors, n.right.Load(), n.lost.Load(), coalesced)
+	if n.right.Load() == 0 || coalesced == 0 {
+		t.Error("nobody finished, or nothing was coalesced: the kills prove nothing")
+	}
+	b.settles("every session gone", func() error {
+		st, err := b.status()
+		if err != nil || len(st.Clients) > 0 {
+			return fmt.Errorf("clients left: %+v, %v", st.Clients, err)
+		}
+		return nil
+	})
+	b.company(native, alike(workers, "E2E_ROUNDS=3"), nil)
 }

@@ -88,6 +88,8 @@ type bed struct {
 	dir      string // the daemon's runtime folder; "" without a daemon
 	log      *lockedBuffer
 	daemon   *exec.Cmd
+	// stopDaemon ends the daemon, its executor with it; at the end of the test it is done anyway.
+	stopDaemon func()
 }
 
 func newBed(t testing.TB) *bed {
@@ -148,7 +150,7 @@ func (b *bed) startDaemon(extra ...string) {
 	}
 	defer r.Close()
 	b.daemon = exec.Command(filepath.Join(b.build, "bin/heddle"), "daemon", "--runtime-dir", dir, "--ready-fd", "3")
-	b.daemon.Env = b.env(extra...)
+	b.daemon.Env = b.env(append([]string{"HEDDLE_CACHE_DIR=" + filepath.Join(dir, "cache")}, extra...)...)
 	b.daemon.ExtraFiles = []*os.File{w}
 	b.daemon.Stdout, b.daemon.Stderr = b.log, b.log
 	if err := b.daemon.Start(); err != nil {
@@ -159,14 +161,15 @@ func (b *bed) startDaemon(extra ...string) {
 	if strings.TrimSpace(string(line)) != "ready" {
 		b.t.Fatalf("the daemon is not ready: %q\n%s", line, b.log)
 	}
-	b.t.Cleanup(func() {
-		b.daemon.Process.Signal(syscall.SIGTERM)
+	daemon := b.daemon
+	b.stopDaemon = sync.OnceFunc(func() {
+		daemon.Process.Signal(syscall.SIGTERM)
 		ended := make(chan error, 1)
-		go func() { ended <- b.daemon.Wait() }()
+		go func() { ended <- daemon.Wait() }()
 		select {
 		case <-ended:
 		case <-time.After(60 * time.Second):
-			b.daemon.Process.Signal(syscall.SIGQUIT)
+			daemon.Process.Signal(syscall.SIGQUIT)
 			<-ended
 			b.t.Error("the daemon does not leave")
 		}
@@ -175,6 +178,7 @@ func (b *bed) startDaemon(extra ...string) {
 			b.t.Logf("daemon's log:\n%s", b.log)
 		}
 	})
+	b.t.Cleanup(b.stopDaemon)
 }
 
 func (b *bed) status() (admin.Status, error) {
