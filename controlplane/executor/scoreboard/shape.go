@@ -27,8 +27,10 @@ type Shape struct {
 	Seen, SeenIn uint64
 	// Expect is how many ops words of late have held; it rises at once and falls slowly.
 	Expect int
-	// Limit is how many instances are worth joining, as last computed for LimitForms at word number LimitAt.
+	// Limit is how many instances are worth joining, as last computed for LimitForms at word number LimitAt; Most is what its forms
+	// hold.
 	Limit      int
+	Most       int
 	LimitAt    uint64
 	LimitForms *[]*Form
 	// Words counts words led by an op of this shape, Tried is the pass in which one found no room.

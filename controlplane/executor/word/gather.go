@@ -193,6 +193,7 @@ func (g *Gather) limit(s *scoreboard.Shape) int {
 		most = max(most, min(f.Layout.Capacity, MaxSlots))
 		registers, static = max(registers, f.Registers), max(static, f.StaticShared)
 	}
+	s.Most = most
 	if most > 1 && s.Blocks > 0 && s.Threads > 0 && s.Threads <= 1024 && s.Blocks*s.Threads <= math.MaxUint32 {
 		s.Limit = s.Times.Limit(int(s.Blocks), g.resident(s, registers, static), most, s.Words)
 	}
@@ -419,7 +420,12 @@ func (g *Gather) Issued(w *Word, now int64) {
 func (g *Gather) why(w *Word, s *scoreboard.Shape, there, n int) {
 	d := g.options.Demand
 	switch {
-	case there > n && n >= s.Limit:
+	case there > n && s.Most == 1:
+		g.apart(s.Code, scoreboard.ReasonShape) // no form for such a grid
+		if d != nil {
+			d.Together(s.Code, there, s.Grid[2] == 1)
+		}
+	case there > n && n >= s.Limit && s.Limit < s.Most:
 		g.apart(s.Code, scoreboard.ReasonCost)
 	case there > n:
 		g.apart(s.Code, scoreboard.ReasonFull)
