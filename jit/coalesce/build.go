@@ -92,7 +92,8 @@ func (m *module) layout(spec Spec) error {
 			return fmt.Errorf("coalesce: capacity %d: expected at least 2", spec.Capacity)
 		}
 		first := m.bodies[0]
-		return first.refuse(CodeParameters, first.entry.Pos, "%d bytes an instance, and a launch passes at most %d", l.Stride, MaxParamBytes)
+		return first.refuse(CodeParameters, first.entry.Pos, "%d bytes an instance, and a launch passes at most %d", l.Stride,
+			MaxParamBytes)
 	}
 	for _, b := range m.bodies {
 		b.globalsAt = l.Globals

@@ -87,7 +87,7 @@ type Form struct {
 //	Tail +  0  u64    done: address of the instance's done word; 0: store none
 //	Tail +  8  u64    counter: address of a u32 that is 0 before the launch, and is 0 again when the instance has ended; not
 //	                  touched when done is 0
-//	Tail + 16  u32    value: what the instance's last thread stores to done, when all effects of the instance are visible to the system
+//	Tail + 16  u32    value: what the instance's last thread stores to done, when all the instance did is visible to the system
 //	Tail + 20  u32    threads: of the whole instance, blocks × threads of a block; at most 2³²-1
 //	Tail + 24  u32×4  grid x, y, z of the instance (ByTable; else absent), and the body's number
 //	Tail + 40  u32    first: the number of its first block (ByTable), ascending from 0 over the instances launched; the first

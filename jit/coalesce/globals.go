@@ -27,21 +27,24 @@ type need struct {
 // classify decides which variables of the module stay, and which belong to clients.
 func (b *body) classify() error {
 	// An initialiser may hold addresses of further variables and functions.
-	for again := true; again; {
-		again = false
-		for _, v := range b.mod.Vars {
-			if !b.used[v.Name] || b.vars[v.Name] != v || v.Init == nil {
-				continue
-			}
-			for _, o := range initNames(v.Init, nil) {
-				switch {
-				case b.client(v):
-					b.outsideFuncs = b.outsideFuncs || b.defs[o.Name] != nil || b.decls[o.Name] != nil
-				case b.vars[o.Name] != nil && !b.used[o.Name]:
-					b.used[o.Name], again = true, true
-				case b.vars[o.Name] == nil:
-					return b.refuse(CodeGlobalUse, o.Pos, "the initialiser of %s holds the address of %s", v.Name, o.Name)
-				}
+	var work []*ptx.Var
+	for _, v := range b.mod.Vars {
+		if b.used[v.Name] && b.vars[v.Name] == v {
+			work = append(work, v)
+		}
+	}
+	for len(work) > 0 {
+		v := work[len(work)-1]
+		work = work[:len(work)-1]
+		for _, o := range initNames(v.Init, nil) {
+			switch w := b.vars[o.Name]; {
+			case b.client(v):
+				b.outsideFuncs = b.outsideFuncs || b.defs[o.Name] != nil || b.decls[o.Name] != nil
+			case w == nil:
+				return b.refuse(CodeGlobalUse, o.Pos, "the initialiser of %s holds the address of %s", v.Name, o.Name)
+			case !b.used[o.Name]:
+				b.used[o.Name] = true
+				work = append(work, w)
 			}
 		}
 	}
@@ -71,6 +74,10 @@ func (b *body) classify() error {
 				return b.refuse(CodeGlobalUse, o.Pos, "the initialiser of %s holds the address of a client's variable %s", v.Name, o.Name)
 			}
 		}
+	}
+	if 8*len(b.globals) > MaxParamBytes/2 {
+		return b.refuse(CodeParameters, b.entry.Pos, "the addresses of %d variables, and a launch passes at most %d bytes",
+			len(b.globals), MaxParamBytes)
 	}
 	if b.constMoved {
 		for _, v := range b.entry.Params {
@@ -110,6 +117,7 @@ func initNames(in *ptx.Init, out []*ptx.Operand) []*ptx.Operand {
 // closure finds what each device function must be told by its callers: with ByTable which block it is, always the addresses of
 // the client's variables. A caller needs what its callees need.
 func (b *body) closure() error {
+	const maxClosure = 8 << 20 // bounds functions × callers × values
 	type set map[need]bool
 	sets := map[string]set{}
 	callers := map[string][]string{}
@@ -132,9 +140,12 @@ func (b *body) closure() error {
 		}
 		work = append(work, name)
 	}
-	for len(work) > 0 {
+	for steps := 0; len(work) > 0; {
 		name := work[len(work)-1]
 		work = work[:len(work)-1]
+		if steps += len(callers[name]) * (1 + len(sets[name])); steps > maxClosure {
+			return b.refuse(CodeTooLarge, b.entry.Pos, "its functions pass too much to each other")
+		}
 		for _, c := range callers[name] {
 			before := len(sets[c])
 			for n := range sets[name] {
@@ -163,12 +174,13 @@ func (b *body) closure() error {
 		})
 	}
 	if b.indirect && (b.taken == nil || b.outsideFuncs) {
-		return b.refuse(CodeIndirectCall, b.entry.Pos, "calls functions by addresses from memory, which are those of the client's own module")
+		return b.refuse(CodeIndirectCall, b.entry.Pos, "calls functions by addresses from memory, which are those of the client's module")
 	}
 	if b.taken != nil || b.indirect {
 		for _, f := range b.mod.Funcs {
 			if fn := b.funcs[f.Name]; fn != nil && !f.Entry && len(fn.needs) > 0 {
-				return b.refuse(CodeIndirectCall, f.Pos, "%s is, or may be, called through its address and reads its block's number or a client's variable", f.Name)
+				return b.refuse(CodeIndirectCall, f.Pos,
+					"%s may be called through its address, and reads its block's number or a client's variable", f.Name)
 			}
 		}
 	}

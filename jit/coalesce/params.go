@@ -6,8 +6,8 @@ import "encoding/binary"
 //
 // dst is the block, ParamBytes long. params is the parameter block of kernel body, BodyBytes[body] long (of a longer one only as
 // much as instances hold is taken). threads is blocks × threads of a block, of this instance. grid and first count only with
-// ByTable, globals are the addresses of GlobalNames[body]. Everything else is as Layout describes it. An i outside 0…Capacity-1 or
-// a dst that is too short panics.
+// ByTable, globals are the addresses of GlobalNames[body]. Everything else is as Layout describes it. An i outside
+// 0…Capacity-1 or a dst that is too short panics.
 func (l *Layout) Put(dst []byte, i int, body int, params []byte, done, counter uint64, value, threads uint32, grid [3]uint32,
 	first uint32, globals []uint64) {
 	b := dst[i*l.Stride:][:l.Stride:l.Stride]

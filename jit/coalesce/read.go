@@ -16,10 +16,11 @@ type body struct {
 	mod   *ptx.Module
 	entry *ptx.Func
 
-	params map[string]ptx.Param // of the kernel
-	bytes  int                  // of its parameter block
-	align  int
-	limits ptx.Limits
+	params    map[string]ptx.Param // of the kernel
+	paramVars map[*ptx.Var]bool    // their declarations
+	bytes     int                  // of its parameter block
+	align     int
+	limits    ptx.Limits
 
 	vars    map[string]*ptx.Var  // of the module, by name
 	defs    map[string]*ptx.Func // functions with a body
@@ -94,7 +95,8 @@ func has(list []string, words ...string) bool {
 
 // read finds everything that the kernel reaches and refuses what cannot be rewritten.
 func read(k Kernel, num int, spec Spec, packs bool) (*body, error) {
-	b := &body{name: k.Entry, num: num, spec: spec, packs: packs, mod: k.Module, params: map[string]ptx.Param{},
+	b := &body{name: k.Entry, num: num, spec: spec, packs: packs, mod: k.Module,
+		params: map[string]ptx.Param{}, paramVars: map[*ptx.Var]bool{},
 		vars: map[string]*ptx.Var{}, defs: map[string]*ptx.Func{}, decls: map[string]*ptx.Func{}, aliases: map[string]bool{},
 		funcs: map[string]*function{}, used: map[string]bool{}, externs: map[string]bool{}, written: map[string]bool{},
 		globalNum: map[string]int{}, shared: map[*ptx.Var]int64{}, sharedAl: 1, dynAlign: 1}
@@ -170,6 +172,7 @@ func (b *body) index() error {
 			return b.refuse(CodeTexture, v.Pos, "parameter %s of type %s", p.Name, v.Type)
 		}
 		b.params[p.Name] = p
+		b.paramVars[v] = true
 		b.align = max(b.align, p.Align)
 	}
 	return nil
@@ -507,15 +510,8 @@ func callTarget(in *ptx.Inst) int {
 
 // isParam tells whether a name means a parameter of the kernel here.
 func (r *reader) isParam(name string) bool {
-	return r.fn.f.Entry && isParam(r.scopes, r.fn.f, name)
-}
-
-func isParam(s scopes, f *ptx.Func, name string) bool {
-	v := s.find(name)
-	if v == nil || v.Space != ".param" {
-		return false
-	}
-	return slices.Contains(f.Params, v)
+	v := r.scopes.find(name)
+	return v != nil && r.paramVars[v]
 }
 
 func (r *reader) operand(in *ptx.Inst, o *ptx.Operand) error {

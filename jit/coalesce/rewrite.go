@@ -432,7 +432,7 @@ func (x *rewriting) symbol(out *ptx.Inst, at, o *ptx.Operand, i int) error {
 	v := x.scopes.find(o.Name)
 	if v != nil {
 		switch {
-		case x.f.Entry && v.Space == ".param" && slices.Contains(x.f.Params, v):
+		case x.paramVars[v]:
 			return x.param(out, at, o, i, v)
 		case x.packs && v.Space == ".shared":
 			return x.overlay(out, at, o, v)

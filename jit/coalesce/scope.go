@@ -26,7 +26,7 @@ func (s scopes) declare(v *ptx.Var) {
 	}
 }
 
-// find gives the declaration that a name refers to, nil when none is in scope. "%r10" may be %r10 itself or belong to a range %r<N>.
+// find gives the declaration that a name refers to, nil when none is in scope. "%r10" may be %r10 itself or one of a range %r<N>.
 func (s scopes) find(name string) *ptx.Var {
 	cut := len(name)
 	for cut > 0 && len(name)-cut < 10 && name[cut-1] >= '0' && name[cut-1] <= '9' {
