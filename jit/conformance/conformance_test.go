@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -229,6 +231,79 @@ func TestCorpus(t *testing.T) {
 			t.Errorf("%s changes nothing", k.Name)
 		}
 	})
+}
+
+// features are what the corpus must contain, by what is found in the text of a module.
+var features = map[string]string{
+	"f16 products":                  `mma\.sync\S*\.f16`,
+	"bf16 products":                 `mma\.sync\S*\.bf16`,
+	"tf32 products":                 `mma\.sync\S*\.tf32`,
+	"s8 products":                   `mma\.sync\S*\.s8`,
+	"wgmma":                         `wgmma\.mma_async`,
+	"tcgen05":                       `tcgen05\.mma`,
+	"ldmatrix":                      `ldmatrix`,
+	"stmatrix":                      `stmatrix`,
+	"cp.async":                      `cp\.async\.c[ag]\.shared\.global`,
+	"bulk copies to shared memory":  `cp\.async\.bulk\.shared\S*\.global`,
+	"bulk copies to global memory":  `cp\.async\.bulk\.global\.shared`,
+	"mbarrier":                      `mbarrier\.try_wait`,
+	"clusters":                      `barrier\.cluster`,
+	"clusters fixed by the kernel":  `\.reqnctapercluster`,
+	"distributed shared memory":     `ld\.shared::cluster`,
+	"named barriers":                `(bar|barrier)\.(cta\.)?arrive`,
+	"dynamic shared memory":         `\.extern \.shared`,
+	"atomics":                       `atom\.global\.\S*add`,
+	"compare and swap":              `atom\S*\.cas`,
+	"reductions without result":     `(?m)^\s*(@\S+ )?red\.\S*add`,
+	"floating-point atomics":        `(atom|red)\S*add\.(noftz\.)?f(32|16)`,
+	"%ctaid.y":                      `%ctaid\.y`,
+	"%ctaid.z":                      `%ctaid\.z`,
+	"%nctaid.x":                     `%nctaid\.x`,
+	"%nctaid.y":                     `%nctaid\.y`,
+	"%nctaid.z":                     `%nctaid\.z`,
+	"device functions":              `(?m)^\s*call`,
+	"calls through pointers":        `\.callprototype`,
+	"assertions":                    `__assertfail`,
+	"writable variables":            `(?m)^\.(visible |internal )?\.?global .* hits`,
+	"constant variables":            `(?m)^\.(visible )?\.?const `,
+	"vectorised loads":              `ld\.global\S*\.v4`,
+	"parameters aligned to 64":      `\.param \.align 64 \.b8`,
+	"parameters by address":         `cvta\.param|mov\.\S+\s+%rd\d+, \w+_param_\d+`,
+	"shuffles":                      `shfl\.sync`,
+	"votes":                         `vote\.sync`,
+	"redux":                         `redux\.sync`,
+	"exit":                          `(?m)^\s*exit;`,
+	"jump tables":                   `brx\.idx`,
+	"line tables":                   `(?m)^\s*\.loc`,
+	"debug sections":                `\.section\s+\.debug_info`,
+	".reqntid":                      `\.reqntid`,
+	"local memory":                  `\.local \.align`,
+	"programmatic dependent launch": `griddepcontrol`,
+	"philox":                        `-766435501|3528531795`,
+}
+
+// TestFeatures: the corpus contains what the promise names.
+func TestFeatures(t *testing.T) {
+	var texts [][]byte
+	seen := map[string]bool{}
+	for _, k := range kernels.All() {
+		if d, ok := k.DebugBuild(); ok {
+			k.Sources = append(d.Sources, k.Sources...)
+		}
+		for _, s := range k.Sources {
+			if !seen[s.File] {
+				seen[s.File] = true
+				k.Source = s
+				texts = append(texts, k.PTX())
+			}
+		}
+	}
+	for what, re := range features {
+		re := regexp.MustCompile(re)
+		if !slices.ContainsFunc(texts, re.Match) {
+			t.Errorf("no kernel has %s (%s)", what, re)
+		}
+	}
 }
 
 // notInterpreted are the kernels whose default source the interpreter cannot run, and what it lacks.

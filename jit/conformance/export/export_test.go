@@ -51,6 +51,19 @@ func TestCoalescedProgram(t *testing.T) {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
 
+	if os.Getenv("HEDDLE_NIGHTLY") != "" {
+		out, _ := run()
+		for _, line := range strings.Split(out, "\n") {
+			// The software GPU's driver makes no tensor maps.
+			if strings.HasPrefix(line, "BAD") && !strings.Contains(line, "cuTensorMapEncodeTiled") {
+				t.Error(line)
+			}
+		}
+		if n := strings.Count(out, "\nok "); n < 300 {
+			t.Errorf("%d kernels and packs are equal", n)
+		}
+	}
+
 	// Words that hold another kernel's code, or none.
 	spoil := func(name, with string) {
 		t.Helper()

@@ -58,6 +58,9 @@ type Param struct {
 	Offset int  `json:"offset"` // in the parameter block; -1: in another parameter
 	Into   int  `json:"into"`   // then the number of that, and the offset in it
 	Off    int  `json:"off"`
+	// Map is set for a tensor map of the buffer that is in it: bytes of an element, rows, columns, rows and columns of a box, span of
+	// the swizzle in bytes. It is by value, and what the data holds for it does not count.
+	Map []int `json:"map"`
 }
 
 // Word is a rewritten module (coalesce.Form). Its instance i runs body i % len(Bodies).
@@ -235,10 +238,13 @@ func (e *exporter) kernel(k kernels.Kernel) error {
 		if p.Stored && !p.Buffer() {
 			offsets[i] = -1
 		}
-		q := Param{Buffer: p.Buffer(), Bytes: p.N * p.Elem(), Data: out.DataBytes, Offset: offsets[i], Into: p.Into, Off: p.Off}
+		q := Param{Buffer: p.Buffer(), Bytes: p.N * p.Elem(), Data: out.DataBytes, Offset: offsets[i], Into: p.Into, Off: p.Off, Map: []int{}}
 		switch p.Kind {
 		case "struct":
 			q.Bytes = p.N
+		case "map":
+			q.Bytes = p.N
+			q.Map = []int{p.Elem(), p.Map.Rows, p.Map.Cols, p.Map.BoxRows, p.Map.BoxCols, p.Map.Swizzle}
 		case "scalar":
 			q.Bytes = p.Elem()
 		case "out":

@@ -8,6 +8,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+
+	"github.com/heddle-gpu/heddle/jit/interp"
 )
 
 // text gives a file of the corpus.
@@ -190,6 +192,8 @@ func parse(text string) (Kernel, error) {
 				n = q.N
 			case "in":
 				n = q.N * q.Elem()
+			case "map":
+				n = 8
 			}
 		}
 		size := p.Elem()
@@ -197,7 +201,7 @@ func parse(text string) (Kernel, error) {
 			size = 8
 		}
 		if p.Off < 0 || p.Off+size > n {
-			return k, fmt.Errorf("a value at byte %d of parameter %d: expected a place in a struct or an input buffer", p.Off, p.Into)
+			return k, fmt.Errorf("a value at byte %d of parameter %d: expected a place in a struct, an input buffer or a tensor map", p.Off, p.Into)
 		}
 	}
 	return k, nil
@@ -222,6 +226,19 @@ func (k *Kernel) param(f string) error {
 	part := strings.Split(f, ":")
 	if len(part) < 3 || len(part) < 4 && part[0] != "out" {
 		return fmt.Errorf("expected kind:type:number:generator")
+	}
+	if part[0] == "map" && len(part) == 7 {
+		m := &p.Map
+		for i, to := range []*int{&m.Rows, &m.Cols, &m.BoxRows, &m.BoxCols, &m.Swizzle} {
+			v, err := strconv.Atoi(part[2+i])
+			if err != nil {
+				return err
+			}
+			*to = v
+		}
+		p.Kind, p.Type, p.N, p.Align = "map", part[1], interp.TensorMapBytes, 64
+		k.Params = append(k.Params, p)
+		return nil
 	}
 	n, err := strconv.Atoi(part[2])
 	if err != nil || n <= 0 {

@@ -15,8 +15,9 @@
 //	out:TYPE:N       one that it fills; zero before
 //	struct:NAME:SIZE:GEN[:ALIGN]  random bytes by value, aligned to 8 bytes or as said
 //	TYPE=VALUE       a scalar; VALUE may be a range LOW..HIGH, from which the seed chooses
+//	map:TYPE:ROWS:COLS:BOXROWS:BOXCOLS:SWIZZLE  a tensor map by value, of the buffer that is stored in it
 //	@P+OFF:…         a buffer's address or a scalar that is no parameter of its own, but lies at byte OFF of parameter P,
-//	                 a struct or an input buffer
+//	                 a struct, an input buffer or (OFF 0) a tensor map
 //
 // and flags:
 //
@@ -36,6 +37,8 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+
+	"github.com/heddle-gpu/heddle/jit/interp"
 )
 
 //go:generate ./generate.sh
@@ -59,7 +62,7 @@ func Architectures() []string {
 
 // Param is one parameter of a kernel, or something that a parameter points to.
 type Param struct {
-	Kind  string // "in", "io", "out", "struct" or "scalar"
+	Kind  string // "in", "io", "out", "struct", "map" or "scalar"
 	Type  string // "f32", "u64", … ; of a struct its name
 	N     int    // elements of a buffer, bytes of a struct
 	Gen   string // generator of the elements
@@ -68,7 +71,11 @@ type Param struct {
 	// Stored: it is no parameter of its own; its value (of a buffer: its address) lies in parameter Into at byte Off.
 	Stored    bool
 	Into, Off int
+	Map       Map // of a tensor map
 }
+
+// Map is a two-dimensional tensor map, in elements; Swizzle is the span of its swizzle, bytes.
+type Map struct{ Rows, Cols, BoxRows, BoxCols, Swizzle int }
 
 // Elem gives the size in bytes of one element of the parameter's type.
 func (p Param) Elem() int {
@@ -230,6 +237,8 @@ func (k Kernel) Inputs(seed uint64) [][]byte {
 				b[i] = byte(r.next())
 			}
 			out = append(out, b)
+		case "map":
+			out = append(out, make([]byte, p.N))
 		default:
 			n := p.Elem()
 			b := make([]byte, 0, p.N*n)
@@ -265,7 +274,7 @@ func (k Kernel) Layout() (offsets []int, size int) {
 		switch {
 		case p.Buffer():
 			n, a = 8, 8
-		case p.Kind == "struct":
+		case p.Kind == "struct" || p.Kind == "map":
 			n, a = p.N, p.Align
 		}
 		size = (size + a - 1) / a * a
@@ -294,6 +303,8 @@ func (k Kernel) ParamBlock(inputs [][]byte, addr func(i int) uint64) []byte {
 		switch {
 		case !p.Stored:
 			binary.LittleEndian.PutUint64(block[off[i]:], a)
+		case k.Params[p.Into].Kind == "map":
+			copy(block[off[p.Into]:], k.Params[p.Into].tensorMap(a))
 		case k.Params[p.Into].Buffer():
 			binary.LittleEndian.PutUint64(inputs[p.Into][p.Off:], a)
 		default:
@@ -301,6 +312,19 @@ func (k Kernel) ParamBlock(inputs [][]byte, addr func(i int) uint64) []byte {
 		}
 	}
 	return block
+}
+
+// tensorMap gives the parameter as the software GPU has it.
+func (p Param) tensorMap(addr uint64) []byte {
+	m := interp.TensorMap{Elem: uint8(p.Elem()), Rank: 2, Swizzle: uint8(p.Map.Swizzle), Address: addr}
+	m.Dim[0], m.Dim[1] = uint64(p.Map.Cols), uint64(p.Map.Rows)
+	m.Box[0], m.Box[1] = uint32(p.Map.BoxCols), uint32(p.Map.BoxRows)
+	m.Stride[0] = uint64(p.Map.Cols * p.Elem())
+	b, err := m.Encode()
+	if err != nil {
+		panic("BUG: " + err.Error())
+	}
+	return b[:]
 }
 
 // Canonical replaces every NaN of a buffer of a floating-point type by one,

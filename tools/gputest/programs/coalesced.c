@@ -171,6 +171,7 @@ static CUmodule load(const char *name) {
 
 typedef struct {
   long buffer, bytes, data, offset, into, off;
+  long map[6]; // of a tensor map: bytes of an element, rows, columns, rows and columns of a box, span of the swizzle
 } param;
 
 typedef struct {
@@ -207,7 +208,9 @@ static void prepare(kernel *k) {
   k->image_bytes = GAP;
   int i = 0;
   for (json *c = p->child; c; c = c->next, i++) {
-    k->params[i] = (param){num(c, "buffer"), num(c, "bytes"), num(c, "data"), num(c, "offset"), num(c, "into"), num(c, "off")};
+    k->params[i] = (param){num(c, "buffer"), num(c, "bytes"), num(c, "data"), num(c, "offset"), num(c, "into"), num(c, "off"), {0}};
+    json *map = get(c, "map");
+    for (int d = 0; d < 6 && map->count == 6; d++) k->params[i].map[d] = (long)at(map, d)->number;
     if (k->params[i].buffer) k->image_bytes += up((size_t)k->params[i].bytes) + GAP;
   }
   k->ngrids = g->count;
@@ -244,6 +247,18 @@ static void make_ready(kernel *k) {
   allow_shared(k->fn, k->shared);
 }
 
+// Makes the tensor map of a buffer, in tiled mode (driver API, tensor map object management).
+static void encode(const long map[6], CUdeviceptr buffer, unsigned char *to) {
+  CUtensorMap m;
+  cuuint64_t size[2] = {(cuuint64_t)map[2], (cuuint64_t)map[1]}, stride[1] = {(cuuint64_t)(map[2] * map[0])};
+  cuuint32_t box[2] = {(cuuint32_t)map[4], (cuuint32_t)map[3]}, step[2] = {1, 1};
+  CUtensorMapDataType type = map[0] == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : map[0] == 2 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+  CUtensorMapSwizzle swizzle = map[5] == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : map[5] == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : map[5] == 32 ? CU_TENSOR_MAP_SWIZZLE_32B : CU_TENSOR_MAP_SWIZZLE_NONE;
+  CALL(cuTensorMapEncodeTiled(&m, type, 2, (void *)(uintptr_t)buffer, size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_NONE,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
+  memcpy(to, &m, sizeof m);
+}
+
 // Fills an instance's image (the memory at base) and parameter block.
 static void fill(kernel *k, int seed, CUdeviceptr base, unsigned char *image, unsigned char *block) {
   const char *data = k->data + (size_t)seed * k->data_bytes;
@@ -266,6 +281,10 @@ static void fill(kernel *k, int seed, CUdeviceptr base, unsigned char *image, un
     param *p = &k->params[i];
     if (!p->buffer) continue;
     CUdeviceptr a = base + place[i];
+    if (p->offset < 0 && k->params[p->into].map[0]) {
+      encode(k->params[p->into].map, a, block + k->params[p->into].offset);
+      continue;
+    }
     unsigned char *to = block + p->offset;
     if (p->offset < 0) to = k->params[p->into].buffer ? image + place[p->into] + p->off : block + k->params[p->into].offset + p->off;
     memcpy(to, &a, sizeof a);

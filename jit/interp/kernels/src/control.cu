@@ -197,3 +197,33 @@ KERNEL fences(u32 *a, u32 *m) {
 	__threadfence();
 	ATOMIC_MAXU(&m[TX & 3], a[GID()]);
 }
+
+//@ jump_table noref grid=4 block=64 out:u32:256 in:u32:256:bits
+KERNEL jump_table(u32 *o, const u32 *a) {
+#ifdef __CUDACC__
+	u32 v = a[GID()], r;
+	asm volatile("{\n\t"
+		     ".reg .u32 k;\n\t"
+		     "and.b32 k, %1, 3;\n"
+		     "targets: .branchtargets jt_a, jt_b, jt_c, jt_b;\n\t"
+		     "brx.idx k, targets;\n"
+		     "jt_a: add.u32 %0, %1, 7;\n\tbra jt_end;\n"
+		     "jt_b: mul.lo.u32 %0, %1, 3;\n\tbra jt_end;\n"
+		     "jt_c: not.b32 %0, %1;\n"
+		     "jt_end:\n\t}"
+		     : "=r"(r)
+		     : "r"(v));
+	o[GID()] = r;
+#endif
+}
+
+//@ reductions noref grid=4 block=64 io:u32:8:zero io:f32:1:zero in:u32:256:small
+KERNEL reductions(u32 *m, float *f, const u32 *a) {
+#ifdef __CUDACC__
+	u32 v = a[GID()];
+	asm volatile("red.global.add.u32 [%0], %1;" ::"l"(m), "r"(v) : "memory");
+	asm volatile("red.relaxed.gpu.global.max.u32 [%0], %1;" ::"l"(m + 1), "r"(v) : "memory");
+	asm volatile("red.global.xor.b32 [%0], %1;" ::"l"(m + 2 + v % 6), "r"(v) : "memory");
+	asm volatile("red.global.add.f32 [%0], %1;" ::"l"(f), "f"((float)v) : "memory");
+#endif
+}

@@ -22,10 +22,11 @@ PTX_VERSION = 87
 JOBS = []
 
 
-def job(name, fn, sig, grid, launch, archs=(80,), warps=4, stages=3, lines=False, debug=False, **const):
+def job(name, fn, sig, grid, launch, archs=(80,), warps=4, stages=3, lines=False, debug=False, after="", **const):
     """One kernel: sig maps arguments to types, launch is the rest of its descriptor (data in the order of sig). lines keeps
-    what Triton gives by default and takes most of the space: comments, line tables and debug sections; debug keeps assertions."""
-    JOBS.append((name, fn, sig, grid, launch, archs, warps, stages, lines, debug, const))
+    what Triton gives by default and takes most of the space: comments, line tables and debug sections; debug keeps assertions. after is what
+    the descriptor has behind Triton's hidden parameters."""
+    JOBS.append((name, fn, sig, grid, launch, archs, warps, stages, lines, debug, after, const))
 
 
 # ---- elementwise
@@ -657,6 +658,44 @@ job("triton_gemm_persistent", gemm_persistent, dict(a="*bf16", b="*bf16", c="*bf
 
 
 @triton.jit
+def gemm_tma(a, b, c, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    m = tl.program_id(0) * BM
+    n = tl.program_id(1) * BN
+    acc = tl.zeros((BM, BN), dtype=tl.float32)
+    for k in range(0, K, BK):
+        acc = tl.dot(a.load([m, k]), b.load([k, n]), acc)
+    c.store([m, n], acc.to(tl.float16))
+
+
+def maps(t, *shapes):
+    """Descriptors of tensor maps (rows, columns, box) with what Triton passes beside each: shape and strides; then their buffers."""
+    e = dict(fp16="f16", fp32="f32")[t]
+    return " ".join(f"map:{e}:{r}:{c}:{b}:{b}:128 i32={r} i32={c} s64={c} s64=1" for r, c, b, _, _ in shapes)
+
+
+def map_buffers(t, first, *shapes):
+    e = dict(fp16="f16", fp32="f32")[t]
+    return " ".join(f"@{5*i+first}+0:{kind}:{e}:{r*c}{gen}" for i, (r, c, b, kind, gen) in enumerate(shapes))
+
+
+GT = [(128, 128, 64, "in", ":unit"), (128, 64, 64, "in", ":unit"), (128, 64, 64, "out", "")]
+D16 = "tensordesc<fp16[64,64]>"
+job("triton_gemm_tma", gemm_tma, dict(a=D16, b=D16, c=D16, K="i32"), "2,1", f"{maps('fp16', *GT)} i32=128", (90,), after=map_buffers("fp16", 0, *GT), BM=64, BN=64, BK=64)
+
+
+@triton.jit
+def scale_tma(x, o, s, B: tl.constexpr):
+    r = tl.program_id(0) * B
+    c = tl.program_id(1) * B
+    o.store([r, c], x.load([r, c]) * s)
+
+
+ST = [(96, 64, 32, "in", ":unit"), (96, 64, 32, "out", "")]
+D32 = "tensordesc<fp32[32,32]>"
+job("triton_scale_tma", scale_tma, dict(x=D32, o=D32, s="fp32"), "3,2", f"{maps('fp32', *ST)} f32=-3..3", (90,), after=map_buffers("fp32", 0, *ST), B=32)
+
+
+@triton.jit
 def batched(a, b, c, BM: tl.constexpr, BN: tl.constexpr, K: tl.constexpr):
     z = tl.program_id(2)
     rm = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -802,12 +841,12 @@ def swap_halves(x, o, n, flag: tl.constexpr, B: tl.constexpr):
 job("triton_inline_asm", swap_halves, dict(x="*i32", o="*i32", n="i32"), "3", "in:s32:600:bits out:s32:600 i32=520..600", (75, 90), warps=2, flag=True, B=256)
 
 
-def build(name, fn, sig, grid, launch, archs, warps, stages, lines, debug, const):
+def build(name, fn, sig, grid, launch, archs, warps, stages, lines, debug, after, const):
     triton.knobs.compilation.disable_line_info = not lines
     names = list(fn.arg_names)
     # As Triton's launcher does: pointers and integers that are multiples of 16 are known to be.
-    data = dict(zip(sig, [d for d in launch.split() if not d.startswith("grids=")]))
-    divisible = [n for n in sig if sig[n].startswith("*") or re.fullmatch(r"[is]\d+=\d*[02468]", data[n]) and int(data[n].split("=")[1]) % 16 == 0]
+    data = dict(zip(sig, launch.split()))
+    divisible = [n for n in sig if sig[n].startswith("*") or not after and re.fullmatch(r"[is]\d+=\d*[02468]", data[n]) and int(data[n].split("=")[1]) % 16 == 0]
     attrs = {(names.index(n),): [["tt.divisibility", 16]] for n in divisible}
     done = []
     for cc in archs:
@@ -822,9 +861,9 @@ def build(name, fn, sig, grid, launch, archs, warps, stages, lines, debug, const
             text = re.sub(r"[ \t]*//[^\n]*", "", text)
             text = re.sub(r"\n\n+", "\n", text).strip() + "\n"
         target = re.search(r"\.target\s+(\w+)", text).group(1)
-        hidden = len(re.findall(r"\.param", text.split(f".entry {name}(")[1].split(")")[0])) - len(sig)
+        hidden = len(re.findall(r"\.param", text.split(f".entry {name}(")[1].split(")")[0])) - len(launch.split())
         with open(os.path.join(here, f"{name}.{target}.ptx"), "w") as f:
-            f.write(f"//@ {name} grid={grid} block={32*warps} shared={k.metadata.shared} {launch}{' u64=0' * hidden}\n{text}")
+            f.write(f"//@ {name} grid={grid} block={32*warps} shared={k.metadata.shared} {launch}{' u64=0' * hidden}{' ' * bool(after)}{after}\n{text}")
         done.append(target)
     print(name, *done)
 
