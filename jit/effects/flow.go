@@ -212,7 +212,7 @@ func (f *flow) facts(i int, a *analysis) (out []fact) {
 		p := f.pred[b][0]
 		last := f.code[f.begin[p+1]-1]
 		branch, next := f.successors(p)
-		if last.Op == "brx" || last.Pred == "" || branch == next {
+		if !ends(last) || last.Op == "brx" || last.Pred == "" || branch == next {
 			continue
 		}
 		a.condition(last.Pred, (branch == b) != last.PNeg, &out)
