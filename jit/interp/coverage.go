@@ -70,7 +70,7 @@ with the line and column of the first such instruction.
 		}
 	}
 	b.WriteString(`
-Of the opcodes above, these forms: atomics on ` + "`.b128`" + `, ` + "`.multicast::cluster`" + ` of bulk copies, tensor copies other than tiled
+Of the opcodes above, these forms: atomics on ` + "`.b128`" + `, tensor copies other than tiled
 ones (` + "`.im2col`, `.tile::gather4`, `.tile::scatter4`" + `) and their arithmetic reductions, sparse, block-scaled and sub-byte ` + "`mma` and `wmma`" + `,
 f16 ` + "`mma` of `m8n8k4`" + `, array elements chosen by a register (` + "`a[%r]`" + `), masks and selectors of the video opcodes.
 Tensor maps are the software GPU's own 128 bytes (` + "`interp.TensorMap`" + `), as its cuTensorMapEncodeTiled would make them.

@@ -2,10 +2,12 @@ package interp_test
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/heddle-gpu/heddle/jit/interp/kernels"
+	"github.com/heddle-gpu/heddle/jit/ptx"
 )
 
 // pool cuts the corpus into modules of one kernel, and collects its tokens.
@@ -38,6 +40,7 @@ func pool() (mods []string, words []string) {
 			mods = append(mods, text+"\n}\n")
 		}
 	}
+	mods = append(mods, single()...)
 	for _, h := range hostile {
 		mods = append(mods, h.src)
 	}
@@ -47,6 +50,41 @@ func pool() (mods []string, words []string) {
 		"mbarrier.init.shared.b64", "mbarrier.arrive.shared.b64", "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", "ldmatrix.sync.aligned.m8n8.x4.shared.b16",
 		"{%r1,%r2,%r3,%r4}", "bar.arrive", "stackrestore.u64", "@%p2", ".reg .v4 .f32 v;", "red.global.add.noftz.f16x2")
 	return mods, words
+}
+
+// single gives a module for each instruction of the parser's ISA corpus, with nothing else in the body: an instruction
+// that the interpreter lacks stands in nobody's way.
+func single() (mods []string) {
+	files, _ := filepath.Glob("../ptx/testdata/isa/*.ptx")
+	for _, f := range files {
+		src, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		m, err := ptx.Parse(src)
+		if err != nil {
+			continue
+		}
+		n := 0
+		for _, fn := range m.Funcs {
+			ptx.Walk(fn.Body, func(*ptx.Inst) bool { n++; return true })
+		}
+		for i := range n {
+			one, k := m.Clone(), 0
+			for _, fn := range one.Funcs {
+				fn.Body = ptx.Rewrite(fn.Body, func(s ptx.Stmt) []ptx.Stmt {
+					if _, ok := s.(*ptx.Inst); ok {
+						if k++; k-1 != i {
+							return nil
+						}
+					}
+					return []ptx.Stmt{s}
+				})
+			}
+			mods = append(mods, string(one.Bytes()))
+		}
+	}
+	return mods
 }
 
 // mutate changes some tokens of a module.

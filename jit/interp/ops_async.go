@@ -16,10 +16,26 @@ func (d *decoder) asyncTail(o *ptx.Operand) (slot int32, at *memOp, err error) {
 	return slot, &memOp{spc: spcClShared, off: off, narrow: narrow}, err
 }
 
-// completeTx counts n bytes as arrived at the mbarrier in slot.
-func (w *warp) completeTx(in *inst, lane int, slot int32, at *memOp, n int64) bool {
-	_, ok := w.mbarAt(in, lane, spcClShared, at.addr(w.r[slot][lane]), func(b mbar) (mbar, bool) { return b.addTx(-n), true })
-	return ok
+// completeTx counts n bytes as arrived at the mbarrier in slot, or at those in its place in the blocks of a multicast.
+func (w *warp) completeTx(in *inst, lane int, slot, blocks int32, at *memOp, n int64) bool {
+	for _, a := range w.multicast(blocks, lane, at.addr(w.r[slot][lane])) {
+		if _, ok := w.mbarAt(in, lane, spcClShared, a, func(b mbar) (mbar, bool) { return b.addTx(-n), true }); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// multicast gives the address in each block of the cluster that the mask in slot names; the address itself without a mask.
+func (w *warp) multicast(slot int32, lane int, a uint64) []uint64 {
+	if slot < 0 {
+		return []uint64{a}
+	}
+	var out []uint64
+	for m := w.r[slot][lane] & 0xffff; m != 0; m &= m - 1 {
+		out = append(out, a&^(0xff<<clRankBits)|uint64(bits.TrailingZeros64(m)+1)<<clRankBits)
+	}
+	return out
 }
 
 // decStAsync is st.async: to the shared memory of a block of the cluster with an mbarrier, or to global memory.
@@ -66,7 +82,7 @@ func decStAsync(d *decoder, m *mods, in *ptx.Inst) error {
 	d.emit(inst{guard: -1, a: base, e: slot, mem: mo, run: func(w *warp, in *inst, m uint32) {
 		runSt(w, in, m)
 		for ; m != 0 && !w.dead; m &= m - 1 {
-			w.completeTx(in, bits.TrailingZeros32(m), in.e, at, int64(mo.size*mo.n))
+			w.completeTx(in, bits.TrailingZeros32(m), in.e, -1, at, int64(mo.size*mo.n))
 		}
 	}})
 	return nil
@@ -150,7 +166,7 @@ func decRedAsync(d *decoder, m *mods, in *ptx.Inst, spcName string) error {
 		x.run = func(w *warp, in *inst, m uint32) {
 			runAtom(w, in, m)
 			for ; m != 0 && !w.dead; m &= m - 1 {
-				w.completeTx(in, bits.TrailingZeros32(m), in.e, at, int64(mo.size))
+				w.completeTx(in, bits.TrailingZeros32(m), in.e, -1, at, int64(mo.size))
 			}
 		}
 	}
@@ -223,7 +239,7 @@ func decCpReduce(d *decoder, m *mods, in *ptx.Inst) error {
 					return
 				}
 			}
-			if in.e >= 0 && !w.completeTx(in, l, in.e, at, int64(n)) {
+			if in.e >= 0 && !w.completeTx(in, l, in.e, -1, at, int64(n)) {
 				return
 			}
 		}

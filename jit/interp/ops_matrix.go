@@ -11,7 +11,7 @@ import (
 
 func init() {
 	register("Warp matrix", map[string]opInfo{
-		"mma":       {forms: ".sync.aligned .row.col; m16n8k8 m16n8k16 (f16, bf16), m16n8k4 m16n8k8 (tf32), m16n8k16 m16n8k32 m8n8k16 (s8, u8; .satfinite), m16n8k32 (e4m3, e5m2), m8n8k4 (f64); accumulators f32, f16, s32, f64", decode: decMma},
+		"mma":       {forms: ".sync.aligned .row.col; m16n8k8 m16n8k16 (f16, bf16), m16n8k4 m16n8k8 (tf32), m16n8k16 m16n8k32 m8n8k16 (s8, u8; .satfinite), m16n8k16 m16n8k32 (e4m3, e5m2), m8n8k4 m16n8k4 m16n8k8 m16n8k16 (f64); accumulators f32, f16, s32, f64", decode: decMma},
 		"ldmatrix":  {forms: ".sync.aligned.m8n8 .x1 .x2 .x4 .trans .shared .b16", decode: decLdmatrix},
 		"stmatrix":  {forms: ".sync.aligned.m8n8 .x1 .x2 .x4 .trans .shared .b16", decode: decLdmatrix},
 		"movmatrix": {forms: ".sync.aligned.m8n8.trans.b16", decode: decMovmatrix},
@@ -37,7 +37,7 @@ var matTypes = map[string]matType{
 }
 
 var mmaShapes = map[string]string{ // shape → multiplicand types
-	".m16n8k4": ".tf32", ".m16n8k8": ".f16 .bf16 .tf32", ".m16n8k16": ".f16 .bf16 .s8 .u8", ".m16n8k32": ".s8 .u8 .e4m3 .e5m2",
+	".m16n8k4": ".tf32 .f64", ".m16n8k8": ".f16 .bf16 .tf32 .f64", ".m16n8k16": ".f16 .bf16 .s8 .u8 .e4m3 .e5m2 .f64", ".m16n8k32": ".s8 .u8 .e4m3 .e5m2",
 	".m8n8k16": ".s8 .u8", ".m8n8k4": ".f64",
 }
 
@@ -81,6 +81,7 @@ func decMma(d *decoder, m *mods, in *ptx.Inst) error {
 	}
 	row, col := m.flag(".row"), m.flag(".col")
 	sat := m.flag(".satfinite")
+	m.flag(".rn")
 	// Four types: d, a, b, c.
 	var ts []string
 	for i, s := range in.Mods {

@@ -269,12 +269,16 @@ func decCpBulk(d *decoder, m *mods, in *ptx.Inst) error {
 		spaces = append(spaces, s)
 	}
 	bar := m.flag(".mbarrier::complete_tx::bytes")
+	many := bar && m.flag(".multicast::cluster")
 	if !bar && !m.flag(".bulk_group") {
 		return notSupported(in.Pos, "cp.async.bulk%s is not supported by the interpreter", strings.Join(in.Mods[2:], ""))
 	}
 	n := 3
 	if bar {
 		n = 4
+	}
+	if many {
+		n++
 	}
 	if err := d.args(in, n, n+1); err != nil {
 		return err
@@ -292,7 +296,12 @@ func decCpBulk(d *decoder, m *mods, in *ptx.Inst) error {
 		return err
 	}
 	to, from, at := &memOp{off: doff, narrow: dnarrow}, &memOp{off: soff, narrow: snarrow}, &memOp{}
-	x := inst{guard: -1, a: dbase, b: sbase, c: size, e: -1}
+	x := inst{guard: -1, a: dbase, b: sbase, c: size, d: -1, e: -1}
+	if many {
+		if x.d, err = d.src(&in.Args[4], tB16, false); err != nil {
+			return err
+		}
+	}
 	if bar {
 		var boff int64
 		if _, x.e, boff, at.narrow, err = d.address(&in.Args[3], ".shared::cluster"); err != nil {
@@ -309,15 +318,15 @@ func decCpBulk(d *decoder, m *mods, in *ptx.Inst) error {
 				w.fault(MisalignedAddress, in, 1<<l, da, "bulk copies take multiples of 16 bytes at multiples of 16")
 				return
 			}
-			for k := uint64(0); k < n; k += 16 {
-				if !w.copyMem(in, l, ds, da+k, ss, sa+k, 16, 16) {
-					return
+			for _, da := range w.multicast(in.d, l, da) {
+				for k := uint64(0); k < n; k += 16 {
+					if !w.copyMem(in, l, ds, da+k, ss, sa+k, 16, 16) {
+						return
+					}
 				}
 			}
-			if in.e >= 0 {
-				if _, ok := w.mbarAt(in, l, spcClShared, at.addr(w.r[in.e][l]), func(b mbar) (mbar, bool) { return b.addTx(-int64(n)), true }); !ok {
-					return
-				}
+			if in.e >= 0 && !w.completeTx(in, l, in.e, in.d, at, int64(n)) {
+				return
 			}
 		}
 	}

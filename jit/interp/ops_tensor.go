@@ -204,10 +204,11 @@ func decCpTensor(d *decoder, m *mods, in *ptx.Inst, reduce bool) error {
 	rank := map[string]int{".1d": 1, ".2d": 2, ".3d": 3, ".4d": 4, ".5d": 5}[m.oneOf(".1d", ".2d", ".3d", ".4d", ".5d")]
 	m.flag(".tile")
 	hint := m.oneOf(".L2::cache_hint") != ""
-	if rank == 0 || m.flag(".multicast::cluster") || m.oneOf(".im2col", ".im2col_no_offs", ".im2col::w", ".im2col::w::128", ".tile::gather4", ".tile::scatter4") != "" {
+	if rank == 0 || m.oneOf(".im2col", ".im2col_no_offs", ".im2col::w", ".im2col::w::128", ".tile::gather4", ".tile::scatter4") != "" {
 		return bad()
 	}
 	m.oneOf(".cta_group::1")
+	many := m.flag(".multicast::cluster")
 	dst := m.oneOf(".shared::cluster", ".shared::cta", ".global")
 	src := m.oneOf(".global", ".shared::cta")
 	load := dst != ".global"
@@ -227,6 +228,9 @@ func decCpTensor(d *decoder, m *mods, in *ptx.Inst, reduce bool) error {
 	want := 2
 	if load {
 		want = 3
+	}
+	if many {
+		want++
 	}
 	if hint {
 		want++
@@ -257,7 +261,15 @@ func decCpTensor(d *decoder, m *mods, in *ptx.Inst, reduce bool) error {
 	if err != nil {
 		return err
 	}
-	x := inst{guard: -1, a: mbase, b: sbase, e: -1, table: coords}
+	x := inst{guard: -1, a: mbase, b: sbase, d: -1, e: -1, table: coords}
+	if many {
+		if !load {
+			return bad()
+		}
+		if x.d, err = d.src(&in.Args[3], tB16, false); err != nil {
+			return err
+		}
+	}
 	bat := &memOp{}
 	if load {
 		if x.e, bat, err = d.asyncTail(&in.Args[2]); err != nil {
@@ -269,8 +281,13 @@ func decCpTensor(d *decoder, m *mods, in *ptx.Inst, reduce bool) error {
 	x.run = func(w *warp, in *inst, m uint32) {
 		for ; m != 0; m &= m - 1 {
 			l := bits.TrailingZeros32(m)
-			n := w.tensorCopy(in, l, mat.addr(w.r[in.a][l]), spc, sat.addr(w.r[in.b][l]), rank, load, upd)
-			if n < 0 || in.e >= 0 && !w.completeTx(in, l, in.e, bat, n) {
+			var n int64
+			for _, sa := range w.multicast(in.d, l, sat.addr(w.r[in.b][l])) {
+				if n = w.tensorCopy(in, l, mat.addr(w.r[in.a][l]), spc, sa, rank, load, upd); n < 0 {
+					return
+				}
+			}
+			if in.e >= 0 && !w.completeTx(in, l, in.e, in.d, bat, n) {
 				return
 			}
 		}
