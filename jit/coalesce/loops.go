@@ -76,7 +76,13 @@ func loadsAnew(in *ptx.Inst) bool {
 		return has(in.Mods, ".volatile", ".acquire", ".relaxed", ".mmio", ".cv")
 	case "atom":
 		last := len(in.Args) - 1
-		return has(in.Mods, ".add", ".or", ".xor") && last > 0 && in.Args[last].Kind == ptx.Imm && in.Args[last].Int == 0
+		switch {
+		case last < 2:
+			return false
+		case has(in.Mods, ".cas"): // of a value by itself
+			return last > 2 && in.Args[last].String() == in.Args[last-1].String()
+		}
+		return has(in.Mods, ".add", ".or", ".xor") && in.Args[last].Kind == ptx.Imm && in.Args[last].Int == 0
 	}
 	return false
 }

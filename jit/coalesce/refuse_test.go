@@ -66,6 +66,7 @@ var refusals = []struct {
 	{CodeSpin, Spec{}, []string{source("", ".param .b64 a", regs+"L: ld.acquire.gpu.global.u32 %r1, [%d1];\nsetp.ne.u32 %p1, %r1, 4;\n@%p1 bra L;\nret;")}},
 	{CodeSpin, Spec{}, []string{source("", "", regs+"L: ld.volatile.global.u32 %r1, [%d1];\nadd.u32 %r2, %r1, 1;\nsetp.ne.u32 %p1, %r2, 4;\n@%p1 bra M;\nbra L;\nM: ret;")}},
 	{CodeSpin, Spec{}, []string{source("", "", regs+"L: atom.global.add.u32 %r1, [%d1], 0;\nsetp.ne.u32 %p1, %r1, 4;\n@%p1 bra L;\nret;")}},
+	{CodeSpin, Spec{}, []string{source("", "", regs+"mov.u32 %r2, 1;\nL: atom.global.acq_rel.gpu.cas.b32 %r1, [%d1], %r2, %r2;\nsetp.ne.u32 %p1, %r1, 1;\n@%p1 bra L;\nret;")}},
 	{CodeSpecialRegister, Spec{}, []string{source("", "", regs+"mov.u32 %r1, %smid;\nret;")}},
 	{CodeSpecialRegister, Spec{}, []string{source("", "", regs+"mov.u64 %d1, %gridid;\nret;")}},
 	{CodeSpecialRegister, Spec{}, []string{source("", "", regs+"mov.u32 %r1, %warpid;\nret;")}},
