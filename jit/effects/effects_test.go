@@ -236,17 +236,17 @@ func TestByHand(t *testing.T) {
 		harmful bool
 		why     string
 	}{
-		"copy":                           {body: "mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; add.s64 %rd5, %rd2, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd5], %r6; ret;"},
-		"in place":                       {body: "mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; add.s32 %r6, %r6, 1; st.global.u32 [%rd4], %r6; ret;", harmful: true},
-		"the same pointer twice":         {b: a, body: "mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; add.s64 %rd5, %rd2, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd5], %r6; ret;", harmful: true},
-		"the second a part of the first": {b: a + 252, body: "mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2], %r6; ret;", harmful: true},
-		"just behind the first":          {b: a + 256, body: "mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2], %r6; ret;"},
-		"a bound by a branch":            {b: a + 40, n: 10, body: "setp.ge.s32 %p1, %r5, %r1; @%p1 bra END; mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2], %r6; END: ret;"},
-		"a bound by a mask":              {b: a + 40, n: 10, body: "setp.lt.s32 %p1, %r5, %r1; mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; @%p1 ld.global.u32 %r6, [%rd4]; @%p1 st.global.u32 [%rd2], %r6; ret;"},
-		"the branch that does not bound": {b: a + 40, n: 10, body: "setp.lt.s32 %p1, %r5, %r1; @%p1 bra END; mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2], %r6; END: ret;", harmful: true},
-		"a guarded load before a label":  {b: a + 40, n: 10, body: "setp.lt.s32 %p1, %r5, %r1; @%p1 ld.global.u32 %r7, [%rd2]; LINE: mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2+128], %r6; ret;", harmful: true},
-		"a mask of another value":        {b: a + 40, n: 10, body: "setp.lt.s32 %p1, %r4, %r1; mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; @%p1 ld.global.u32 %r6, [%rd4]; @%p1 st.global.u32 [%rd2], %r6; ret;", harmful: true},
-		"a mask that is set anew":        {b: a + 40, n: 10, body: "setp.lt.s32 %p1, %r5, %r1; setp.ge.s32 %p1, %r5, 0; mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; @%p1 ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2], %r6; ret;", harmful: true},
+		"copy":                                 {body: "mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; add.s64 %rd5, %rd2, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd5], %r6; ret;"},
+		"in place":                             {body: "mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; add.s32 %r6, %r6, 1; st.global.u32 [%rd4], %r6; ret;", harmful: true},
+		"the same pointer twice":               {b: a, body: "mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; add.s64 %rd5, %rd2, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd5], %r6; ret;", harmful: true},
+		"the second a part of the first":       {b: a + 252, body: "mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2], %r6; ret;", harmful: true},
+		"just behind the first":                {b: a + 256, body: "mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2], %r6; ret;"},
+		"a bound by a branch":                  {b: a + 40, n: 10, body: "setp.ge.s32 %p1, %r5, %r1; @%p1 bra END; mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2], %r6; END: ret;"},
+		"a bound by a mask":                    {b: a + 40, n: 10, body: "setp.lt.s32 %p1, %r5, %r1; mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; @%p1 ld.global.u32 %r6, [%rd4]; @%p1 st.global.u32 [%rd2], %r6; ret;"},
+		"the branch that does not bound":       {b: a + 40, n: 10, body: "setp.lt.s32 %p1, %r5, %r1; @%p1 bra END; mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2], %r6; END: ret;", harmful: true},
+		"a guarded instruction before a label": {b: a, n: 10, body: "setp.lt.s32 %p1, %r5, %r1; @%p1 mov.u32 %r7, 1; LINE: mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2], %r6; ret;", harmful: true},
+		"a mask of another value":              {b: a + 40, n: 10, body: "setp.lt.s32 %p1, %r4, %r1; mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; @%p1 ld.global.u32 %r6, [%rd4]; @%p1 st.global.u32 [%rd2], %r6; ret;", harmful: true},
+		"a mask that is set anew":              {b: a + 40, n: 10, body: "setp.lt.s32 %p1, %r5, %r1; setp.ge.s32 %p1, %r5, 0; mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; @%p1 ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2], %r6; ret;", harmful: true},
 		"an index that grows after the check": {b: a + 40, n: 10, body: `mov.u32 %r7, %r5; setp.ge.s32 %p1, %r7, %r1; @%p1 bra END; add.s32 %r7, %r7, 100;
 			mul.wide.s32 %rd3, %r7, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2+400], %r6; END: ret;`, harmful: true},
 		// The guarded load uses the address of the round before, whose index was not what the guard compares now.
