@@ -130,6 +130,7 @@ type poller struct {
 	stats   counters
 
 	now          int64 // ns since the poller was made, at the start of the pass
+	worked       bool  // the pass before found something to do
 	base         time.Time
 	arrivals     uint64
 	lastActivity int64 // something was scanned, issued or completed
@@ -235,7 +236,11 @@ func (p *poller) run() {
 
 // pass is one round; false ends the poller.
 func (p *poller) pass() bool {
-	p.now = p.time()
+	now := p.time()
+	if p.worked {
+		p.stats.BusyNanoseconds += uint64(now - p.now)
+	}
+	p.now, p.worked = now, false
 	did := false
 	for len(p.mail) > 0 {
 		(<-p.mail)()
@@ -299,7 +304,7 @@ func (p *poller) pass() bool {
 		return false
 	}
 	if did {
-		p.lastActivity = p.now
+		p.lastActivity, p.worked = p.now, true
 		return true
 	}
 	p.idle(inFlight)

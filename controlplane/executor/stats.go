@@ -13,7 +13,7 @@ import (
 
 // counters are the poller's.
 type counters struct {
-	Passes, Ops, Launches, NotReady, Wakeups, Sleeps, Naps, BadRecords uint64
+	Passes, Ops, Launches, NotReady, Wakeups, Sleeps, Naps, BadRecords, BusyNanoseconds uint64
 }
 
 // Stats is what an executor answers to STATS, as JSON. Counters count from its start.
@@ -32,6 +32,8 @@ type Stats struct {
 	Naps          uint64  `json:"naps"`        // short sleeps of the poller while something was in flight
 	Passes        uint64  `json:"passes"`      // rounds of the poller
 	BadRecords    uint64  `json:"bad_records"`
+	// PollerBusySeconds is the time of rounds that found something to do: scanning, scheduling, filling words.
+	PollerBusySeconds float64 `json:"poller_busy_seconds"`
 	// Coalescing tells what became one launch with others.
 	Coalescing CoalescingStats `json:"coalescing"`
 	InFlight   int             `json:"in_flight"`
@@ -88,6 +90,7 @@ func (p *poller) snapshot() Stats {
 	st := Stats{
 		PID: os.Getpid(), UptimeSeconds: time.Since(p.base).Seconds(), Ops: n.Ops, Launches: n.Launches, Words: e.Words, Signals: e.Signals,
 		Orders: e.Orders, Directly: e.Directly, ReadyWaits: n.NotReady, Wakeups: n.Wakeups, Sleeps: n.Sleeps, Naps: n.Naps, Passes: n.Passes, BadRecords: n.BadRecords,
+		PollerBusySeconds: float64(n.BusyNanoseconds) / 1e9,
 	}
 	g := p.gather
 	st.Coalescing = CoalescingStats{
