@@ -1,6 +1,6 @@
 #include "device.h"
 
-//@ reduce_sum grid=8 block=256 out:u32:8 in:u32:2000:bits i32=2000
+//@ reduce_sum grid=8 block=256 out:u32:8 in:u32:2000:bits i32=1500..2000
 KERNEL reduce_sum(u32 *o, const u32 *a, int n) {
 	SHARED u32 s[256];
 	int i = GID();
@@ -29,7 +29,7 @@ KERNEL reduce_max_f32(float *o, const float *a) {
 		o[BX] = s[0];
 }
 
-//@ dot_f64 grid=4 block=128 out:f64:4 in:f64:1024:wide in:f64:1024:wide i32=1024
+//@ dot_f64 grid=4 block=128 out:f64:4 in:f64:1024:wide in:f64:1024:wide i32=500..1024
 KERNEL dot_f64(double *o, const double *a, const double *b, int n) {
 	SHARED double s[128];
 	double t = 0;
@@ -80,7 +80,7 @@ KERNEL bitonic(s32 *a) {
 	a[GID()] = s[TX];
 }
 
-//@ transpose grid=4,3 block=16,16 out:u32:3072 in:u32:3072:bits i32=64 i32=48
+//@ transpose grid=4,3 block=16,16 out:u32:3072 in:u32:3072:bits i32=40..64 i32=30..48
 KERNEL transpose(u32 *o, const u32 *a, int w, int h) {
 	SHARED u32 t[16][17];
 	int x = BX * 16 + TX, y = BY * 16 + TY;
@@ -93,7 +93,7 @@ KERNEL transpose(u32 *o, const u32 *a, int w, int h) {
 		o[y * h + x] = t[TX][TY];
 }
 
-//@ matmul_f32 grid=3,2 block=16,16 out:f32:1536 in:f32:1600:unit in:f32:2400:unit i32=32 i32=48 i32=50
+//@ matmul_f32 grid=3,2 block=16,16 out:f32:1536 in:f32:1600:unit in:f32:2400:unit i32=32 i32=48 i32=20..50
 KERNEL matmul_f32(float *c, const float *a, const float *b, int m, int n, int k) {
 	SHARED float as[16][16], bs[16][16];
 	int x = BX * 16 + TX, y = BY * 16 + TY;
@@ -110,7 +110,7 @@ KERNEL matmul_f32(float *c, const float *a, const float *b, int m, int n, int k)
 		c[y * n + x] = acc;
 }
 
-//@ stencil5 grid=3,3 block=16,8 out:f32:1056 in:f32:1056:unit i32=44 i32=24
+//@ stencil5 grid=3,3 block=16,8 out:f32:1056 in:f32:1056:unit i32=30..44 i32=16..24
 KERNEL stencil5(float *o, const float *a, int w, int h) {
 	int x = BX * NX + TX, y = BY * NY + TY;
 	if (x >= w || y >= h)
@@ -124,7 +124,7 @@ KERNEL stencil5(float *o, const float *a, int w, int h) {
 
 CONSTANT float taps[7] = {0.0625f, -0.125f, 0.25f, 0.5f, 0.25f, -0.125f, 0.0625f};
 
-//@ conv1d grid=5 block=128 out:f32:600 in:f32:606:unit i32=600
+//@ conv1d grid=5 block=128 out:f32:600 in:f32:606:unit i32=400..600
 KERNEL conv1d(float *o, const float *a, int n) {
 	int i = GID();
 	if (i >= n)
@@ -135,7 +135,7 @@ KERNEL conv1d(float *o, const float *a, int n) {
 	o[i] = s;
 }
 
-//@ histogram grid=4 block=128 io:u32:64:zero in:u8:2000:bits i32=2000
+//@ histogram grid=4 block=128 io:u32:64:zero in:u8:2000:bits i32=1500..2000
 KERNEL histogram(u32 *h, const u8 *a, int n) {
 	SHARED u32 s[64];
 	if (TX < 64)
@@ -251,7 +251,7 @@ KERNEL count_barrier(u32 *o, const u32 *a) {
 	o[GID()] = n << 16 | m;
 }
 
-//@ life grid=1 block=16,16 io:u8:256:bits i32=5
+//@ life grid=1 block=16,16 io:u8:256:bits i32=1..6
 KERNEL life(u8 *g, int steps) {
 	SHARED u8 s[18][18];
 	if (TX < 2 && TY < 16)

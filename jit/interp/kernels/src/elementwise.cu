@@ -1,13 +1,13 @@
 #include "device.h"
 
-//@ vadd_f32 grid=9 block=256 out:f32:2200 in:f32:2200:mix in:f32:2200:mix i32=2200
+//@ vadd_f32 grid=9 block=256 out:f32:2200 in:f32:2200:mix in:f32:2200:mix i32=1500..2200
 KERNEL vadd_f32(float *o, const float *a, const float *b, int n) {
 	int i = GID();
 	if (i < n)
 		o[i] = a[i] + b[i];
 }
 
-//@ saxpy_f32 grid=9 block=256 io:f32:2200:wide in:f32:2200:wide f32=1.7 i32=2200
+//@ saxpy_f32 grid=9 block=256 io:f32:2200:wide in:f32:2200:wide f32=-2..2 i32=1500..2200
 KERNEL saxpy_f32(float *y, const float *x, float a, int n) {
 	int i = GID();
 	if (i < n)
@@ -145,7 +145,7 @@ KERNEL compare_f64(u32 *o, const double *a, const double *b) {
 	       !(x >= y) << 7 | (x != x) << 8;
 }
 
-//@ horner_f32 grid=8 block=256 out:f32:2048 in:f32:2048:unit in:f32:16:unit i32=16
+//@ horner_f32 grid=8 block=256 out:f32:2048 in:f32:2048:unit in:f32:16:unit i32=5..16
 KERNEL horner_f32(float *o, const float *x, const float *c, int n) {
 	int i = GID();
 	float r = 0;
@@ -154,7 +154,7 @@ KERNEL horner_f32(float *o, const float *x, const float *c, int n) {
 	o[i] = r;
 }
 
-//@ mandelbrot grid=4,8 block=16,8 out:u32:4096 f32=-2.1 f32=-1.2 f32=0.046 i32=200
+//@ mandelbrot grid=4,8 block=16,8 out:u32:4096 f32=-2.2..-2 f32=-1.3..-1.1 f32=0.04..0.05 i32=100..200
 KERNEL mandelbrot(u32 *o, float x0, float y0, float step, int most) {
 	int px = BX * NX + TX, py = BY * NY + TY;
 	float cx = x0 + px * step, cy = y0 + py * step, x = 0, y = 0;

@@ -321,7 +321,7 @@ KERNEL lop3_tables(u32 *o, const u32 *a, const u32 *b, const u32 *c) {
 #endif
 }
 
-//@ crc32 grid=4 block=64 out:u32:256 in:u8:16384:bits i32=64
+//@ crc32 grid=4 block=64 out:u32:256 in:u8:16384:bits i32=30..64
 KERNEL crc32(u32 *o, const u8 *data, int n) {
 	int i = GID();
 	u32 c = 0xffffffff;
@@ -333,7 +333,7 @@ KERNEL crc32(u32 *o, const u8 *data, int n) {
 	o[i] = ~c;
 }
 
-//@ xorshift grid=4 block=128 io:u64:512:bits i32=50
+//@ xorshift grid=4 block=128 io:u64:512:bits i32=20..50
 KERNEL xorshift(u64 *s, int n) {
 	int i = GID();
 	u64 x = s[i] | 1;
