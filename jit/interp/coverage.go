@@ -26,6 +26,9 @@ Generated from the decode table of jit/interp by ` + "`go test ./jit/interp -run
 Every form of PTX parses; this is about execution. A kernel that contains something else loads, and its launch is refused
 with the line and column of the first such instruction.
 
+Every form of PTX ISA 9.0 parses and prints, so that ptxas makes the same machine code of it: ` + "`jit/ptx/testdata/isa`" + ` holds them by
+chapter, each taken by ptxas 13.0. Which of those do not execute: ` + "`go test -v -run TestISA ./jit/interp`" + `.
+
 | family | opcodes |
 |---|---|
 `)

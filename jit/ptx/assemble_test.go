@@ -31,7 +31,7 @@ func TestAssemble(t *testing.T) {
 	}
 	isa, corpus := glob(t, "testdata/isa/*.ptx"), glob(t, "../interp/kernels/ptx/*.ptx", "../interp/kernels/triton/*.ptx")
 	if os.Getenv("HEDDLE_NIGHTLY") == "" {
-		const few = 24
+		const few = 12
 		seed := time.Now().Unix() / 86400
 		if v := os.Getenv("HEDDLE_SEED"); v != "" {
 			if seed, err = strconv.ParseInt(v, 10, 64); err != nil {

@@ -1,4 +1,4 @@
-// Package ptx reads PTX, NVIDIA's virtual instruction set (ISA 9.0 and before),
+// Package ptx reads and writes PTX, NVIDIA's virtual instruction set (ISA 9.0 and before),
 // as nvcc, Triton and people write it.
 //
 // [Parse] gives a [Module]: declarations, functions and statements in source
@@ -6,10 +6,13 @@
 // are structured. What an opcode means is not this package's business:
 // jit/interp executes, jit/coalesce rewrites.
 //
+// [Print] writes a module back: ptxas makes the same machine code of what it
+// writes as of the source. testdata/isa holds every statement and operand form,
+// by chapter of the ISA; a new form belongs there first.
+//
 // Any bytes are safe to parse: the result is a module or an [ErrorList], never
 // a panic, and time and memory are linear in the size of the source, which is
-// capped at [MaxSource]
-// bytes and [MaxNodes] nodes (below 1 GiB of memory at worst).
+// capped at [MaxSource] bytes and [MaxNodes] nodes (below 1 GiB of memory at worst).
 package ptx
 
 import (
