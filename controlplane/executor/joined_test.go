@@ -141,9 +141,11 @@ func TestEarlyEnd(t *testing.T) {
 		}
 		return short >= 0
 	})
+	f.mu.Lock()
 	if len(f.widths) != 1 || f.widths[0] != 2 {
 		t.Fatalf("launches of %v ops; want one of 2", f.widths)
 	}
+	f.mu.Unlock()
 	long := boards[1-short]
 	on := long.board.Lane(1).Stream
 	if s := b.poller.engine.Stream(on); s.Ops != 1 || s.Lanes != 1 {

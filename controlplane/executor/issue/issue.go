@@ -387,7 +387,14 @@ func (e *Engine) Issue(w *word.Word) bool {
 	if n <= 8 {
 		need += queueLength - queueUse // the rest is for ops with many dependencies, which would never find room else
 	}
-	if on.Ops+on.extra+n+2*count > streamDepth || t.q.room() < need {
+	depth, more := on.Ops, 2*count
+	if on.joined {
+		depth /= 4 // many of them share a launch
+	}
+	if w.Batch != nil {
+		more = 2
+	}
+	if depth+on.extra+n+more > streamDepth || t.q.room() < need {
 		return false
 	}
 	if n > 0 && !e.order(stream, waits, n) {

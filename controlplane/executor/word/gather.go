@@ -215,14 +215,15 @@ func (g *Gather) Build(s *scoreboard.Shape) (w Word, ok bool) {
 		if b == nil {
 			return w, false
 		}
-		if f := g.choose(s, limit, b); f != nil {
+		// The lead may be the one that the form cannot take; then it goes alone, and the others after it.
+		if f := g.choose(s, limit, b); f != nil && b.Count > 0 && b.Ops[0] == lead && (b.Count > 1 || single(b)) {
 			w.Batch = b
 		}
 	}
-	if w.Batch == nil || (w.Batch.Count == 1 && !single(w.Batch)) {
-		w.Batch, w.Op = nil, lead
+	if w.Batch == nil {
+		w.Op = lead
 	}
-	w.Measure = s.Times.Due(w.Len(), s.Words)
+	w.Measure = s.Times.Due(w.Len(), s.Words) && (w.Batch == nil || w.Batch.Alike)
 	return w, true
 }
 
@@ -295,7 +296,7 @@ func joins(f *scoreboard.Form, s, o *scoreboard.Shape) bool {
 
 // fill puts ops into a batch: those of s, then of other shapes that the form can take, as long as there is room and it pays.
 func (g *Gather) fill(f *scoreboard.Form, s *scoreboard.Shape, limit int, b *Batch) {
-	b.Form, b.Count = f, 0
+	b.Form, b.Count, b.Alike = f, 0, true
 	room := min(f.Layout.Capacity, MaxSlots)
 	g.take(f, s, min(room, limit), b)
 	if b.Count == room || f.Layout.Mapping == coalesce.ByZ && s.Level == 0 {
@@ -311,7 +312,10 @@ func (g *Gather) fill(f *scoreboard.Form, s *scoreboard.Shape, limit int, b *Bat
 			if n <= 0 || (n == 1 && o.Limit == 1) {
 				continue
 			}
-			budget -= g.take(f, o, n, b) * int(o.Blocks)
+			if n = g.take(f, o, n, b); n > 0 {
+				budget -= n * int(o.Blocks)
+				b.Alike = b.Alike && o.Code == s.Code && o.Grid == s.Grid
+			}
 		}
 	}
 }
@@ -328,7 +332,7 @@ func (g *Gather) take(f *scoreboard.Form, s *scoreboard.Shape, n int, b *Batch) 
 	}
 	taken := 0
 	for op := s.Ready.First(); op != nil && taken < n; op = op.Alike() {
-		if op.Launch().ParamBytes < size {
+		if op.Launch().ParamBytes < size || op.Kernel.Apart {
 			continue
 		}
 		if names > 0 {

@@ -89,6 +89,8 @@ type Batch struct {
 	Form  *scoreboard.Form
 	Count int
 	Ops   [MaxSlots]*scoreboard.Op
+	// Alike: one kernel, one grid. Only then does the word's time say anything about either.
+	Alike bool
 	// Launch is complete but for the stream's handle.
 	Launch gpu.Launch
 	// Outside marks ops that want a done word which the launch does not write: a bit each.
