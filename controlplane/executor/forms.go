@@ -23,6 +23,7 @@ import (
 // Bounds of what one executor keeps loaded. Forms are never unloaded: an op may be about to use any of them.
 const (
 	maxForms     = 512
+	maxPacks     = maxForms / 2 // of them of several kernels: there are many sets of kernels, and each kernel's own forms serve more
 	maxFormBytes = 256 << 20
 	maxPending   = 1024
 )
@@ -63,6 +64,7 @@ type forms struct {
 	// Of run alone.
 	pending []*making
 	active  int
+	packs   int // forms of several kernels that are there or on their way
 	ready   []*making
 	since   time.Time // when the oldest of ready was
 
@@ -248,15 +250,15 @@ func (f *forms) set(form *scoreboard.Form, what uint32, value int) gpu.Result {
 	return r
 }
 
-// refuse notes why codes have no form.
+// refuse notes why codes have no form. One of several kernels that does not exist says nothing about any of them.
 func (f *forms) refuse(bodies []*codeInfo, code, detail string) {
 	f.mu.Lock()
 	f.stats.Failed[code]++
 	f.mu.Unlock()
-	for _, c := range bodies {
-		c.code.Why.Store(&scoreboard.Reason{Code: code, Detail: detail})
+	if len(bodies) == 1 {
+		bodies[0].code.Why.Store(&scoreboard.Reason{Code: code, Detail: detail})
+		f.log.Info("no form", "kernel", bodies[0].name, "code", code, "why", detail)
 	}
-	f.log.Info("no form", "kernel", bodies[0].name, "bodies", len(bodies), "code", code, "why", detail)
 }
 
 // snapshot gives the counters.
@@ -293,8 +295,9 @@ func (f *forms) run() {
 			return
 		}
 		for f.active < cap(f.results) && len(f.pending) > 0 {
-			m := f.pending[0]
-			f.pending = f.pending[1:]
+			next := max(0, slices.IndexFunc(f.pending, func(m *making) bool { return len(m.bodies) == 1 }))
+			m := f.pending[next]
+			f.pending = slices.Delete(f.pending, next, next+1)
 			f.active++
 			go func() {
 				f.compile(m)
@@ -346,9 +349,14 @@ func (f *forms) take() {
 		switch {
 		case f.service == nil:
 			f.refuse(m.bodies, reasonOff, "start the executor by heddle daemon")
+		case len(m.bodies) > 1 && f.packs >= maxPacks:
+			f.refuse(m.bodies, reasonFull, fmt.Sprintf("at most %d forms of several kernels are made", maxPacks))
 		case len(f.pending) >= maxPending:
 			f.refuse(m.bodies, reasonBusy, fmt.Sprintf("%d forms are asked for already", maxPending))
 		default:
+			if len(m.bodies) > 1 {
+				f.packs++
+			}
 			f.pending = append(f.pending, m)
 		}
 	}
@@ -378,11 +386,19 @@ func (f *forms) compile(m *making) {
 	m.req.Bodies = nil
 }
 
+// failed gives the place of a form back.
+func (f *forms) failed(m *making) {
+	if len(m.bodies) > 1 {
+		f.packs--
+	}
+}
+
 // made takes a result.
 func (f *forms) made(m *making) {
 	var no *compiler.Failure
 	switch {
 	case errors.As(m.err, &no):
+		f.failed(m)
 		f.refuse(m.bodies, no.Code, no.Detail)
 	case m.err != nil: // leaving
 	default:
@@ -398,9 +414,11 @@ func (f *forms) load() bool {
 	all := f.ready
 	f.ready = nil
 	for _, m := range all {
+		loaded := true
 		err := f.x.loader.do(func() error { // one by one: a client's request waits for one of them at most
 			begun := time.Now()
 			if code, detail := f.publish(m); code != "" {
+				loaded = false
 				f.refuse(m.bodies, code, detail)
 			}
 			f.mu.Lock()
@@ -410,6 +428,9 @@ func (f *forms) load() bool {
 		})
 		if err != nil {
 			return false
+		}
+		if !loaded {
+			f.failed(m)
 		}
 	}
 	return true
