@@ -142,6 +142,11 @@ func fakeExecutor() int {
 			}
 		case shm.TypeTrial:
 			if k := guilty[m.ClientID]; k != 0 {
+				// Its answers may overtake its last words.
+				if err := conn.Send(m.Reply(shm.StatusClosing, nil)); err != nil {
+					return 1
+				}
+				time.Sleep(20 * time.Millisecond)
 				fault := shm.Encode(shm.Fault{CUDAResult: 700, Clients: 1, Blamed: m.ClientID, Kernel: k})
 				if err := conn.Send(shm.Message{Type: shm.TypeFault, Body: fault, Tail: binary.LittleEndian.AppendUint64(nil, m.ClientID)}); err != nil {
 					return 1

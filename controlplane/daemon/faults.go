@@ -77,6 +77,8 @@ func (sl *slot) try(p *executorProcess) error {
 		_, err := p.call(id, shm.TypeTrial, nil, nil)
 		var no *statusError
 		switch {
+		case leaving(err):
+			return fmt.Errorf("trial of client %d: %w", id, err)
 		case errors.As(err, &no):
 			sl.log.Warn("a suspect of a device fault was not tried", "client", id, "why", err)
 		case err != nil:
@@ -109,11 +111,17 @@ func (sl *slot) try(p *executorProcess) error {
 	return nil
 }
 
+// leaving reports whether an executor that answered so is ending, or has ended, by itself.
+func leaving(err error) bool {
+	var no *statusError
+	return errors.Is(err, errExecutorLost) || errors.As(err, &no) && no.status == shm.StatusClosing
+}
+
 // setApart tells p never to join a kernel's ops of s with others. s.mu is held.
 func (sl *slot) setApart(p *executorProcess, s *session, kernel uint32) error {
 	_, err := p.call(s.id, shm.TypeApart, shm.Encode(shm.Setting{KernelID: kernel}), nil)
 	var no *statusError
-	if errors.As(err, &no) {
+	if errors.As(err, &no) && !leaving(err) {
 		sl.log.Warn("a kernel was not set apart", "client", s.id, "kernel", kernel, "why", err)
 		return nil
 	}

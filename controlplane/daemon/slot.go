@@ -119,6 +119,12 @@ func (sl *slot) supervise() {
 		}
 		if err := sl.install(p); err != nil {
 			sl.log.Error("the executor did not take over", "error", err)
+			if leaving(err) { // it has something to say about why
+				select {
+				case <-p.done:
+				case <-time.After(exitTimeout):
+				}
+			}
 			p.kill()
 		}
 		<-p.done
