@@ -273,7 +273,8 @@ func (f *forms) snapshot() FormsStats {
 	f.mu.Unlock()
 	if f.service != nil {
 		n := f.service.Counters()
-		st.Compiled, st.CacheHits, st.Workers, st.FirstCompileSeconds, st.CompileSeconds = n.Compiled, n.CacheHits, n.Workers, n.FirstSeconds, n.TotalSeconds
+		st.Compiled, st.CacheHits, st.Workers = n.Compiled, n.CacheHits, n.Workers
+		st.FirstCompileSeconds, st.CompileSeconds = n.FirstSeconds, n.TotalSeconds
 	}
 	return st
 }
@@ -512,7 +513,8 @@ func (f *forms) publish(m *making) (code, detail string) {
 	}
 	f.stats.Bytes += uint64(len(a.Code))
 	f.mu.Unlock()
-	f.log.Info("form", "kernel", m.bodies[0].name, "bodies", len(m.bodies), "mapping", a.Layout.Mapping, "instances", a.Layout.Capacity, "from_cache", a.Cached)
+	f.log.Info("form", "kernel", m.bodies[0].name, "bodies", len(m.bodies), "mapping", a.Layout.Mapping, "instances", a.Layout.Capacity,
+		"from_cache", a.Cached)
 	return "", ""
 }
 
@@ -524,7 +526,8 @@ func (f *forms) superfluous(m *making) bool {
 		return false
 	}
 	return slices.ContainsFunc(*all, func(o *scoreboard.Form) bool {
-		return len(o.Bodies) == 1 && len(m.bodies) == 1 && o.Layout.Mapping == m.answer.Layout.Mapping && o.Layout.Capacity >= m.answer.Layout.Capacity
+		return len(o.Bodies) == 1 && len(m.bodies) == 1 && o.Layout.Mapping == m.answer.Layout.Mapping &&
+			o.Layout.Capacity >= m.answer.Layout.Capacity
 	})
 }
 

@@ -67,7 +67,8 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	fi, err := root.Stat(".")
 	if err == nil && (!o.Mine(fi) || fi.Mode().Perm()&0o077 != 0) {
-		err = fmt.Errorf("%s has mode %v or another owner; expected a folder of this user's own with mode 0700 (chmod 700, or set HEDDLE_CACHE_DIR)", dir, fi.Mode().Perm())
+		err = fmt.Errorf("%s has mode %v or another owner; expected a folder of this user's own with mode 0700 "+
+			"(chmod 700, or set HEDDLE_CACHE_DIR)", dir, fi.Mode().Perm())
 	}
 	if err != nil {
 		root.Close()

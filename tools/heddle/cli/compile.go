@@ -37,7 +37,8 @@ func formsDir() string {
 	dir := os.Getenv("HEDDLE_CACHE_DIR")
 	if dir == "" {
 		base, err := os.UserCacheDir()
-		if u, known := user.LookupId(strconv.Itoa(os.Getuid())); known == nil && (err != nil || os.Getenv("HOME") != u.HomeDir && !own(os.Getenv("HOME"))) {
+		home := os.Getenv("HOME")
+		if u, known := user.LookupId(strconv.Itoa(os.Getuid())); known == nil && (err != nil || home != u.HomeDir && !own(home)) {
 			base, err = filepath.Join(u.HomeDir, ".cache"), nil
 		}
 		if err != nil {
