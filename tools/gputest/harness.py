@@ -45,6 +45,7 @@ def base_env():
         XLA_PYTHON_CLIENT_PREALLOCATE="false",
         XLA_FLAGS="--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0 --xla_gpu_enable_command_buffer=",
         HEDDLE_RUNTIME_DIR=RUNTIME,
+        HEDDLE_CACHE_DIR=WORK + "/cache",
         TF_CPP_MIN_LOG_LEVEL="3",
     )
     return e

@@ -199,8 +199,8 @@ static int run(const char *dir, const char *arch, const uint64_t (*want)[KERNELS
     }
     printf(", \"%s\": {\"rate\": %.0f, \"launches\": %ld", loops[loop], launches / (ended - b->begun[loop]) * 1e6, launches);
     if (loop) {
-      double p50 = quantile(all, n, .5), p99 = quantile(all, n, .99);
-      printf(", \"p50\": %.1f, \"p99\": %.1f", p50, p99);
+      double p50 = quantile(all, n, .5), p99 = quantile(all, n, .99), worst = quantile(all, n, 1);
+      printf(", \"p50\": %.1f, \"p99\": %.1f, \"worst\": %.1f", p50, p99, worst);
     }
     printf("}");
   }
