@@ -100,8 +100,8 @@ func (b *builder) build(r *Request) (*Answer, error) {
 	}
 	if e, err := entryOf(a.Code, coalesce.EntryName); err != nil {
 		return nil, err
-	} else if len(e.Params) > 0 && e.Params[0].Offset != 0 {
-		return nil, fail(Internal, "the form's parameter block begins at %d of what a launch passes; expected 0", e.Params[0].Offset)
+	} else if isELF(a.Code) && (len(e.Params) != 1 || e.Params[0] != image.Param{Size: form.Layout.ParamBytes}) {
+		return nil, fail(Internal, "the form's machine code has its parameters (offset, bytes) at %v; expected %d bytes at 0", e.Params, form.Layout.ParamBytes)
 	}
 	if free {
 		if err := compare(bodies, a.Code); err != nil {
@@ -147,7 +147,7 @@ func (b *builder) paramBase(f *harvest.Found, d *Device) (int, error) {
 	if err := b.context(d.UUID); err != nil {
 		return 0, err
 	}
-	code, err := b.assemble(f.Module, d)
+	code, err := b.assemble(only(f.Module, f.Entry), d)
 	if err != nil {
 		return 0, err
 	}
@@ -157,7 +157,7 @@ func (b *builder) paramBase(f *harvest.Found, d *Device) (int, error) {
 
 // entryOf reads what the driver's compiler made of a kernel; nothing of the software GPU's, which is text.
 func entryOf(code []byte, name string) (image.Entry, error) {
-	if !bytes.HasPrefix(code, []byte("\x7fELF")) {
+	if !isELF(code) {
 		return image.Entry{}, nil
 	}
 	all, err := image.Entries(code)
@@ -243,8 +243,10 @@ func only(m *ptx.Module, entry string) *ptx.Module {
 	return &out
 }
 
+func isELF(code []byte) bool { return bytes.HasPrefix(code, []byte("\x7fELF")) }
+
 func profileOf(code []byte, entry string) (exact.Profile, error) {
-	if bytes.HasPrefix(code, []byte("\x7fELF")) {
+	if isELF(code) {
 		p, err := exact.Machine(code, entry)
 		if err != nil {
 			return nil, fail(Numerics, "the compiled code of %s: %v", entry, err)

@@ -172,3 +172,32 @@ func TestTarget(t *testing.T) {
 		}
 	}
 }
+
+// Tensor maps are aligned to 64 bytes where the machine code has them, which is not where the text alone would put them: the same
+// for a client's machine code and for its PTX.
+func TestAlignedParameters(t *testing.T) {
+	text := `.version 8.0
+.target sm_90
+.address_size 64
+.visible .entry fused(.param .u64 p, .param .align 64 .b8 map[128]) {
+	.reg .b64 %rd<4>;
+	ld.param.u64 %rd1, [p]; ld.param.u64 %rd2, [map+8]; st.global.u64 [%rd1], %rd2;
+	ret;
+}
+`
+	p := &ptxas{t: t, newest: 90}
+	r, b := machine(t, p, text, text)
+	a, err := b.build(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Bodies[0].Image = []byte(text)
+	fromText, err := b.build(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = 0x240 - 0x210 + 128 // the map begins at the next multiple of 64 behind the pointer at 0x210
+	if a.Layout.BodyBytes[0] != want || fromText.Layout.BodyBytes[0] != want || !bytes.Equal(a.Code, fromText.Code) {
+		t.Errorf("parameters of %d and %d bytes; want %d", a.Layout.BodyBytes[0], fromText.Layout.BodyBytes[0], want)
+	}
+}

@@ -9,21 +9,20 @@
 package compiler
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"runtime/debug"
+	"io"
+	"os"
 	"slices"
+	"sync"
 
 	"github.com/heddle-gpu/heddle/jit/cache"
 	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/jit/harvest"
 )
-
-// Version is part of every cache key. Raise it whenever the rewriting, the parameter block or the checks change what is made of
-// the same kernel.
-const Version = 1
 
 // MaxImageBytes bounds the images of one request together.
 const MaxImageBytes = 256 << 20
@@ -104,7 +103,7 @@ func (r *Request) Key() cache.Key {
 	}
 	number := func(n int) []byte { return binary.LittleEndian.AppendUint64(nil, uint64(n)) }
 	fields := [][]byte{
-		number(Version), []byte(build), spec, number(r.Device.Major), number(r.Device.Minor), []byte(r.Device.Driver), number(len(r.Bodies)),
+		build(), spec, number(r.Device.Major), number(r.Device.Minor), []byte(r.Device.Driver), number(len(r.Bodies)),
 	}
 	for i := range r.Bodies {
 		fields = append(fields, r.Bodies[i].Hash[:], []byte(r.Bodies[i].Entry))
@@ -112,21 +111,22 @@ func (r *Request) Key() cache.Key {
 	return cache.KeyOf(fields...)
 }
 
-// build is the revision that this binary was made from, so that a developer's cache never outlives his changes; "" where the
-// build does not tell, and Version has to.
-var build = func() string {
-	in, ok := debug.ReadBuildInfo()
-	if !ok {
-		return ""
+// build is a hash of this program: whatever changes in the rewriting, the parameter block or the checks, no entry of before is
+// taken for one of now. Where the program cannot be read, nothing is shared with other processes.
+var build = sync.OnceValue(func() []byte {
+	h := sha256.New()
+	f, err := os.Open("/proc/self/exe")
+	if err == nil {
+		defer f.Close()
+		_, err = io.Copy(h, f)
 	}
-	out := in.Main.Version
-	for _, s := range in.Settings {
-		if s.Key == "vcs.revision" || s.Key == "vcs.modified" {
-			out += " " + s.Value
-		}
+	if err != nil {
+		var random [sha256.Size]byte
+		_, _ = rand.Read(random[:]) // never fails (crypto/rand)
+		return random[:]
 	}
-	return out
-}()
+	return h.Sum(nil)
+})
 
 // check tells whether a layout is one that a launcher can follow for this request: it comes out of a process that read other
 // people's bytes, or from a disk.
