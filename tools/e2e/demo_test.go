@@ -78,9 +78,11 @@ type demoOutput struct {
 		} `json:"software_gpu"`
 	} `json:"heddle_at_once"`
 	Executors struct {
-		Started uint32 `json:"started"`
-		Ops     uint64 `json:"ops"`
-		Words   uint64 `json:"words"`
+		Started        uint32 `json:"started"`
+		Ops            uint64 `json:"ops"`
+		Words          uint64 `json:"words"`
+		Coalesced      uint64 `json:"coalesced"`
+		CoalescedWords uint64 `json:"coalesced_words"`
 	} `json:"executors"`
 	Right bool     `json:"right"`
 	Wrong []string `json:"wrong"`
@@ -113,8 +115,11 @@ func TestDemo(t *testing.T) {
 	if len(digests) != len(r.Clients) {
 		t.Errorf("%d digests of %d clients", len(digests), len(r.Clients))
 	}
-	if r.Executors.Started < 2 || r.Executors.Ops == 0 || r.Executors.Words > r.Executors.Ops {
+	if r.Executors.Started < 2 || r.Executors.Ops == 0 || r.Executors.Words >= r.Executors.Ops {
 		t.Errorf("executors: %+v", r.Executors)
+	}
+	if e := r.Executors; e.CoalescedWords == 0 || e.Coalesced < 2*e.CoalescedWords {
+		t.Errorf("coalesced: %+v", e)
 	}
 	n, h := r.Native.Software, r.Heddle.Software
 	if n == nil || h == nil || n.Launches == 0 || h.Launches == 0 || h.Switches >= n.Switches {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sort"
 	"strings"
 	"time"
 
@@ -90,10 +91,13 @@ type demoWatch struct {
 	started uint32                 // executors so far
 	ops     map[string]uint64      // ops done by each client, by label
 	names   []string               // of the clients
+	// kernels are each executor's, by pid and then by name, as it last told; asked is when.
+	kernels map[int]map[string]executor.CodeStats
+	asked   time.Time
 }
 
 func newDemoWatch(b *demoBed, v *demoView, clients []*demoClient) *demoWatch {
-	w := &demoWatch{bed: b, view: v, begun: time.Now(), seen: map[int]executor.Stats{}, ops: map[string]uint64{}}
+	w := &demoWatch{bed: b, view: v, begun: time.Now(), seen: map[int]executor.Stats{}, ops: map[string]uint64{}, kernels: map[int]map[string]executor.CodeStats{}}
 	for _, c := range clients {
 		w.names = append(w.names, c.Name)
 	}
@@ -109,7 +113,64 @@ func (w *demoWatch) look(ctx context.Context) {
 		return
 	}
 	w.take(st)
+	if time.Since(w.asked) > 500*time.Millisecond {
+		w.askKernels(ctx, st)
+	}
 	w.view.draw(w.picture(st))
+}
+
+// askKernels asks the executor that serves for its kernels; one that does not answer is asked again next time.
+func (w *demoWatch) askKernels(ctx context.Context, st admin.Status) {
+	all, err := admin.DialDir(w.bed.dir).Kernels(ctx, 0)
+	if err != nil || len(all) != 1 || len(st.Executors) != 1 || st.Executors[0].Pid == 0 {
+		return
+	}
+	w.asked = time.Now()
+	w.takeKernels(st.Executors[0].Pid, all[0].Kernels)
+}
+
+// takeKernels remembers an executor's kernels.
+func (w *demoWatch) takeKernels(pid int, rows []json.RawMessage) {
+	if w.kernels[pid] == nil {
+		w.kernels[pid] = map[string]executor.CodeStats{}
+	}
+	for _, raw := range rows {
+		var r executor.CodeStats
+		// An executor's counts only grow; less is another's that took its place between two questions.
+		if json.Unmarshal(raw, &r) == nil && r.Launches >= w.kernels[pid][r.Name].Launches {
+			w.kernels[pid][r.Name] = r
+		}
+	}
+}
+
+// coalesced adds up the kernels of all executors, most launched first.
+func (w *demoWatch) coalesced() []demoKernel {
+	sums := map[string]*demoKernel{}
+	for _, rows := range w.kernels {
+		for name, r := range rows {
+			k := sums[name]
+			if k == nil {
+				k = &demoKernel{Name: name}
+				sums[name] = k
+			}
+			k.Launches += r.Launches
+			k.Coalesced += r.Coalesced
+			if r.MeanWidth > 0 {
+				k.words += float64(r.Coalesced) / r.MeanWidth
+			}
+		}
+	}
+	all := []demoKernel{}
+	for _, k := range sums {
+		if k.words > 0 {
+			k.MeanWidth = float64(k.Coalesced) / k.words
+		}
+		all = append(all, *k)
+	}
+	sort.Slice(all, func(i, j int) bool {
+		return all[i].Launches > all[j].Launches || all[i].Launches == all[j].Launches && all[i].Name < all[j].Name
+	})
+	return all
 }
 
 // take remembers what a status says.
@@ -133,7 +194,7 @@ func (w *demoWatch) picture(st admin.Status) []string {
 	for _, e := range st.Executors {
 		head = fmt.Sprintf("%5.1f s  executor %d (%s, number %d)", time.Since(w.begun).Seconds(), e.Pid, e.State, e.Epoch)
 		if s, ok := w.seen[e.Pid]; ok {
-			head += fmt.Sprintf("  %d ops in %d words, %d signals  in flight %d, waiting %d", s.Ops, s.Words, s.Signals, s.InFlight, s.Waiting)
+			head += fmt.Sprintf("  %d ops in %d words, %d coalesced, %d signals  in flight %d, waiting %d", s.Ops, s.Words, s.Coalescing.OpsCoalesced, s.Signals, s.InFlight, s.Waiting)
 			for _, session := range s.Sessions {
 				inFlight[session.ClientID] = session
 			}
@@ -178,6 +239,7 @@ func (w *demoWatch) settle(ctx context.Context) error {
 			w.take(st)
 			for _, e := range st.Executors {
 				if _, ok := w.seen[e.Pid]; ok && e.State == "live" && (w.started > 1 || late) {
+					w.askKernels(ctx, st)
 					return nil
 				}
 			}
@@ -202,6 +264,10 @@ func (w *demoWatch) totals() demoExecutors {
 		t.Words += s.Words
 		t.Signals += s.Signals
 		t.Orders += s.Orders
+		t.Coalesced += s.Coalescing.OpsCoalesced
+		for _, n := range s.Coalescing.Widths[1:] {
+			t.CoalescedWords += n
+		}
 	}
 	return t
 }

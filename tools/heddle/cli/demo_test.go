@@ -97,21 +97,24 @@ func TestDemoSummary(t *testing.T) {
 	if err := r.print(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"3.00 s", "CUDA error 719; run again", "saved      88 context switches, 15ms", "at least 150 ops", "coalesced  0: today's word holds one op"} {
+	for _, want := range []string{"3.00 s", "CUDA error 719; run again", "saved      88 context switches, 15ms", "at least 150 ops", "coalesced  0: the clients hardly"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("%q is missing:\n%s", want, text.String())
 		}
 	}
 	r = rightReport()
 	r.Software, r.Native.Software, r.Heddle.Software = false, nil, nil
-	r.Executors.Words = 100
+	r.Executors.Coalesced, r.Executors.CoalescedWords = 66, 16
+	r.Kernels = []demoKernel{{Name: "fill", Launches: 80, Coalesced: 66, MeanWidth: 4.125}, {Name: "step", Launches: 30}}
 	r.judge()
 	text.Reset()
 	if err := r.print(&text); err != nil {
 		t.Fatal(err)
 	}
-	if r.Executors.Coalesced != 50 || !strings.Contains(text.String(), "50 ops shared a word") || !strings.Contains(text.String(), "not counted: a real GPU") || strings.Contains(text.String(), "virtual") {
-		t.Errorf("on a real GPU:\n%s", text.String())
+	for _, want := range []string{"66 launches (60 %) in 16 words, 4.1 in each: 50 launches saved", "fill    80        82 %       4.1", "step    30        0 %        -", "not counted: a real GPU"} {
+		if !strings.Contains(text.String(), want) || strings.Contains(text.String(), "virtual") {
+			t.Errorf("on a real GPU, %q:\n%s", want, text.String())
+		}
 	}
 }
 
@@ -135,6 +138,12 @@ func TestDemoWatchAddsUpExecutors(t *testing.T) {
 	want := demoExecutors{Started: 2, Ops: 13, Launches: 7, Words: 13, Signals: 2, LowerBound: true}
 	if got := w.totals(); got != want {
 		t.Errorf("%+v, want %+v", got, want)
+	}
+	w.takeKernels(10, []json.RawMessage{[]byte(`{"name":"fill","launches":10,"coalesced":6,"mean_width":3}`), []byte(`{"name":"step","launches":9}`)})
+	w.takeKernels(10, []json.RawMessage{[]byte(`{"name":"fill","launches":4}`)}) // the next executor's, under the wrong number
+	w.takeKernels(11, []json.RawMessage{[]byte(`{"name":"fill","launches":5,"coalesced":2,"mean_width":2}`)})
+	if got := w.coalesced(); len(got) != 2 || got[0].Name != "fill" || got[0].Launches != 15 || got[0].Coalesced != 8 || got[0].MeanWidth != 8./3 || got[1].MeanWidth != 0 {
+		t.Errorf("kernels: %+v", got)
 	}
 	picture := strings.Join(w.picture(last), "\n")
 	for _, want := range []string{"executor 11 (live, number 2)", "4 ops in 4 words", "CUDA error 719"} {
