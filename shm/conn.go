@@ -63,7 +63,7 @@ func (m *Message) TakeFds(n int) ([]int, error) {
 // WireStruct is any struct that travels in a message or a record.
 type WireStruct interface {
 	Hello | Welcome | Range | Image | Kernel | Setting | Attach | Fault | Class | Codes |
-		LaneOpen | Launch | Memset | Copy | Copy3D | InlineCopy | EventMark | Elapsed
+		LaneOpen | Launch | Memset | Copy | Copy3D | InlineCopy | EventMark | Elapsed | RequestBegin | RequestEnd
 }
 
 // Encode is v's bytes on the wire.

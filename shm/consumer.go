@@ -120,7 +120,7 @@ func (c *Consumer) record(p unsafe.Pointer, size uint32, kind, flags uint16) (Re
 		return c.bad("kind does not exist")
 	}
 	facts := kinds[kind]
-	if flags&^uint16(RecordFlagWantSignal) != 0 || (flags != 0 && !facts.numbered) {
+	if flags&^uint16(RecordFlagWantSignal|RecordFlagWait) != 0 || (flags != 0 && !facts.numbered && (kind != KindSignal || flags != RecordFlagWait)) {
 		return c.bad("flags do not exist or do not go with the kind")
 	}
 	if size < uint32(recordBytes) {
@@ -201,6 +201,10 @@ func (c *Consumer) checkBody(kind uint16) (payload uint32, reason string) {
 	case KindElapsed:
 		if e := (*Elapsed)(body); e.Start >= EventSlots || e.End >= EventSlots || e.Reply >= Replies {
 			return 0, "event or reply slot is out of bounds"
+		}
+	case KindRequestBegin:
+		if l := &(*RequestBegin)(body).Label; l[len(l)-1] != 0 {
+			return 0, "a request's label does not end in its field"
 		}
 	}
 	return 0, ""

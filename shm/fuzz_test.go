@@ -31,6 +31,9 @@ func checkView(t testing.TB, s *SessionFile, c *Consumer, v *RecordView) {
 			t.Fatalf("payload of %d bytes at %d lies outside its record %d to %d", len(p), start, v.Pos, v.End)
 		}
 	}
+	if v.Waits() && !HasSeq(v.Kind) && v.Kind != KindSignal {
+		t.Fatalf("a record of kind %d waits", v.Kind)
+	}
 	switch v.Kind {
 	case KindLaneOpen:
 		v.LaneOpen()
@@ -62,6 +65,12 @@ func checkView(t testing.TB, s *SessionFile, c *Consumer, v *RecordView) {
 		if e := v.Elapsed(); e.Start >= EventSlots || e.End >= EventSlots || e.Reply >= Replies {
 			t.Fatalf("elapsed %+v", e)
 		}
+	case KindRequestBegin:
+		if r := v.RequestBegin(); bytes.IndexByte(r.Label[:], 0) < 0 {
+			t.Fatalf("request %+v", r)
+		}
+	case KindRequestEnd:
+		v.RequestEnd()
 	case KindLaneRetire, KindSignal:
 	default:
 		t.Fatalf("kind %d came through", v.Kind)
@@ -90,6 +99,8 @@ func validImage(t testing.TB) []byte {
 	begin(KindSignal, nil, 0)
 	Put(begin(KindElapsed, nil, 16), Elapsed{Start: 1, End: 2, Reply: 3})
 	begin(KindLaneRetire, nil, 0)
+	Put(begin(KindRequestBegin, nil, 48), RequestBegin{Request: 1, Time: 2, Label: [32]byte{'r'}})
+	Put(begin(KindRequestEnd, nil, 16), RequestEnd{Request: 1, Time: 3})
 	return append([]byte(nil), s.RingBytes()[:p.tail]...)
 }
 
@@ -97,8 +108,8 @@ func validImage(t testing.TB) []byte {
 func TestValidImage(t *testing.T) {
 	s, _ := newSession(t)
 	image := validImage(t)
-	if got := runImage(t, s, image, 0, uint64(len(image))); got != 11 {
-		t.Fatalf("%d records; expected 11", got)
+	if got := runImage(t, s, image, 0, uint64(len(image))); got != 13 {
+		t.Fatalf("%d records; expected 13", got)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-var opKinds = []uint16{KindLaneOpen, KindLaneRetire, KindLaunch, KindMemset, KindCopy, KindCopy3D, KindPut, KindGet, KindEvent, KindSignal, KindElapsed}
+var opKinds = []uint16{KindLaneOpen, KindLaneRetire, KindLaunch, KindMemset, KindCopy, KindCopy3D, KindPut, KindGet, KindEvent, KindSignal, KindElapsed, KindRequestBegin, KindRequestEnd}
 
 // drawSpec makes a valid record of any kind.
 func drawSpec(t *rapid.T, i int) spec {
@@ -20,7 +20,10 @@ func drawSpec(t *rapid.T, i int) spec {
 		PublishIt: uint32(rapid.IntRange(0, 1).Draw(t, "publish")),
 	}
 	if kinds[kind].numbered {
-		s.Flags = uint16(rapid.IntRange(0, RecordFlagWantSignal).Draw(t, "flags"))
+		s.Flags = uint16(rapid.IntRange(0, RecordFlagWantSignal|RecordFlagWait).Draw(t, "flags"))
+	}
+	if kind == KindSignal {
+		s.Flags = uint16(rapid.SampledFrom([]int{0, RecordFlagWait}).Draw(t, "wait"))
 	}
 	x := s.Seed
 	fill := func() uint64 { return xorshift(&x) }
@@ -44,6 +47,14 @@ func drawSpec(t *rapid.T, i int) spec {
 		Put(body, EventMark{Slot: uint32(fill() % EventSlots)})
 	case KindElapsed:
 		Put(body, Elapsed{Start: uint32(fill() % EventSlots), End: uint32(fill() % EventSlots), Reply: uint32(fill() % Replies)})
+	case KindRequestBegin:
+		r := RequestBegin{Request: fill(), Time: fill()}
+		for i := range r.Label[:len(r.Label)-1] {
+			r.Label[i] = byte(fill())
+		}
+		Put(body, r)
+	case KindRequestEnd:
+		Put(body, RequestEnd{Request: fill(), Time: fill()})
 	}
 	return s
 }

@@ -34,6 +34,9 @@ var kinds = [...]kindFacts{
 	KindEvent:      {uint32(unsafe.Sizeof(EventMark{})), true, true},
 	KindSignal:     {0, false, true},
 	KindElapsed:    {uint32(unsafe.Sizeof(Elapsed{})), false, true},
+
+	KindRequestBegin: {uint32(unsafe.Sizeof(RequestBegin{})), false, true},
+	KindRequestEnd:   {uint32(unsafe.Sizeof(RequestEnd{})), false, true},
 }
 
 // HasSeq reports whether records of a kind take a number in their lane.
@@ -70,6 +73,10 @@ func (v *RecordView) Payload() []byte { return v.payload }
 // WantSignal reports whether the client asked for lane.done right behind this op.
 func (v *RecordView) WantSignal() bool { return v.Flags&RecordFlagWantSignal != 0 }
 
+// Waits reports whether a thread of the client waits, or has waited, on the host for this number: with that a request may be over
+// (docs/requests.md). Only ops and KindSignal records can say so.
+func (v *RecordView) Waits() bool { return v.Flags&RecordFlagWait != 0 }
+
 func (v *RecordView) as(kind uint16) unsafe.Pointer {
 	if v.Kind != kind {
 		panic(fmt.Sprintf("BUG: shm: a record of kind %d decoded as kind %d", v.Kind, kind))
@@ -103,3 +110,9 @@ func (v *RecordView) Event() EventMark { return *(*EventMark)(v.as(KindEvent)) }
 
 // Elapsed is the body of a KindElapsed record; its slots are in bounds.
 func (v *RecordView) Elapsed() Elapsed { return *(*Elapsed)(v.as(KindElapsed)) }
+
+// RequestBegin is the body of a KindRequestBegin record; its label ends inside its field. Request and Time are what the client says.
+func (v *RecordView) RequestBegin() RequestBegin { return *(*RequestBegin)(v.as(KindRequestBegin)) }
+
+// RequestEnd is the body of a KindRequestEnd record. Nothing says that such a request was begun.
+func (v *RecordView) RequestEnd() RequestEnd { return *(*RequestEnd)(v.as(KindRequestEnd)) }

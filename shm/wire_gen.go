@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0x6ab3209825ef8412
+	LayoutHash = 0xc9c4ee472813c188
 )
 
 // Sizes, limits and magics of the wire.
@@ -55,23 +55,26 @@ const (
 
 // Kind values (docs/protocol.md).
 const (
-	KindPad        = 0
-	KindLaneOpen   = 1
-	KindLaneRetire = 2
-	KindLaunch     = 3
-	KindMemset     = 4
-	KindCopy       = 5
-	KindCopy3D     = 6
-	KindPut        = 7
-	KindGet        = 8
-	KindEvent      = 9
-	KindSignal     = 10
-	KindElapsed    = 11
+	KindPad          = 0
+	KindLaneOpen     = 1
+	KindLaneRetire   = 2
+	KindLaunch       = 3
+	KindMemset       = 4
+	KindCopy         = 5
+	KindCopy3D       = 6
+	KindPut          = 7
+	KindGet          = 8
+	KindEvent        = 9
+	KindSignal       = 10
+	KindElapsed      = 11
+	KindRequestBegin = 12
+	KindRequestEnd   = 13
 )
 
 // RecordFlag values (docs/protocol.md).
 const (
 	RecordFlagWantSignal = 1
+	RecordFlagWait       = 2
 )
 
 // LaunchFlag values (docs/protocol.md).
@@ -335,6 +338,21 @@ type Elapsed struct {
 	End   uint32
 	Reply uint32
 	pad0  uint32
+}
+
+// RequestBegin is heddle_wire_request_begin, 48 bytes.
+type RequestBegin struct {
+	_       structs.HostLayout
+	Request uint64
+	Time    uint64
+	Label   [32]uint8
+}
+
+// RequestEnd is heddle_wire_request_end, 16 bytes.
+type RequestEnd struct {
+	_       structs.HostLayout
+	Request uint64
+	Time    uint64
 }
 
 // MessageHeader is heddle_wire_message, 24 bytes.
@@ -649,6 +667,13 @@ var layoutTable = []Offset{
 	{"elapsed", "start", unsafe.Offsetof(Elapsed{}.Start)},
 	{"elapsed", "end", unsafe.Offsetof(Elapsed{}.End)},
 	{"elapsed", "reply", unsafe.Offsetof(Elapsed{}.Reply)},
+	{"request_begin", "", unsafe.Sizeof(RequestBegin{})},
+	{"request_begin", "request", unsafe.Offsetof(RequestBegin{}.Request)},
+	{"request_begin", "time", unsafe.Offsetof(RequestBegin{}.Time)},
+	{"request_begin", "label", unsafe.Offsetof(RequestBegin{}.Label)},
+	{"request_end", "", unsafe.Sizeof(RequestEnd{})},
+	{"request_end", "request", unsafe.Offsetof(RequestEnd{}.Request)},
+	{"request_end", "time", unsafe.Offsetof(RequestEnd{}.Time)},
 	{"message", "", unsafe.Sizeof(MessageHeader{})},
 	{"message", "magic", unsafe.Offsetof(MessageHeader{}.Magic)},
 	{"message", "type", unsafe.Offsetof(MessageHeader{}.Type)},

@@ -178,8 +178,11 @@ func records(r *rand.Rand, c *tester, n int) {
 			if r.IntN(50) == 0 {
 				h.Seq += r.Uint32N(3)
 			}
+			if r.IntN(8) == 0 {
+				h.Flags |= shm.RecordFlagWait
+			}
 		}
-		switch r.IntN(10) {
+		switch r.IntN(12) {
 		case 0:
 			put(c, shm.KindMemset, lane, shm.Memset{Dst: at, Width: uint64(r.IntN(100)), Height: 1, Element: 1}, nil, deps)
 		case 1:
@@ -194,6 +197,10 @@ func records(r *rand.Rand, c *tester, n int) {
 			put(c, shm.KindElapsed, 0, shm.Elapsed{Start: r.Uint32N(9), End: r.Uint32N(9), Reply: r.Uint32N(9)}, nil, nil)
 		case 6:
 			put(c, shm.KindLaneOpen, lane, shm.LaneOpen{Priority: int32(r.Uint32())}, nil, nil)
+		case 7:
+			put(c, shm.KindRequestBegin, lane, shm.RequestBegin{Request: r.Uint64N(4), Time: r.Uint64()}, nil, nil)
+		case 8:
+			put(c, shm.KindRequestEnd, lane, shm.RequestEnd{Request: r.Uint64N(4), Time: r.Uint64()}, nil, nil)
 		default:
 			c.launch(1, lane, u64s(1, 2), deps)
 		}

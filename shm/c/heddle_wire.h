@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x6ab3209825ef8412)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0xc9c4ee472813c188)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -57,10 +57,13 @@ enum heddle_wire_kind {
   HEDDLE_WIRE_KIND_EVENT = 9,
   HEDDLE_WIRE_KIND_SIGNAL = 10,
   HEDDLE_WIRE_KIND_ELAPSED = 11,
+  HEDDLE_WIRE_KIND_REQUEST_BEGIN = 12,
+  HEDDLE_WIRE_KIND_REQUEST_END = 13,
 };
 
 enum heddle_wire_record_flag {
   HEDDLE_WIRE_RECORD_FLAG_WANT_SIGNAL = 1,
+  HEDDLE_WIRE_RECORD_FLAG_WAIT = 2,
 };
 
 enum heddle_wire_launch_flag {
@@ -418,6 +421,24 @@ _Static_assert(offsetof(struct heddle_wire_elapsed, start) == 0, "elapsed.start"
 _Static_assert(offsetof(struct heddle_wire_elapsed, end) == 4, "elapsed.end");
 _Static_assert(offsetof(struct heddle_wire_elapsed, reply) == 8, "elapsed.reply");
 _Static_assert(offsetof(struct heddle_wire_elapsed, pad0) == 12, "elapsed.pad0");
+
+struct heddle_wire_request_begin {
+  uint64_t request;
+  uint64_t time;
+  uint8_t label[32];
+};
+_Static_assert(sizeof(struct heddle_wire_request_begin) == 48, "size of request_begin");
+_Static_assert(offsetof(struct heddle_wire_request_begin, request) == 0, "request_begin.request");
+_Static_assert(offsetof(struct heddle_wire_request_begin, time) == 8, "request_begin.time");
+_Static_assert(offsetof(struct heddle_wire_request_begin, label) == 16, "request_begin.label");
+
+struct heddle_wire_request_end {
+  uint64_t request;
+  uint64_t time;
+};
+_Static_assert(sizeof(struct heddle_wire_request_end) == 16, "size of request_end");
+_Static_assert(offsetof(struct heddle_wire_request_end, request) == 0, "request_end.request");
+_Static_assert(offsetof(struct heddle_wire_request_end, time) == 8, "request_end.time");
 
 struct heddle_wire_message {
   uint32_t magic;

@@ -23,6 +23,9 @@ type Lane struct {
 	Queued bool
 	// Pace is how long an op of the lane takes, in ns, smoothed; Since is when the lane's oldest op in flight could begin.
 	Pace, Since int64
+	// Work estimates how long what is in flight takes, Quiet the part of it behind the last done word that was asked for; ns of the
+	// whole chip. The scheduler's.
+	Work, Quiet int64
 	// Want: somebody asked for lane.done and the command found no room yet.
 	Want bool
 
@@ -57,7 +60,12 @@ func (l *Lane) Last() *Op { return l.last }
 // Session is the board of one session.
 type Session struct {
 	ID   uint64
-	Slot int // index in the executor's table: the policy's key
+	Slot int // index in the executor's table: the scheduler's key
+
+	// Class is that of its client; nil: it has none. Levels are the levels of urgency of the issue engine that its streams are
+	// spread over.
+	Class  *Class
+	Levels Levels
 
 	// Memory is what ops may address.
 	Memory Ranges
@@ -86,8 +94,10 @@ type Session struct {
 	inFlight int
 	// OpsDone counts ops known complete, Dropped those that were given up.
 	OpsDone, OpsDropped uint64
-	// LastElapsed is the body of the record for which Accept returned Elapsed.
+	// LastElapsed is the body of the record for which Accept returned Elapsed, LastBegin and LastEnd of RequestBegin and RequestEnd.
 	LastElapsed shm.Elapsed
+	LastBegin   shm.RequestBegin
+	LastEnd     shm.RequestEnd
 }
 
 // Words gives the shared words of a lane; *shm.SessionFile has it.
@@ -176,6 +186,11 @@ const (
 	SignalNow
 	// Elapsed: LastElapsed asks for a time.
 	Elapsed
+	// RequestBegin: the client says that a request begins (LastBegin): it has every op accepted from here to its end.
+	RequestBegin
+	// RequestEnd: the client says that the request (LastEnd) has no further op; it is over when those accepted so far are done. The
+	// client may never have begun it.
+	RequestEnd
 )
 
 // Room reports whether Accept can take any record now. Without room the record stays in the ring.
@@ -197,6 +212,14 @@ func (s *Session) Accept(v *shm.RecordView, arrival uint64) (a Action, steps int
 		lane.Priority = v.LaneOpen().Priority
 		s.extend(v.End)
 		return Consumed, 0, nil
+	case shm.KindRequestBegin:
+		s.LastBegin = v.RequestBegin()
+		s.extend(v.End)
+		return RequestBegin, 0, nil
+	case shm.KindRequestEnd:
+		s.LastEnd = v.RequestEnd()
+		s.extend(v.End)
+		return RequestEnd, 0, nil
 	case shm.KindLaneRetire:
 		s.extend(v.End)
 		return Consumed, 0, nil
@@ -235,6 +258,7 @@ func (s *Session) Accept(v *shm.RecordView, arrival uint64) (a Action, steps int
 	deps := s.takeDeps(len(v.Deps()))
 	copy(deps, v.Deps())
 	op.Session, op.Kind, op.Lane, op.Seq, op.Ready, op.Arrival = s, v.Kind, v.Lane, v.Seq, v.Ready, arrival
+	op.ReadyAt, op.Latest, op.Deadline = 0, 0, 0
 	op.Signal = v.WantSignal()
 	op.deps, op.depsAt, op.depEnd, op.end = deps, 0, s.depTail, v.End
 	s.order[s.opTail%OpsPerSession] = cell

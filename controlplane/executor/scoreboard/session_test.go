@@ -2,6 +2,7 @@ package scoreboard
 
 import (
 	"encoding/binary"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -264,6 +265,53 @@ func TestGapsAreRefused(t *testing.T) {
 	}
 }
 
+// A client's marks are handed on, take no number and hold no ring space of their own; nobody checks that they make sense.
+func TestMarksAreHandedOn(t *testing.T) {
+	b := newBoard(t)
+	defer b.file.Close()
+	begin := shm.RequestBegin{Request: 7, Time: 99, Label: [32]byte{'r', 'e', 'q'}}
+	end := shm.RequestEnd{Request: 7, Time: 98}
+	write(b, shm.KindRequestEnd, 0, shm.RequestEnd{Request: 5, Time: 1}, 0, nil) // that was never begun
+	write(b, shm.KindRequestBegin, 0, begin, 0, nil)
+	b.launch(1)
+	write(b, shm.KindRequestEnd, 0, end, 0, nil)
+	var got []Action
+	for {
+		v, ok, err := b.ring.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !ok {
+			break
+		}
+		a, _, err := b.s.Accept(&v, v.Pos)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, a)
+		switch a {
+		case RequestBegin:
+			if b.s.LastBegin != begin || b.s.Waiting() != 0 {
+				t.Errorf("begin %+v with %d ops before it", b.s.LastBegin, b.s.Waiting())
+			}
+		case RequestEnd:
+			if b.s.Waiting() == 1 && b.s.LastEnd != end {
+				t.Errorf("end %+v; want %+v", b.s.LastEnd, end)
+			}
+		}
+	}
+	if want := []Action{RequestEnd, RequestBegin, Consumed, RequestEnd}; !slices.Equal(got, want) {
+		t.Errorf("actions %v; want %v", got, want)
+	}
+	op := b.s.Ready(b.s.Lane(1))
+	op.Signal = true
+	b.s.Issue(op, 0)
+	b.words(1, 1, 1)
+	if n, ok := b.s.Poll(b.s.Lane(1)); n != 1 || !ok || !b.s.Release() || b.s.Head() != b.ring.Read() {
+		t.Errorf("%d ops done, head %d of %d: marks keep ring space", n, b.s.Head(), b.ring.Read())
+	}
+}
+
 func TestCount(t *testing.T) {
 	for _, c := range [][3]uint32{{0, 0, 0}, {0, 5, 5}, {7, 9, 2}, {^uint32(0), 1, 1}, {^uint32(0) - 1, 3, 4}} {
 		if n := Count(c[0], c[1]); n != c[2] {
@@ -467,6 +515,9 @@ func (m *model) step(t *testing.T) {
 		m.order = append(m.order, [2]uint32{lane, seq})
 		m.deps[[2]uint32{lane, seq}] = deps
 	case 3:
+		if rapid.Bool().Draw(m.rt, "mark") {
+			write(b, shm.KindRequestBegin, 0, shm.RequestBegin{Request: 1}, 0, nil)
+		}
 		b.scan(t)
 	case 4, 5, 6:
 		m.issue()

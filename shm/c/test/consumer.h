@@ -88,6 +88,10 @@ static inline uint32_t body_bytes(const struct heddle_wire_record *r) {
     return sizeof(struct heddle_wire_event_mark);
   case HEDDLE_WIRE_KIND_ELAPSED:
     return sizeof(struct heddle_wire_elapsed);
+  case HEDDLE_WIRE_KIND_REQUEST_BEGIN:
+    return sizeof(struct heddle_wire_request_begin);
+  case HEDDLE_WIRE_KIND_REQUEST_END:
+    return sizeof(struct heddle_wire_request_end);
   default:
     return 0;
   }
