@@ -22,9 +22,10 @@ func TestShapesAgainstModel(t *testing.T) {
 		model := map[*Shape][]*Op{}
 		keys := map[*Op]ShapeKey{}
 		in := 0
+		board := &Session{}
 		for step := range 6000 {
 			if r.IntN(5) < 3 {
-				op := &Op{Kind: shm.KindLaunch, Kernel: kernels[r.IntN(len(kernels))]}
+				op := &Op{Session: board, Arrival: uint64(step), Kind: shm.KindLaunch, Kernel: kernels[r.IntN(len(kernels))]}
 				l := op.Launch()
 				l.Grid, l.Block = [3]uint32{1 + r.Uint32N(40), 1, 1 + r.Uint32N(2)}, [3]uint32{32 << r.Uint32N(3), 1, 1}
 				l.SharedBytes = 64 * r.Uint32N(2)
@@ -99,7 +100,7 @@ func TestShapesFull(t *testing.T) {
 	table := NewShapes()
 	k := &Kernel{Code: &Code{ID: 1}}
 	op := func(x uint32) *Op {
-		o := &Op{Kind: shm.KindLaunch, Kernel: k}
+		o := &Op{Session: &Session{}, Arrival: uint64(x), Kind: shm.KindLaunch, Kernel: k}
 		o.Launch().Grid = [3]uint32{x, 1, 1}
 		return o
 	}
