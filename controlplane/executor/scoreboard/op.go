@@ -8,6 +8,7 @@
 package scoreboard
 
 import (
+	"math/bits"
 	"sync/atomic"
 	"unsafe"
 
@@ -40,6 +41,8 @@ type Kernel struct {
 	// Globals are this session's addresses of the variables that Code's forms ask for (coalesce.Layout.GlobalNames), nil until they
 	// are known and when there are none.
 	Globals atomic.Pointer[[]uint64]
+	// Key tells its content from others', equal in every process and after every restart (image and entry); 0: not known.
+	Key uint64
 	// Apart: this session's ops of it are never joined with others (a fault in company). The poller's thread writes and reads it.
 	Apart bool
 
@@ -57,13 +60,18 @@ type Op struct {
 	Dropped bool
 	// Joined: it was issued in one launch with ops of others. Whoever builds such a word sets it before Issue.
 	Joined bool
-	Lane   uint32
-	Seq    uint32
-	Ready  uint32
+	// Company: it was held for ops to join it with. The gather sets it.
+	Company bool
+	Lane    uint32
+	Seq     uint32
+	Ready   uint32
 	// Arrival orders ops of all sessions by when they were scanned, ReadyAt is when the op could first be issued, ns of the poller's
 	// clock.
 	Arrival uint64
 	ReadyAt int64
+	// Latest is when the op must start for its request to meet its objective, Deadline when the request must end; ns of the poller's
+	// clock. Without an objective Deadline is 0, and Latest is far but finite.
+	Latest, Deadline int64
 	// Passed counts the commands that the op's issue thread has executed, Number is the op's own; nil until it is issued. The op
 	// belongs to that thread until Passed reaches Number, whatever the done word, which the client can write, says.
 	Passed *atomic.Uint64
@@ -87,6 +95,33 @@ func (o *Op) Launch() *gpu.Launch { return (*gpu.Launch)(unsafe.Pointer(&o.Args)
 
 // Neither holds a pointer, and the one fits into the other.
 var _ [unsafe.Sizeof(gpu.Copy3D{}) - unsafe.Sizeof(gpu.Launch{})]byte
+
+// Key tells what the op is by content, whichever client submitted it: kernel and grid, or kind and about how many bytes. It costs
+// a few ns.
+func (o *Op) Key() uint64 {
+	if o.Kind == shm.KindLaunch {
+		g := &o.Launch().Grid
+		h := (o.Kernel.Key ^ uint64(g[0]) ^ uint64(g[1])<<32) * 0x9e3779b97f4a7c15
+		return (h^h>>32^uint64(g[2]))*0xbf58476d1ce4e5b9 + 1
+	}
+	return uint64(o.Kind)<<8 | uint64(bits.Len64(o.Bytes())) + 1
+}
+
+// Bytes is about how much memory an op that is no launch writes.
+func (o *Op) Bytes() uint64 {
+	a := &o.Args
+	switch o.Kind {
+	case shm.KindMemset:
+		return a[2] * a[3] * a[4]
+	case shm.KindCopy:
+		return a[2]
+	case shm.KindCopy3D:
+		return a[12] * a[13] * a[14]
+	case shm.KindPut, shm.KindGet:
+		return a[2]
+	}
+	return 0
+}
 
 // Deps are the dependencies on numbers of lanes that the op was accepted with (READY ones included); read-only.
 func (o *Op) Deps() []shm.Dep { return o.deps }

@@ -21,7 +21,7 @@ type Shape struct {
 	ShapeKey
 	Blocks, Threads uint64 // of one instance: blocks, and threads of a block
 
-	// Ready are the ops that wait for company, oldest first. They are in no policy.
+	// Ready are the ops that wait for company, the most urgent first. They are in no other queue.
 	Ready OpList
 	// Seen are the sessions (bits, by id modulo 64) of which ops became ready in the moment SeenIn while Code had no form.
 	Seen, SeenIn uint64
@@ -58,14 +58,23 @@ func (l *OpList) First() *Op { return l.first }
 // Len is how many ops are in the list.
 func (l *OpList) Len() int { return l.n }
 
+// push puts an op where it belongs: nearly always at the end.
 func (l *OpList) push(o *Op) {
-	o.alikeBefore, o.alikeAfter = l.last, nil
-	if l.last == nil {
-		l.first = o
-	} else {
-		l.last.alikeAfter = o
+	before := l.last
+	for before != nil && o.outranks(before) {
+		before = before.alikeBefore
 	}
-	l.last = o
+	o.alikeBefore = before
+	if before == nil {
+		o.alikeAfter, l.first = l.first, o
+	} else {
+		o.alikeAfter, before.alikeAfter = before.alikeAfter, o
+	}
+	if o.alikeAfter == nil {
+		l.last = o
+	} else {
+		o.alikeAfter.alikeBefore = o
+	}
 	l.n++
 }
 

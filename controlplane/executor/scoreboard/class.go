@@ -1,0 +1,41 @@
+package scoreboard
+
+// Class is what its session's class of clients means for an op's turn. The scheduler (package sched) writes it, on the poller's
+// thread; a session without one is as good as every other.
+type Class struct {
+	// Priority is the admin's: larger goes first. It changes with the policy only.
+	Priority int32
+	// Place is where the class stands now: smaller goes first. From Blocked on nothing of it is issued now.
+	Place int32
+	// Hold bounds how long its ops wait for company, ns.
+	Hold int64
+	// Apart: its ops are never joined with others.
+	Apart bool
+}
+
+// Blocked is the Place of classes of which nothing may be issued now.
+const Blocked = 1 << 30
+
+// Place is where the op's class stands now.
+func (o *Op) Place() int32 {
+	if c := o.Session.Class; c != nil {
+		return c.Place
+	}
+	return 0
+}
+
+// Before says whether o goes before other within one place: the one that must start earlier, then the one that came first.
+func (o *Op) Before(other *Op) bool {
+	return o.Latest < other.Latest || (o.Latest == other.Latest && o.Arrival < other.Arrival)
+}
+
+// outranks orders the ops of a shape, which may be of several classes: by what does not change while they wait.
+func (o *Op) outranks(other *Op) bool {
+	if a, b := o.Session.Class, other.Session.Class; a != b && a != nil && b != nil && a.Priority != b.Priority {
+		return a.Priority > b.Priority
+	}
+	return o.Before(other)
+}
+
+// Levels is a range of the issue engine's levels: Count of them from First on. Count 0 is all of them.
+type Levels struct{ First, Count int }
