@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0xc9c4ee472813c188
+	LayoutHash = 0x25a480d79017f363
 )
 
 // Sizes, limits and magics of the wire.
@@ -112,6 +112,25 @@ const (
 	StatusClosing    = 10
 )
 
+// TraceAction values (docs/protocol.md).
+const (
+	TraceActionStart = 1
+	TraceActionRead  = 2
+	TraceActionStop  = 3
+)
+
+// TraceKind values (docs/protocol.md).
+const (
+	TraceKindReady        = 1
+	TraceKindWord         = 2
+	TraceKindSlot         = 3
+	TraceKindDone         = 4
+	TraceKindRequestBegin = 5
+	TraceKindRequestEnd   = 6
+	TraceKindMark         = 7
+	TraceKindFault        = 8
+)
+
 // Type values (docs/protocol.md).
 const (
 	TypeHello           = 1
@@ -138,6 +157,7 @@ const (
 	TypeCodes           = 40
 	TypeTrial           = 41
 	TypeApart           = 42
+	TypeTrace           = 43
 )
 
 // SessionHeader is heddle_wire_session_header, 104 bytes.
@@ -466,6 +486,52 @@ type Codes struct {
 	Total uint32
 }
 
+// Trace is heddle_wire_trace, 40 bytes.
+type Trace struct {
+	_           structs.HostLayout
+	Action      uint32
+	Events      uint32
+	Nanoseconds uint64
+	Recorded    uint64
+	Dropped     uint64
+	Running     uint32
+	pad0        uint32
+}
+
+// TraceEvent is heddle_wire_trace_event, 64 bytes.
+type TraceEvent struct {
+	_       structs.HostLayout
+	Time    uint64
+	Client  uint64
+	Word    uint64
+	Lane    uint32
+	Seq     uint32
+	Code    uint32
+	Count   uint32
+	GridX   uint32
+	GridY   uint32
+	GridZ   uint32
+	Threads uint32
+	Op      uint16
+	Slot    uint16
+	Kind    uint8
+	Reason  uint8
+	Path    uint8
+	Stream  uint8
+}
+
+// TraceMark is heddle_wire_trace_mark, 64 bytes.
+type TraceMark struct {
+	_       structs.HostLayout
+	Time    uint64
+	Client  uint64
+	Request uint64
+	Label   [32]uint8
+	pad0    uint32
+	Kind    uint8
+	pad1    [3]uint8
+}
+
 // BodyBytes is the size of a message's body; -1 for a type that does not exist. typ is without ReplyBit.
 func BodyBytes(typ uint16, reply bool) int {
 	var request, answer int
@@ -518,6 +584,8 @@ func BodyBytes(typ uint16, reply bool) int {
 		request, answer = 0, 0
 	case TypeApart:
 		request, answer = int(unsafe.Sizeof(Setting{})), 0
+	case TypeTrace:
+		request, answer = int(unsafe.Sizeof(Trace{})), int(unsafe.Sizeof(Trace{}))
 	default:
 		return -1
 	}
@@ -553,6 +621,7 @@ var typeNames = map[uint16]string{
 	TypeCodes:           "CODES",
 	TypeTrial:           "TRIAL",
 	TypeApart:           "APART",
+	TypeTrace:           "TRACE",
 }
 
 // layoutTable lists every member with its offset as this compiler sees it, for the comparison with C's.
@@ -738,4 +807,35 @@ var layoutTable = []Offset{
 	{"codes", "", unsafe.Sizeof(Codes{})},
 	{"codes", "from", unsafe.Offsetof(Codes{}.From)},
 	{"codes", "total", unsafe.Offsetof(Codes{}.Total)},
+	{"trace", "", unsafe.Sizeof(Trace{})},
+	{"trace", "action", unsafe.Offsetof(Trace{}.Action)},
+	{"trace", "events", unsafe.Offsetof(Trace{}.Events)},
+	{"trace", "nanoseconds", unsafe.Offsetof(Trace{}.Nanoseconds)},
+	{"trace", "recorded", unsafe.Offsetof(Trace{}.Recorded)},
+	{"trace", "dropped", unsafe.Offsetof(Trace{}.Dropped)},
+	{"trace", "running", unsafe.Offsetof(Trace{}.Running)},
+	{"trace_event", "", unsafe.Sizeof(TraceEvent{})},
+	{"trace_event", "time", unsafe.Offsetof(TraceEvent{}.Time)},
+	{"trace_event", "client", unsafe.Offsetof(TraceEvent{}.Client)},
+	{"trace_event", "word", unsafe.Offsetof(TraceEvent{}.Word)},
+	{"trace_event", "lane", unsafe.Offsetof(TraceEvent{}.Lane)},
+	{"trace_event", "seq", unsafe.Offsetof(TraceEvent{}.Seq)},
+	{"trace_event", "code", unsafe.Offsetof(TraceEvent{}.Code)},
+	{"trace_event", "count", unsafe.Offsetof(TraceEvent{}.Count)},
+	{"trace_event", "grid_x", unsafe.Offsetof(TraceEvent{}.GridX)},
+	{"trace_event", "grid_y", unsafe.Offsetof(TraceEvent{}.GridY)},
+	{"trace_event", "grid_z", unsafe.Offsetof(TraceEvent{}.GridZ)},
+	{"trace_event", "threads", unsafe.Offsetof(TraceEvent{}.Threads)},
+	{"trace_event", "op", unsafe.Offsetof(TraceEvent{}.Op)},
+	{"trace_event", "slot", unsafe.Offsetof(TraceEvent{}.Slot)},
+	{"trace_event", "kind", unsafe.Offsetof(TraceEvent{}.Kind)},
+	{"trace_event", "reason", unsafe.Offsetof(TraceEvent{}.Reason)},
+	{"trace_event", "path", unsafe.Offsetof(TraceEvent{}.Path)},
+	{"trace_event", "stream", unsafe.Offsetof(TraceEvent{}.Stream)},
+	{"trace_mark", "", unsafe.Sizeof(TraceMark{})},
+	{"trace_mark", "time", unsafe.Offsetof(TraceMark{}.Time)},
+	{"trace_mark", "client", unsafe.Offsetof(TraceMark{}.Client)},
+	{"trace_mark", "request", unsafe.Offsetof(TraceMark{}.Request)},
+	{"trace_mark", "label", unsafe.Offsetof(TraceMark{}.Label)},
+	{"trace_mark", "kind", unsafe.Offsetof(TraceMark{}.Kind)},
 }

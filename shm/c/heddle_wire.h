@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0xc9c4ee472813c188)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x25a480d79017f363)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -97,6 +97,23 @@ enum heddle_wire_status {
   HEDDLE_WIRE_STATUS_CLOSING = 10,
 };
 
+enum heddle_wire_trace_action {
+  HEDDLE_WIRE_TRACE_ACTION_START = 1,
+  HEDDLE_WIRE_TRACE_ACTION_READ = 2,
+  HEDDLE_WIRE_TRACE_ACTION_STOP = 3,
+};
+
+enum heddle_wire_trace_kind {
+  HEDDLE_WIRE_TRACE_KIND_READY = 1,
+  HEDDLE_WIRE_TRACE_KIND_WORD = 2,
+  HEDDLE_WIRE_TRACE_KIND_SLOT = 3,
+  HEDDLE_WIRE_TRACE_KIND_DONE = 4,
+  HEDDLE_WIRE_TRACE_KIND_REQUEST_BEGIN = 5,
+  HEDDLE_WIRE_TRACE_KIND_REQUEST_END = 6,
+  HEDDLE_WIRE_TRACE_KIND_MARK = 7,
+  HEDDLE_WIRE_TRACE_KIND_FAULT = 8,
+};
+
 enum heddle_wire_type {
   HEDDLE_WIRE_TYPE_HELLO = 1,
   HEDDLE_WIRE_TYPE_WINDOW = 2,
@@ -122,6 +139,7 @@ enum heddle_wire_type {
   HEDDLE_WIRE_TYPE_CODES = 40,
   HEDDLE_WIRE_TYPE_TRIAL = 41,
   HEDDLE_WIRE_TYPE_APART = 42,
+  HEDDLE_WIRE_TYPE_TRACE = 43,
 };
 
 struct heddle_wire_session_header {
@@ -596,6 +614,80 @@ _Static_assert(sizeof(struct heddle_wire_codes) == 8, "size of codes");
 _Static_assert(offsetof(struct heddle_wire_codes, from) == 0, "codes.from");
 _Static_assert(offsetof(struct heddle_wire_codes, total) == 4, "codes.total");
 
+struct heddle_wire_trace {
+  uint32_t action;
+  uint32_t events;
+  uint64_t nanoseconds;
+  uint64_t recorded;
+  uint64_t dropped;
+  uint32_t running;
+  uint32_t pad0;
+};
+_Static_assert(sizeof(struct heddle_wire_trace) == 40, "size of trace");
+_Static_assert(offsetof(struct heddle_wire_trace, action) == 0, "trace.action");
+_Static_assert(offsetof(struct heddle_wire_trace, events) == 4, "trace.events");
+_Static_assert(offsetof(struct heddle_wire_trace, nanoseconds) == 8, "trace.nanoseconds");
+_Static_assert(offsetof(struct heddle_wire_trace, recorded) == 16, "trace.recorded");
+_Static_assert(offsetof(struct heddle_wire_trace, dropped) == 24, "trace.dropped");
+_Static_assert(offsetof(struct heddle_wire_trace, running) == 32, "trace.running");
+_Static_assert(offsetof(struct heddle_wire_trace, pad0) == 36, "trace.pad0");
+
+struct heddle_wire_trace_event {
+  uint64_t time;
+  uint64_t client;
+  uint64_t word;
+  uint32_t lane;
+  uint32_t seq;
+  uint32_t code;
+  uint32_t count;
+  uint32_t grid_x;
+  uint32_t grid_y;
+  uint32_t grid_z;
+  uint32_t threads;
+  uint16_t op;
+  uint16_t slot;
+  uint8_t kind;
+  uint8_t reason;
+  uint8_t path;
+  uint8_t stream;
+};
+_Static_assert(sizeof(struct heddle_wire_trace_event) == 64, "size of trace_event");
+_Static_assert(offsetof(struct heddle_wire_trace_event, time) == 0, "trace_event.time");
+_Static_assert(offsetof(struct heddle_wire_trace_event, client) == 8, "trace_event.client");
+_Static_assert(offsetof(struct heddle_wire_trace_event, word) == 16, "trace_event.word");
+_Static_assert(offsetof(struct heddle_wire_trace_event, lane) == 24, "trace_event.lane");
+_Static_assert(offsetof(struct heddle_wire_trace_event, seq) == 28, "trace_event.seq");
+_Static_assert(offsetof(struct heddle_wire_trace_event, code) == 32, "trace_event.code");
+_Static_assert(offsetof(struct heddle_wire_trace_event, count) == 36, "trace_event.count");
+_Static_assert(offsetof(struct heddle_wire_trace_event, grid_x) == 40, "trace_event.grid_x");
+_Static_assert(offsetof(struct heddle_wire_trace_event, grid_y) == 44, "trace_event.grid_y");
+_Static_assert(offsetof(struct heddle_wire_trace_event, grid_z) == 48, "trace_event.grid_z");
+_Static_assert(offsetof(struct heddle_wire_trace_event, threads) == 52, "trace_event.threads");
+_Static_assert(offsetof(struct heddle_wire_trace_event, op) == 56, "trace_event.op");
+_Static_assert(offsetof(struct heddle_wire_trace_event, slot) == 58, "trace_event.slot");
+_Static_assert(offsetof(struct heddle_wire_trace_event, kind) == 60, "trace_event.kind");
+_Static_assert(offsetof(struct heddle_wire_trace_event, reason) == 61, "trace_event.reason");
+_Static_assert(offsetof(struct heddle_wire_trace_event, path) == 62, "trace_event.path");
+_Static_assert(offsetof(struct heddle_wire_trace_event, stream) == 63, "trace_event.stream");
+
+struct heddle_wire_trace_mark {
+  uint64_t time;
+  uint64_t client;
+  uint64_t request;
+  uint8_t label[32];
+  uint32_t pad0;
+  uint8_t kind;
+  uint8_t pad1[3];
+};
+_Static_assert(sizeof(struct heddle_wire_trace_mark) == 64, "size of trace_mark");
+_Static_assert(offsetof(struct heddle_wire_trace_mark, time) == 0, "trace_mark.time");
+_Static_assert(offsetof(struct heddle_wire_trace_mark, client) == 8, "trace_mark.client");
+_Static_assert(offsetof(struct heddle_wire_trace_mark, request) == 16, "trace_mark.request");
+_Static_assert(offsetof(struct heddle_wire_trace_mark, label) == 24, "trace_mark.label");
+_Static_assert(offsetof(struct heddle_wire_trace_mark, pad0) == 56, "trace_mark.pad0");
+_Static_assert(offsetof(struct heddle_wire_trace_mark, kind) == 60, "trace_mark.kind");
+_Static_assert(offsetof(struct heddle_wire_trace_mark, pad1) == 61, "trace_mark.pad1");
+
 // The size of a message's body, in bytes; -1 for a type that does not exist. `type` is without HEDDLE_WIRE_REPLY.
 static inline int heddle_wire_body_bytes(uint32_t type, int reply) {
   switch (type) {
@@ -647,6 +739,8 @@ static inline int heddle_wire_body_bytes(uint32_t type, int reply) {
     return reply ? 0 : 0;
   case HEDDLE_WIRE_TYPE_APART:
     return reply ? 0 : (int)sizeof(struct heddle_wire_setting);
+  case HEDDLE_WIRE_TYPE_TRACE:
+    return reply ? (int)sizeof(struct heddle_wire_trace) : (int)sizeof(struct heddle_wire_trace);
   default:
     return -1;
   }
