@@ -23,6 +23,7 @@ type Status struct {
 	Pid       int        `json:"pid"`
 	Since     time.Time  `json:"since"`
 	Draining  bool       `json:"draining"`
+	Metrics   string     `json:"metrics,omitempty"` // HOST:PORT of metrics and the page
 	Clients   []Client   `json:"clients"`
 	Executors []Executor `json:"executors"`
 }
@@ -51,16 +52,18 @@ type Client struct {
 
 // Executor is one GPU's issuing process for one user.
 type Executor struct {
-	GPU      string          `json:"gpu"`
-	UID      int             `json:"uid"`
-	Pid      int             `json:"pid"` // 0 while none runs
-	State    string          `json:"state"`
-	Epoch    uint32          `json:"epoch"` // executors so far, this one included
-	Clients  int             `json:"clients"`
-	Images   int             `json:"images"`
-	ImageMiB uint64          `json:"image_mib"`
-	Fault    string          `json:"last_fault,omitempty"`
-	Counters json.RawMessage `json:"counters,omitempty"` // the executor's own (executor.Counters)
+	GPU      string `json:"gpu"`
+	UID      int    `json:"uid"`
+	Pid      int    `json:"pid"` // 0 while none runs
+	State    string `json:"state"`
+	Epoch    uint32 `json:"epoch"` // executors so far, this one included
+	Clients  int    `json:"clients"`
+	Images   int    `json:"images"`
+	ImageMiB uint64 `json:"image_mib"`
+	Fault    string `json:"last_fault,omitempty"`
+	// Losses counts executors that ended while they served, by reason (docs/metrics.md, heddle_executor_losses_total).
+	Losses   map[string]uint64 `json:"losses,omitempty"`
+	Counters json.RawMessage   `json:"counters,omitempty"` // the executor's own (executor.Counters)
 }
 
 // Policy is what `heddle policy show` shows.

@@ -3,7 +3,11 @@ package daemon
 import (
 	"encoding/json"
 	"net/http"
+	"time"
 )
+
+// statusPatience bounds `heddle ps`: an executor that hangs is shown without its counters.
+const statusPatience = 10 * time.Second
 
 // handler serves the control socket; only the daemon's own user (and root) can
 // open it.
@@ -11,7 +15,7 @@ func (d *Daemon) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(d.status()); err != nil {
+		if err := json.NewEncoder(w).Encode(d.status(statusPatience)); err != nil {
 			d.log.Debug("status", "error", err)
 		}
 	})
@@ -26,6 +30,6 @@ func (d *Daemon) handler() http.Handler {
 	})
 	d.policyHandlers(mux)
 	d.kernelHandlers(mux)
-	mux.Handle("GET /metrics", d.metrics())
+	mux.Handle("GET /metrics", d.metricsHandler())
 	return mux
 }

@@ -40,7 +40,10 @@ type Config struct {
 	Version    string        // shown by ps
 	IdleExit   time.Duration // leave after so long without clients; 0: never
 	PolicyPath string        // file of the admin's policy (policy.Path); it need not exist
-	Log        *slog.Logger
+	Metrics    string        // HOST:PORT of metrics and the page, read-only; "": only the control socket has metrics
+	// MetricsOpen lets other machines reach Metrics; without it only a loopback address is taken.
+	MetricsOpen bool
+	Log         *slog.Logger
 	// Ready is called once, when clients can connect.
 	Ready func()
 	// Activated holds sockets that systemd made: client first, control second. nil: make them.
@@ -60,6 +63,8 @@ type Daemon struct {
 	host   addressSpace
 
 	policies   policies
+	watched    cached[admin.Status] // for metrics and the page, which may ask often
+	viewers    string               // where the TCP listener is; "": none
 	nextClient atomic.Uint64
 	draining   atomic.Bool
 	activity   chan struct{} // somebody left, or drain was asked: look whether to leave
@@ -80,6 +85,7 @@ func Run(ctx context.Context, config Config) error {
 	d.ctx, d.cancel = context.WithCancel(ctx)
 	defer d.cancel()
 	raiseFileLimit(d.log)
+	d.watched.keep, d.watched.ask = watchedFor, func() admin.Status { return d.status(statsPatience) }
 
 	if err := d.loadPolicy(); err != nil {
 		return err
@@ -99,6 +105,16 @@ func Run(ctx context.Context, config Config) error {
 	}
 	defer clients.Close()
 	server := &http.Server{Handler: d.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 60 * time.Second, MaxHeaderBytes: 1 << 14}
+	if config.Metrics != "" {
+		l, err := d.listenViewers()
+		if err != nil {
+			control.Close()
+			return err
+		}
+		d.viewers = l.Addr().String()
+		defer d.serveViewers(l).Close()
+		d.log.Info("metrics and the page", "at", "http://"+d.viewers+"/")
+	}
 	go server.Serve(control)
 	defer server.Close()
 	go d.accept(clients)
@@ -275,18 +291,23 @@ func (d *Daemon) shutdown() {
 	d.wg.Wait()
 }
 
-// status is everything `heddle ps` shows.
-func (d *Daemon) status() admin.Status {
-	st := admin.Status{Version: d.config.Version, Pid: os.Getpid(), Since: d.since, Draining: d.draining.Load(), Clients: []admin.Client{}, Executors: []admin.Executor{}}
+// status is everything `heddle ps` shows. Executors that do not give their counters within patience are shown without.
+func (d *Daemon) status(patience time.Duration) admin.Status {
+	st := admin.Status{Version: d.config.Version, Pid: os.Getpid(), Since: d.since, Draining: d.draining.Load(), Metrics: d.viewers, Clients: []admin.Client{}, Executors: []admin.Executor{}}
 	d.mu.Lock()
 	slots := make([]*slot, 0, len(d.slots))
 	for _, sl := range d.slots {
 		slots = append(slots, sl)
 	}
 	d.mu.Unlock()
-	for _, sl := range slots {
-		e, cs := sl.report()
-		st.Executors = append(st.Executors, e)
+	executors, clients := make([]admin.Executor, len(slots)), make([][]admin.Client, len(slots))
+	var wg sync.WaitGroup
+	for i, sl := range slots {
+		wg.Go(func() { executors[i], clients[i] = sl.report(patience) })
+	}
+	wg.Wait()
+	st.Executors = append(st.Executors, executors...)
+	for _, cs := range clients {
 		st.Clients = append(st.Clients, cs...)
 	}
 	sort.Slice(st.Clients, func(i, j int) bool { return st.Clients[i].ID < st.Clients[j].ID })

@@ -182,6 +182,16 @@ func fakeExecutor() int {
 			body, tail = shm.Encode(shm.Codes{From: next, Total: 5}), []byte("["+strings.Join(rows, ",")+"]")
 		case shm.TypeStats:
 			tail = []byte(`{"told":` + quote(told.String()) + `}`)
+			if path := os.Getenv("FAKE_EXECUTOR_STATS"); path != "" {
+				if tail, err = os.ReadFile(path); err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					return 1
+				}
+				if string(tail) == "hang" {
+					m.CloseFds()
+					continue // it never answers
+				}
+			}
 		}
 		m.CloseFds()
 		fmt.Fprintln(&told, line)

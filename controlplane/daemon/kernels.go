@@ -59,7 +59,9 @@ func (d *Daemon) kernels(client uint64) ([]admin.Kernels, error) {
 	if client != 0 && len(all) == 0 {
 		return nil, fmt.Errorf("no client has the number %d; see: heddle ps", client)
 	}
-	sort.Slice(all, func(i, j int) bool { return all[i].GPU < all[j].GPU || all[i].GPU == all[j].GPU && all[i].UID < all[j].UID })
+	sort.Slice(all, func(i, j int) bool {
+		return all[i].GPU < all[j].GPU || all[i].GPU == all[j].GPU && all[i].UID < all[j].UID
+	})
 	return all, nil
 }
 

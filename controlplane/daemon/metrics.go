@@ -2,66 +2,138 @@ package daemon
 
 import (
 	"net/http"
-	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// collector turns the daemon's status into metrics at each scrape. Labels are
-// bounded by GPUs and users, never by clients or kernels; UUID joins with DCGM.
-type collector struct {
-	d *Daemon
-
-	build, clients, executors, starts, device, images, ops *prometheus.Desc
+// family is one metric. The exporter and docs/metrics.md both follow from families, and the dashboard's queries are checked
+// against what the exporter gives.
+type family struct {
+	name, help string
+	kind       prometheus.ValueType // of histograms 0
+	labels     []string
+	group      string // heading in docs/metrics.md
+	desc       *prometheus.Desc
 }
 
-func newCollector(d *Daemon) *collector {
-	gpu := []string{"UUID", "uid"}
-	return &collector{
-		d:         d,
-		build:     prometheus.NewDesc("heddle_build_info", "Version of the daemon; always 1.", []string{"version"}, nil),
-		clients:   prometheus.NewDesc("heddle_clients", "Sessions: client processes on this GPU.", gpu, nil),
-		executors: prometheus.NewDesc("heddle_executor_up", "1 while an executor serves.", gpu, nil),
-		starts:    prometheus.NewDesc("heddle_executor_starts_total", "Executors started, the first included.", gpu, nil),
-		device:    prometheus.NewDesc("heddle_client_device_memory_bytes", "Device memory of clients that the executor maps.", gpu, nil),
-		images:    prometheus.NewDesc("heddle_image_store_bytes", "Code that clients have sent.", gpu, nil),
-		ops:       prometheus.NewDesc("heddle_live_client_ops", "Ops done for the clients that are connected now.", gpu, nil),
-	}
+// families is every metric of Heddle's, in the order of the documentation.
+var families []*family
+
+// Labels. Their values are bounded: UUID by the GPUs (as in DCGM's metrics, so that `* on(UUID)` joins), uid by the users that have
+// an executor, class by maxClassLabels, reason and path by fixed lists. No label holds a client, a pid, a kernel, or text that a
+// client chose.
+var (
+	ofDaemon   []string
+	ofExecutor = []string{"UUID", "uid"}
+	ofClass    = []string{"UUID", "uid", "class"}
+	byReason   = []string{"UUID", "uid", "reason"}
+	byPath     = []string{"UUID", "uid", "path"}
+)
+
+func define(group string, kind prometheus.ValueType, name, help string, labels []string) *family {
+	f := &family{name: name, help: help, kind: kind, labels: labels, group: group, desc: prometheus.NewDesc(name, help, labels, nil)}
+	families = append(families, f)
+	return f
 }
 
-func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
-
-func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	st := c.d.status()
-	ch <- prometheus.MustNewConstMetric(c.build, prometheus.GaugeValue, 1, st.Version)
-	type key struct {
-		gpu string
-		uid int
-	}
-	memory, ops := map[key]uint64{}, map[key]uint64{}
-	for _, cl := range st.Clients {
-		memory[key{cl.GPU, cl.UID}] += cl.DeviceBytes
-		ops[key{cl.GPU, cl.UID}] += cl.Ops
-	}
-	for _, e := range st.Executors {
-		k := key{e.GPU, e.UID}
-		labels := []string{e.GPU, strconv.Itoa(e.UID)}
-		up := 0.0
-		if e.State == slotLive {
-			up = 1
-		}
-		ch <- prometheus.MustNewConstMetric(c.clients, prometheus.GaugeValue, float64(e.Clients), labels...)
-		ch <- prometheus.MustNewConstMetric(c.executors, prometheus.GaugeValue, up, labels...)
-		ch <- prometheus.MustNewConstMetric(c.starts, prometheus.CounterValue, float64(e.Epoch), labels...)
-		ch <- prometheus.MustNewConstMetric(c.device, prometheus.GaugeValue, float64(memory[k]), labels...)
-		ch <- prometheus.MustNewConstMetric(c.images, prometheus.GaugeValue, float64(e.ImageMiB<<20), labels...)
-		ch <- prometheus.MustNewConstMetric(c.ops, prometheus.GaugeValue, float64(ops[k]), labels...)
-	}
+func gauge(group, name, help string, labels []string) *family {
+	return define(group, prometheus.GaugeValue, name, help, labels)
 }
 
-func (d *Daemon) metrics() http.Handler {
+func counter(group, name, help string, labels []string) *family {
+	return define(group, prometheus.CounterValue, name, help, labels)
+}
+
+func histogram(group, name, help string, labels []string) *family {
+	return define(group, 0, name, help, labels)
+}
+
+// Headings of docs/metrics.md.
+const (
+	theDaemon  = "The daemon and its policy"
+	clients    = "Clients and executors"
+	words      = "Words"
+	rewritten  = "Rewritten kernels"
+	classes    = "Classes"
+	schedulers = "The executor's own time"
+)
+
+var (
+	metricBuild        = gauge(theDaemon, "heddle_build_info", "Version of the daemon; always 1.", []string{"version"})
+	metricStart        = gauge(theDaemon, "heddle_daemon_start_time_seconds", "When the daemon started, Unix time.", ofDaemon)
+	metricDraining     = gauge(theDaemon, "heddle_daemon_draining", "1 while the daemon takes no new client.", ofDaemon)
+	metricReloadOK     = gauge(theDaemon, "heddle_policy_last_reload_successful", "1 when the policy files as last read are in force, 0 when they have mistakes and what was before stays.", ofDaemon)
+	metricReloadTime   = gauge(theDaemon, "heddle_policy_last_reload_success_timestamp_seconds", "When the policy in force was read, Unix time.", ofDaemon)
+	metricReloads      = counter(theDaemon, "heddle_policy_reloads_total", "Readings of the policy files after the start that gave a policy.", ofDaemon)
+	metricReloadFailed = counter(theDaemon, "heddle_policy_reload_failures_total", "Readings of the policy files that gave none.", ofDaemon)
+
+	metricUp       = gauge(clients, "heddle_executor_up", "1 while an executor serves.", ofExecutor)
+	metricAnswers  = gauge(clients, "heddle_executor_answers", "1 when the executor gave its statistics for this scrape; without them most metrics below are absent.", ofExecutor)
+	metricStarts   = counter(clients, "heddle_executor_starts_total", "Executors started, the first included.", ofExecutor)
+	metricLosses   = counter(clients, "heddle_executor_losses_total", "Executors that ended while they served or looked for the cause of a fault: by a device fault whose client is known (fault) or not yet (fault-in-doubt), or otherwise (ended).", byReason)
+	metricClients  = gauge(clients, "heddle_clients", "Sessions: client processes on this GPU.", ofClass)
+	metricFailed   = gauge(clients, "heddle_failed_clients", "Sessions that have a sticky error, by its reason.", byReason)
+	metricNative   = gauge(clients, "heddle_clients_with_native_kernels", "Sessions that run at least one kernel natively because it was refused.", ofClass)
+	metricDevice   = gauge(clients, "heddle_client_device_memory_bytes", "Device memory of clients that the executor maps.", ofClass)
+	metricHost     = gauge(clients, "heddle_client_host_memory_bytes", "Host memory that clients share with the executor.", ofClass)
+	metricImages   = gauge(clients, "heddle_image_store_bytes", "Code that clients have sent.", ofExecutor)
+	metricRing     = gauge(clients, "heddle_ring_used_bytes", "Bytes of the clients' rings that hold ops not yet done.", ofExecutor)
+	metricRingMost = gauge(clients, "heddle_ring_used_bytes_max", "The same of the fullest ring.", ofExecutor)
+	metricInFlight = gauge(clients, "heddle_in_flight_ops", "Ops that were issued and are not done.", ofExecutor)
+	metricWaiting  = gauge(clients, "heddle_waiting_ops", "Ops that were read from rings and are not issued.", ofExecutor)
+	metricBad      = counter(clients, "heddle_bad_records_total", "Records in rings that made no sense; each ends its session.", ofExecutor)
+
+	metricOps       = counter(words, "heddle_ops_total", "Ops handed to the driver: kernels, memsets, device copies.", ofExecutor)
+	metricLaunches  = counter(words, "heddle_kernel_ops_total", "Ops that are kernels.", ofExecutor)
+	metricWords     = counter(words, "heddle_kernel_words_total", "Launches of kernels: as the client asked (path alone) or of a rewritten kernel (path coalesced).", byPath)
+	metricWidth     = histogram(words, "heddle_word_width", "Kernels in a launch.", ofExecutor)
+	metricCoalesced = counter(words, "heddle_coalesced_ops_total", "Kernels that shared a launch with others.", ofExecutor)
+	metricApart     = counter(words, "heddle_word_limits_total", "Why launches did not hold more kernels, by reason.", byReason)
+	metricHeld      = counter(words, "heddle_held_ops_total", "Kernels that waited for company.", ofExecutor)
+	metricInVain    = counter(words, "heddle_held_in_vain_ops_total", "Kernels that waited and got less company than was expected.", ofExecutor)
+	metricHeldTime  = counter(words, "heddle_held_seconds_total", "Time that kernels waited for company.", ofExecutor)
+	metricHolding   = gauge(words, "heddle_held_ops", "Kernels that wait for company now.", ofExecutor)
+	metricSignals   = counter(words, "heddle_signals_total", "Done words: written by the stream (path stream) or by the launch itself (path kernel).", byPath)
+	metricOrders    = counter(words, "heddle_stream_orders_total", "Events that order one stream after another.", ofExecutor)
+
+	metricKernels   = gauge(rewritten, "heddle_kernels", "Kernels known to the executor.", ofExecutor)
+	metricForms     = gauge(rewritten, "heddle_forms", "Rewritten kernels that are loaded.", ofExecutor)
+	metricFormBytes = gauge(rewritten, "heddle_form_code_bytes", "Their machine code.", ofExecutor)
+	metricAsked     = counter(rewritten, "heddle_form_requests_total", "Forms asked for.", ofExecutor)
+	metricCompiled  = counter(rewritten, "heddle_form_compilations_total", "Forms compiled.", ofExecutor)
+	metricHits      = counter(rewritten, "heddle_form_cache_hits_total", "Forms that came from the cache on disk.", ofExecutor)
+	metricRefused   = counter(rewritten, "heddle_form_refusals_total", "Forms that do not exist, by reason: the codes of docs/coalescing.md and docs/harvest.md.", byReason)
+	metricCompiling = counter(rewritten, "heddle_form_compile_seconds_total", "Time of compilations.", ofExecutor)
+	metricLoading   = counter(rewritten, "heddle_form_load_seconds_total", "Time of loading forms.", ofExecutor)
+	metricWorkers   = counter(rewritten, "heddle_compiler_starts_total", "Compiler processes started.", ofExecutor)
+
+	metricObjective  = gauge(classes, "heddle_class_objective_seconds", "The class's latency_p99; 0 is none.", ofClass)
+	metricRequests   = counter(classes, "heddle_requests_total", "Requests that ended.", ofClass)
+	metricAttained   = counter(classes, "heddle_requests_attained_total", "Requests that met the objective that was in force when they began; all, without one.", ofClass)
+	metricLatency    = histogram(classes, "heddle_request_latency_seconds", "From the arrival of a request's first op to the end of its last.", ofClass)
+	metricQueue      = histogram(classes, "heddle_op_queue_seconds", "From when an op could have been issued to when it was.", ofClass)
+	metricStagger    = histogram(classes, "heddle_op_stagger_seconds", "The part of it in which the op was held back for partners.", ofClass)
+	metricClassOps   = counter(classes, "heddle_class_ops_total", "Ops issued.", ofClass)
+	metricClassJoin  = counter(classes, "heddle_class_coalesced_ops_total", "Ops that shared a launch with others.", ofClass)
+	metricGPUTime    = counter(classes, "heddle_gpu_seconds_total", "Estimate of the time that the ops kept the GPU busy.", ofClass)
+	metricStragglers = counter(classes, "heddle_stragglers_total", "Times that a client was set apart because it slowed others down.", ofClass)
+
+	metricPoller    = counter(schedulers, "heddle_poller_busy_seconds_total", "Time of the poller's rounds that found something to do.", ofExecutor)
+	metricIssue     = counter(schedulers, "heddle_issue_busy_seconds_total", "Time of the issue threads in driver calls.", ofExecutor)
+	metricReadyLook = counter(schedulers, "heddle_ready_waits_total", "Looks at an op that could not be issued yet.", ofExecutor)
+	metricWakeups   = counter(schedulers, "heddle_client_wakeups_total", "Clients woken from their sleep.", ofExecutor)
+	metricSleeps    = counter(schedulers, "heddle_poller_sleeps_total", "Times that the poller slept until a client rang.", ofExecutor)
+)
+
+// scrapeTimeout bounds the making of one answer; how long a scraper takes to read it does not count (promhttp buffers it).
+const scrapeTimeout = 10 * time.Second
+
+// metricsHandler serves /metrics from a registry of its own: nothing that a library registers comes along.
+func (d *Daemon) metricsHandler() http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(newCollector(d))
-	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError, MaxRequestsInFlight: 4})
+	registry.MustRegister(newCollector(d), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError, MaxRequestsInFlight: 4, Timeout: scrapeTimeout})
 }

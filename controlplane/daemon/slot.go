@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,6 +61,8 @@ type slot struct {
 	starts   []time.Time
 	fails    int // starts in a row that served nobody
 	fault    string
+	losses   map[string]uint64 // executors that ended while clients counted on them, by lossReason
+	asking   *statsCall        // the STATS request under way
 	doubt    doubt
 	emptyAt  time.Time // since when no session is here
 	ended    chan struct{}
@@ -72,7 +75,7 @@ func newSlot(key slotKey, log *slog.Logger, launch func(*slot) (*executorProcess
 	}
 	sl := &slot{
 		key: key, launch: launch, doorbell: bell, images: newImageStore(), sessions: map[uint64]*session{},
-		state: slotStarting, changed: make(chan struct{}), emptyAt: time.Now(), ended: make(chan struct{}),
+		losses: map[string]uint64{}, state: slotStarting, changed: make(chan struct{}), emptyAt: time.Now(), ended: make(chan struct{}),
 	}
 	sl.log = log.With("gpu", sl.gpu(), "uid", key.uid)
 	go sl.supervise()
@@ -177,6 +180,9 @@ func (sl *slot) lost(p *executorProcess) {
 	if sl.state == slotClosed {
 		return
 	}
+	if sl.state == slotLive || report.blamed != 0 {
+		sl.losses[lossReason(report)]++
+	}
 	sl.set(slotLost)
 	sl.log.Warn("executor ended", "pid", p.pid(), "how", p.exitText(), "fault", sl.fault)
 	sl.assess(p, report)
@@ -184,6 +190,17 @@ func (sl *slot) lost(p *executorProcess) {
 		atomic.AddUint32(&s.file.Status().Losses, 1)
 		s.setState(shm.StateLost)
 	}
+}
+
+// lossReason is why an executor ended, as metrics count it.
+func lossReason(r faultReport) string {
+	switch {
+	case r.blamed != 0:
+		return "fault"
+	case r.result != 0:
+		return "fault-in-doubt"
+	}
+	return "ended"
 }
 
 // restore tells p everything about s. sl.mu is held; s.mu is taken so that no
@@ -422,9 +439,9 @@ func (sl *slot) lastFault() string {
 }
 
 // report is the slot as `heddle ps` shows it, and its clients.
-func (sl *slot) report() (admin.Executor, []admin.Client) {
+func (sl *slot) report(patience time.Duration) (admin.Executor, []admin.Client) {
 	sl.mu.Lock()
-	e := admin.Executor{GPU: sl.gpu(), UID: int(sl.key.uid), State: sl.state, Epoch: sl.epoch, Clients: len(sl.sessions), Fault: sl.fault}
+	e := admin.Executor{GPU: sl.gpu(), UID: int(sl.key.uid), State: sl.state, Epoch: sl.epoch, Clients: len(sl.sessions), Fault: sl.fault, Losses: maps.Clone(sl.losses)}
 	p, state := sl.process, sl.state
 	sessions := make([]*session, 0, len(sl.sessions))
 	for _, s := range sl.sessions {
@@ -437,15 +454,15 @@ func (sl *slot) report() (admin.Executor, []admin.Client) {
 	inFlight := map[uint64]uint64{}
 	if p != nil {
 		e.Pid = p.pid()
-		if reply, err := p.call(0, shm.TypeStats, nil, nil); err == nil && json.Valid(reply.Tail) {
-			e.Counters = reply.Tail
+		if text := sl.counters(p, patience); text != nil {
+			e.Counters = text
 			var c struct {
 				Sessions []struct {
 					ClientID uint64 `json:"client_id"`
 					InFlight uint64 `json:"in_flight"`
 				} `json:"sessions"`
 			}
-			if json.Unmarshal(reply.Tail, &c) == nil {
+			if json.Unmarshal(text, &c) == nil {
 				for _, s := range c.Sessions {
 					inFlight[s.ClientID] = s.InFlight
 				}

@@ -3,9 +3,9 @@
 # With arguments: only those programs. Prints nothing when all are there.
 set -euo pipefail
 
-declare -A package=([cmake]=cmake [valgrind]=valgrind [gcc]=gcc [g++]=g++ [python3]=python3 [make]=make [strace]=strace)
+declare -A package=([cmake]=cmake [valgrind]=valgrind [gcc]=gcc [g++]=g++ [python3]=python3 [make]=make [strace]=strace [chromium-headless-shell]=chromium-headless-shell)
 wanted=("$@")
-[ ${#wanted[@]} -gt 0 ] || wanted=(gcc cmake valgrind python3 strace)
+[ ${#wanted[@]} -gt 0 ] || wanted=(gcc cmake valgrind python3 strace chromium-headless-shell)
 
 missing=()
 for program in "${wanted[@]}"; do

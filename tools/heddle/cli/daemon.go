@@ -22,10 +22,10 @@ import (
 )
 
 func newDaemon(o *options) *cobra.Command {
-	var dir string
+	var dir, metrics string
 	var idle time.Duration
 	var readyFd int
-	var verbose, detach bool
+	var verbose, detach, open bool
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the supervisor in the foreground",
@@ -43,7 +43,7 @@ ready. ^C or SIGTERM: executors finish what was issued, clients go on natively.`
 			}
 			log := slog.New(slog.NewTextHandler(o.stderr, &slog.HandlerOptions{Level: level}))
 			ready := readySignal(readyFd)
-			err := serveDaemon(cmd.Context(), dir, idle, log, ready)
+			err := serveDaemon(cmd.Context(), daemon.Config{Dir: dir, IdleExit: idle, Metrics: metrics, MetricsOpen: open, Log: log}, ready)
 			if err != nil {
 				if errors.Is(err, daemon.ErrAnotherDaemon) {
 					ready("exists")
@@ -57,6 +57,8 @@ ready. ^C or SIGTERM: executors finish what was issued, clients go on natively.`
 	}
 	cmd.Flags().StringVar(&dir, "runtime-dir", "", "folder of the sockets (default: $HEDDLE_RUNTIME_DIR, $XDG_RUNTIME_DIR/heddle or /tmp/heddle-UID; root: /run/heddle)")
 	cmd.Flags().DurationVar(&idle, "idle-exit", 0, "leave after this long without clients (0: never)")
+	cmd.Flags().StringVar(&metrics, "metrics", "", "HOST:PORT where Prometheus and browsers can look, such as 127.0.0.1:9477 (default: nowhere)")
+	cmd.Flags().BoolVar(&open, "metrics-open", false, "let --metrics be an address that other machines and their users reach; nothing asks them for a password")
 	cmd.Flags().IntVar(&readyFd, "ready-fd", -1, "write \"ready\" or the reason why not to this fd")
 	cmd.Flags().BoolVar(&verbose, "verbose", false, "log every message")
 	cmd.Flags().BoolVar(&detach, "detach", false, "start the daemon as nobody's child and leave")
@@ -68,12 +70,14 @@ ready. ^C or SIGTERM: executors finish what was issued, clients go on natively.`
 	return cmd
 }
 
-func serveDaemon(ctx context.Context, dir string, idle time.Duration, log *slog.Logger, ready func(string)) error {
+// serveDaemon runs a daemon with what its command line says; the rest of config follows from the environment.
+func serveDaemon(ctx context.Context, config daemon.Config, ready func(string)) error {
 	if ctx == nil {
 		ctx = context.Background()
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	dir := config.Dir
 	if dir == "" {
 		dir = runtimedir.Own()
 		if os.Getuid() == 0 && os.Getenv("HEDDLE_RUNTIME_DIR") == "" {
@@ -98,13 +102,12 @@ func serveDaemon(ctx context.Context, dir string, idle time.Duration, log *slog.
 		return err
 	}
 	defer notify("STOPPING=1")
-	return daemon.Run(ctx, daemon.Config{
-		Dir: dir, Executable: self, Version: Version, IdleExit: idle, PolicyPath: policy.Path(), Log: log, Activated: activated,
-		Ready: func() {
-			ready("ready")
-			notify("READY=1\nSTATUS=serving " + dir)
-		},
-	})
+	config.Dir, config.Executable, config.Version, config.PolicyPath, config.Activated = dir, self, Version, policy.Path(), activated
+	config.Ready = func() {
+		ready("ready")
+		notify("READY=1\nSTATUS=serving " + dir)
+	}
+	return daemon.Run(ctx, config)
 }
 
 // readySignal returns a function that says one line to whoever started us; only
