@@ -66,6 +66,9 @@ func (x *executor) dispatch(m shm.Message) {
 	case shm.TypeCodes:
 		m.CloseFds()
 		go x.answerCodes(m)
+	case shm.TypeTrace:
+		m.CloseFds()
+		go x.answerTrace(m)
 	case shm.TypeDrain:
 		m.CloseFds()
 		x.draining = true

@@ -271,6 +271,7 @@ type executor struct {
 	imagesMu sync.Mutex
 	images   map[uint64]*loaded
 	expert   expert
+	tracing  tracing
 	begun    time.Time
 	draining bool
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/policy"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/executor/trace"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/shm"
@@ -65,6 +66,7 @@ type client struct {
 	mended     int64 // when a forged done word was last put right
 	abandoned  int64 // when the broken ring was last emptied
 	hold       *hold // nil: it is served
+	traced     int64 // Recorder.Request's
 }
 
 // hold is a client of which only ops in doubt are issued, one at a time.
@@ -128,6 +130,7 @@ type poller struct {
 	ownBell bool // bell is the slot's, from the first ATTACH
 	garbage chan struct{}
 	stats   counters
+	trace   trace.Recorder
 
 	now          int64 // ns since the poller was made, at the start of the pass
 	worked       bool  // the pass before found something to do
@@ -171,6 +174,7 @@ func newPoller(c Config, e *issue.Engine, chip cost.Chip) (*poller, error) {
 		alarm: make(chan struct{}, 1), forceAfter: int64(c.Tuning.Progress),
 	}
 	p.bell.Store(bell)
+	p.trace.Why = whyWaited
 	p.recheck = p.anythingNew
 	p.learn = func(s *scoreboard.Shape, n int, ns int64) {
 		s.Times.Add(n, ns)
@@ -281,6 +285,7 @@ func (p *poller) pass() bool {
 		did = true
 	}
 	p.stats.Passes++
+	p.trace.Tick(p.now)
 	p.engine.Measured(p.learn)
 	p.engine.Now = p.now
 	if inFlight == 0 {
@@ -339,6 +344,7 @@ func (p *poller) serve(c *client) bool {
 			did = true
 			p.lastComplete, c.progressed = p.now, p.now
 			l.Completed(n, p.now)
+			p.trace.Done(c.id, l, stream, n)
 			p.engine.Completed(stream, n, l.Stream == scoreboard.NoStream)
 			if c.file.WakeLane(l.Index, l.Done) {
 				p.stats.Wakeups++
@@ -387,6 +393,7 @@ func (p *poller) offer(c *client, l *scoreboard.Lane) {
 	}
 	l.Queued = true
 	op.ReadyAt = p.now
+	p.trace.Ready(op)
 	if level := p.engine.Level(l.Priority); c.hold != nil || !p.gather.Add(op, level) {
 		p.policy.Add(op, level)
 	}
@@ -550,6 +557,7 @@ func (p *poller) schedule() bool {
 			continue
 		}
 		did = true
+		p.trace.Word(&w, p.engine.Words)
 		p.gather.PlainIssued(&w)
 		p.issued(op)
 	}
@@ -580,6 +588,7 @@ func (p *poller) join(s *scoreboard.Shape) bool {
 		s.Tried = p.stats.Passes + 1
 		return false
 	}
+	p.trace.Word(&w, p.engine.Words)
 	p.gather.Issued(&w, p.now)
 	for _, op := range w.Ops() {
 		p.issued(op)
@@ -751,6 +760,7 @@ func (p *poller) forged(c *client, l *scoreboard.Lane) {
 func (p *poller) drop(c *client, r gpu.Result, reason uint32, why string) {
 	if c.failed == gpu.Success {
 		c.failed = r
+		p.trace.Fault(c.id, r, reason)
 	}
 	p.giveUp(c)
 	c.file.SetError(uint32(r), reason)
