@@ -91,6 +91,7 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 		}
 		return false
 	}
+	g.meet(s, op)
 	g.shapes.Add(op, s)
 	return true
 }
@@ -106,6 +107,19 @@ func (g *Gather) apart(c *scoreboard.Code, why scoreboard.ApartReason) {
 // seenBits is how long a moment is, as a power of two of ns (1 ms): ops of several sessions that become ready within one would go
 // together if there were a form, for its words make ops wait for each other. Without one they never meet in a pass of the poller.
 const seenBits = 20
+
+// meet raises what a shape's ops expect to the sessions that had some in the moment before: sessions whose ops never fell into one
+// pass would otherwise never learn that they could wait for each other.
+func (g *Gather) meet(s *scoreboard.Shape, op *scoreboard.Op) {
+	moment := uint64(op.ReadyAt) >> seenBits
+	if s.SeenIn != moment {
+		if s.SeenIn+1 == moment {
+			s.Expect = max(s.Expect, bits.OnesCount64(s.Seen))
+		}
+		s.SeenIn, s.Seen = moment, 0
+	}
+	s.Seen |= 1 << (op.Session.ID % 64)
+}
 
 // see notes whose ops of a kernel without a form become ready at about the same time. The forms' maker learns of it when the next
 // moment begins.
