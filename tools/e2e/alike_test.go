@@ -141,6 +141,9 @@ func (b *bed) nativeAlike(n int, extra ...string) []string {
 	return out
 }
 
+// gather has kernels wait for each other as long as suits the software GPU, which takes a hundred times as long as it says.
+const gather = "HEDDLE_GATHER=3ms"
+
 // company runs clients at once under Heddle and compares each with its native run.
 func (b *bed) company(native []string, extra [][]string, meanwhile func(context.Context)) {
 	b.t.Helper()
@@ -182,7 +185,7 @@ var alikeKernels = []string{"alike_add", "alike_softmax", "alike_tally", "alike_
 // used while the processes ran.
 func TestCoalescedIsNative(t *testing.T) {
 	b := newBed(t)
-	b.startDaemon()
+	b.startDaemon(gather)
 	var before executor.Stats // of an executor that has not been started: all 0
 	for _, c := range []struct {
 		clients, rounds int
@@ -243,7 +246,7 @@ func (b *bed) compilers() []int {
 // TestCompilerKilled: a compiler that dies costs nothing but the attempt.
 func TestCompilerKilled(t *testing.T) {
 	b := newBed(t)
-	b.startDaemon()
+	b.startDaemon(gather)
 	native := b.nativeAlike(8, "E2E_ROUNDS=8")
 	killed := 0
 	b.company(native, alike(8, "E2E_ROUNDS=8"), func(ctx context.Context) {
@@ -273,7 +276,7 @@ func TestCachePoisoned(t *testing.T) {
 	run := func(what string, good bool) {
 		t.Helper()
 		b := newBed(t)
-		b.startDaemon("HEDDLE_CACHE_DIR=" + cache)
+		b.startDaemon(gather, "HEDDLE_CACHE_DIR="+cache)
 		b.company(native, alike(8, "E2E_ROUNDS=5"), nil)
 		after, err := b.counters()
 		if err != nil {
@@ -336,7 +339,7 @@ func TestCachePoisoned(t *testing.T) {
 // others end right, or with the named error of lost work that says whose kernel it was.
 func TestFaultInCompany(t *testing.T) {
 	b := newBed(t)
-	b.startDaemon()
+	b.startDaemon(gather)
 	const guilty = 3
 	env := alike(8, "E2E_ROUNDS=6", "E2E_OWN=0", "HEDDLE_LOG=stderr:error")
 	native := b.nativeAlike(8, "E2E_ROUNDS=6", "E2E_OWN=0")
@@ -371,7 +374,7 @@ func TestKillsInCompany(t *testing.T) {
 		env[w] = append(env[w], "E2E_OWN=0")
 		native[w] = b.run(false, "alike", env[w]...).out
 	}
-	b.startDaemon()
+	b.startDaemon(gather)
 	b.company(native, env, nil) // there are forms now
 	n, strikes := tally{}, make([]*strike, workers)
 	stop := make(chan struct{})

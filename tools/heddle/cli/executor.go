@@ -31,6 +31,13 @@ func newExecutor(o *options) *cobra.Command {
 				}
 				config.IssueThreads = n
 			}
+			if s := os.Getenv("HEDDLE_GATHER"); s != "" {
+				d, err := time.ParseDuration(s)
+				if err != nil || d <= 0 || d > time.Second {
+					return fail(ExitUsage, "HEDDLE_GATHER=%q: expected a duration such as 30us, at most 1s", s)
+				}
+				config.Tuning.Gather, config.Tuning.Ahead = d, d
+			}
 			if s := os.Getenv("HEDDLE_MAX_KERNEL_TIME"); s != "" {
 				d, err := time.ParseDuration(s)
 				if err != nil || d < 0 {
