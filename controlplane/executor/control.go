@@ -153,8 +153,9 @@ func (x *executor) answerStats(m shm.Message) {
 
 // loaded is one image: its bytes, what is known of them, and the module that sessions share.
 type loaded struct {
-	id    uint64
-	bytes []byte
+	id      uint64
+	content uint64 // half of the daemon's hash of bytes: equal in every executor
+	bytes   []byte
 
 	once   sync.Once
 	hash   func() [sha256.Size]byte // of bytes, which no longer change; set with info
@@ -196,7 +197,7 @@ func (x *executor) takeImage(m shm.Message) error {
 	if err != nil {
 		return refuse(shm.StatusNoMemory, "image %d: map %d bytes: %v", im.ImageID, size, err)
 	}
-	x.images[im.ImageID] = &loaded{id: im.ImageID, bytes: b}
+	x.images[im.ImageID] = &loaded{id: im.ImageID, content: im.Hash0, bytes: b}
 	return nil
 }
 

@@ -7,6 +7,9 @@ type Class struct {
 	Priority int32
 	// Place is where the class stands now: smaller goes first. From Blocked on nothing of it is issued now.
 	Place int32
+	// Longest is how long an op of it may take that begins now, ns of the whole chip (Op.Cost): a class above it must not wait longer.
+	// Slicing a longer op by ranges of its blocks would let parts of it begin.
+	Longest int64
 	// Hold bounds how long its ops wait for company, ns.
 	Hold int64
 	// Apart: its ops are never joined with others.
@@ -16,12 +19,16 @@ type Class struct {
 // Blocked is the Place of classes of which nothing may be issued now.
 const Blocked = 1 << 30
 
-// Place is where the op's class stands now.
+// Place is where the op stands now, by its class.
 func (o *Op) Place() int32 {
-	if c := o.Session.Class; c != nil {
-		return c.Place
+	c := o.Session.Class
+	if c == nil {
+		return 0
 	}
-	return 0
+	if o.Cost > c.Longest {
+		return Blocked
+	}
+	return c.Place
 }
 
 // Before says whether o goes before other within one place: the one that must start earlier, then the one that came first.

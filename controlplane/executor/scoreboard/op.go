@@ -72,6 +72,8 @@ type Op struct {
 	// Latest is when the op must start for its request to meet its objective, Deadline when the request must end; ns of the poller's
 	// clock. Without an objective Deadline is 0, and Latest is far but finite.
 	Latest, Deadline int64
+	// Cost estimates how long it takes, ns of the whole chip; 0: not known.
+	Cost int64
 	// Passed counts the commands that the op's issue thread has executed, Number is the op's own; nil until it is issued. The op
 	// belongs to that thread until Passed reaches Number, whatever the done word, which the client can write, says.
 	Passed *atomic.Uint64

@@ -1,0 +1,85 @@
+package sched
+
+import (
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// Arrive takes an op that was submitted: the first one begins a request. key is what it is by content; it is asked for only when
+// the client's class has an objective.
+func (s *Scheduler) Arrive(c *Client, op *scoreboard.Op, now int64) {
+	k := c.class
+	k.active = now
+	if !c.open {
+		s.begin(c, now)
+	}
+	if c.deadline == 0 {
+		return
+	}
+	remaining, _ := c.model.Op(op.Key(), now)
+	op.Deadline = c.deadline
+	op.Latest = c.deadline - remaining
+}
+
+func (s *Scheduler) begin(c *Client, now int64) {
+	c.open, c.begun, c.deadline, c.objective = true, now, 0, 0
+	c.class.open++
+	if c.class.Latency > 0 {
+		s.model(c)
+		c.objective = c.class.Latency
+		c.deadline = now + c.objective
+	}
+}
+
+// Wait says that the client's host waits for a number of a lane: the request ends when it is done.
+func (s *Scheduler) Wait(c *Client, lane, seq uint32, now int64) {
+	if !c.open || c.marked {
+		return
+	}
+	if shm.Reached(c.board.Lane(lane).Done, seq) {
+		s.end(c, now)
+		return
+	}
+	c.waiting, c.waitLane, c.waitSeq = true, lane, seq
+}
+
+// MarkBegin begins a request at the client's word. One that is open ends there.
+func (s *Scheduler) MarkBegin(c *Client, now int64) {
+	s.end(c, now)
+	s.begin(c, now)
+	c.marked = true
+}
+
+// MarkEnd says that the request's last op was submitted, below a ring position: it ends when all of it is done.
+func (s *Scheduler) MarkEnd(c *Client, position uint64, now int64) {
+	if !c.open || !c.marked {
+		return
+	}
+	c.ending, c.endAt = true, position
+	s.Released(c, now)
+}
+
+// Released looks whether everything of a marked request is done.
+func (s *Scheduler) Released(c *Client, now int64) {
+	if c.ending && int64(c.board.Head()-c.endAt) >= 0 {
+		s.end(c, now)
+	}
+}
+
+func (s *Scheduler) end(c *Client, now int64) {
+	if !c.open {
+		return
+	}
+	c.open, c.waiting, c.marked, c.ending = false, false, false, false
+	c.class.open--
+	if c.model != nil {
+		c.model.End(now)
+	}
+	st := &c.class.Stats
+	took := now - c.begun
+	st.Requests++
+	if c.objective == 0 || took <= c.objective {
+		st.Attained++
+	}
+	st.Latency.Add(took)
+}

@@ -1,0 +1,581 @@
+// Package sched decides which ready op goes next, how long it may wait for company, and how much may be in flight. It knows classes
+// of clients, requests and time; it knows no ring, no driver and no clock of its own, so a simulator drives it as the poller does:
+//
+//	Attach ─► Arrive (an op was submitted) ─► Ready ─► Add ─► Next ─► Issued ─► Completed
+//	             Wait, Mark (requests' ends)    └─► or the gather, which asks Place and Before
+//
+// Order: a class that is below its min_share, else the class of the largest priority; within it the op that must start first for
+// its request to meet its objective (its deadline less what the request usually still takes: least slack). Ops without an
+// objective have a deadline far off, later for clients that had more of the GPU: they share it evenly, and still get their turn
+// beside those with one.
+//
+// In flight: of work below a class with an objective or a max_wait only so much that its next op finds the chip soon; of a class
+// with an objective so much that an op which arrives later, and is more urgent, still goes before most. A long op goes alone.
+//
+// A Scheduler belongs to one thread. Nothing on the path of an op allocates.
+// Source: design.md section 7, docs/policy.md.
+package sched
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/request"
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// Bounds, ns.
+const (
+	// Far is the deadline of ops without an objective, from when they are ready.
+	Far = int64(1e9)
+	// Starving is how long a class with ready ops gets nothing before it has a turn whatever its priority.
+	Starving = int64(1e9)
+	// DefaultWait stands for max_wait of a class that has an objective and no max_wait.
+	DefaultWait = int64(200e3)
+	// Together is how much of classes of one priority, of which one has an objective, is in flight: more than hides the launches.
+	Together = int64(300e3)
+	// Unknown is the cost of an op of which nothing is known.
+	Unknown = int64(10e3)
+	// activeFor is how long a class counts as active after its last op arrived or ended.
+	activeFor = int64(100e6)
+	// midRequest is how long after its last op arrived or ended a class with a request under way is about to submit more of it.
+	midRequest = int64(5e6)
+	// owed bounds what a class can be owed of its min_share, ahead how far it can be ahead of it.
+	// From pressing on, classes of larger priority wait until it had more: their ops in flight may be what keeps it from the chip.
+	owed, ahead, pressing = int64(20e6), int64(2e6), int64(1e6)
+	// anyLength is Class.Longest without a bound.
+	anyLength = int64(1) << 60
+)
+
+// Settings are what a class promises, from CLASS (docs/policy.md); times in ns.
+type Settings struct {
+	Latency    int64 // objective for a request; 0: none
+	QueueDelay int64 // how long an op may be held for company
+	MaxWait    int64 // how long less urgent work may keep it from the chip; 0: no bound
+	MaxQueue   int   // ops of a client that may wait; 0: no bound
+	MinShare   float64
+	Priority   int32
+	Coalesce   bool
+	DelayLate  bool // requests that missed their deadline go behind those that can meet theirs
+}
+
+// longest bounds what a daemon may say, so that no sum overflows: 24 days.
+const longest = int64(1) << 51
+
+// FromWire reads a CLASS body.
+func FromWire(c shm.Class) Settings {
+	clamp := func(ns uint64) int64 { return int64(min(ns, uint64(longest))) }
+	return Settings{
+		Latency: clamp(c.Latency), QueueDelay: clamp(c.MaxQueueDelay), MaxWait: clamp(c.MaxWait), MaxQueue: int(min(c.MaxQueueSize, 1<<20)),
+		MinShare: min(float64(c.MinSharePpm)/1e6, 1), Priority: c.Priority,
+		Coalesce: c.Flags&shm.ClassFlagCoalesce != 0, DelayLate: c.Flags&shm.ClassFlagDelayLate != 0,
+	}
+}
+
+// Class is a class that has or had clients.
+type Class struct {
+	scoreboard.Class // what ops and gather see
+	Settings
+	Name    string
+	Clients int
+	Stats   Stats
+
+	heap     []*scoreboard.Op
+	open     int   // requests under way
+	queued   int   // ready ops, here or in the gather
+	busy     int   // clients that have some
+	inFlight int64 // estimated, ns of the whole chip
+	flying   int   // ops in flight
+	deficit  int64 // what its share is owed, ns; below 0: it had more
+	virtual  int64 // GPU time that each of its busy clients had
+	active   int64 // when an op of it last arrived or ended
+	served   int64 // when an op of it was last issued, or it last had none
+	waited   [WaitReasons]int64
+	tight    bool // more would be issued if less were in flight
+	guarded  bool // work below a more urgent class: its window is small
+}
+
+// Client is one client as the scheduler sees it.
+type Client struct {
+	class *Class
+	board *scoreboard.Session
+	model *request.Model // nil until its class has an objective
+
+	queued int
+	flying int
+	work   int64 // estimated ns in flight
+	mean   int64 // cost of an op, smoothed
+	tag    int64 // the GPU time that it had, on class.virtual's scale
+
+	open      bool
+	marked    bool // by the client: waits do not end the request
+	begun     int64
+	deadline  int64  // 0: no objective
+	objective int64  // in force when it began
+	waiting   bool   // for number waitSeq of waitLane
+	waitLane  uint32 // the request ends with it
+	waitSeq   uint32
+	endAt     uint64 // ring position below which everything must be done for the end of a marked request
+	ending    bool
+}
+
+// Class is the client's class.
+func (c *Client) Class() *Class { return c.class }
+
+// Request says when the request under way began; ok is false between requests.
+func (c *Client) Request() (begun int64, ok bool) { return c.begun, c.open }
+
+// Scheduler holds the ready ops that wait for no company, and the books of all.
+type Scheduler struct {
+	byName  map[string]*Class
+	classes []*Class // with clients, the largest priority first
+	clients []*Client
+	n       int
+	now     int64
+	// forced ends every bound on what is in flight until the next Begin.
+	forced bool
+}
+
+// New makes a scheduler without classes.
+func New() *Scheduler { return &Scheduler{byName: map[string]*Class{}} }
+
+// Set makes a class, or changes its settings for all its clients from now on.
+func (s *Scheduler) Set(name string, t Settings) *Class {
+	k := s.byName[name]
+	if k == nil {
+		k = &Class{Name: name}
+		s.byName[name] = k
+	}
+	k.Settings = t
+	k.Class.Priority, k.Hold, k.Apart = t.Priority, t.QueueDelay, !t.Coalesce
+	s.sort()
+	return k
+}
+
+// Classes are those that have clients now or had some, by name; read-only.
+func (s *Scheduler) Classes() []*Class {
+	var all []*Class
+	for _, k := range s.byName {
+		all = append(all, k)
+	}
+	slices.SortFunc(all, func(a, b *Class) int { return cmp.Compare(a.Name, b.Name) })
+	return all
+}
+
+// sort finds who has clients, and in which order.
+func (s *Scheduler) sort() {
+	s.classes = s.classes[:0]
+	for _, k := range s.byName {
+		k.Place = 0
+		if k.Clients > 0 {
+			s.classes = append(s.classes, k)
+		}
+	}
+	slices.SortFunc(s.classes, func(a, b *Class) int {
+		if n := cmp.Compare(b.Settings.Priority, a.Settings.Priority); n != 0 {
+			return n
+		}
+		return cmp.Compare(a.Name, b.Name)
+	})
+	s.arrange(s.now, 0)
+}
+
+// Priorities are the distinct priorities of classes with clients, largest first: levels of urgency for the streams of each.
+func (s *Scheduler) Priorities() []int32 {
+	var out []int32
+	for _, k := range s.classes {
+		if n := len(out); n == 0 || out[n-1] != k.Settings.Priority {
+			out = append(out, k.Settings.Priority)
+		}
+	}
+	return out
+}
+
+// Attach makes a client of a class. Its board's Slot is its place.
+func (s *Scheduler) Attach(b *scoreboard.Session, k *Class) *Client {
+	for len(s.clients) <= b.Slot {
+		s.clients = append(s.clients, nil)
+	}
+	c := &Client{class: k, board: b, mean: Unknown, tag: k.virtual}
+	s.clients[b.Slot] = c
+	s.enter(c, k)
+	return c
+}
+
+func (s *Scheduler) enter(c *Client, k *Class) {
+	c.class, c.board.Class, c.tag = k, &k.Class, k.virtual
+	k.Clients++
+	k.inFlight += c.work
+	k.flying += c.flying
+	if c.open {
+		k.open++
+	}
+	s.model(c)
+	s.sort()
+}
+
+// model gives a client a model when its class has an objective.
+func (s *Scheduler) model(c *Client) {
+	if c.model == nil && c.class.Latency > 0 {
+		c.model = request.New()
+	}
+}
+
+func (s *Scheduler) exit(c *Client) {
+	k := c.class
+	k.Clients--
+	k.inFlight -= c.work
+	k.flying -= c.flying
+	if c.open {
+		k.open--
+	}
+}
+
+// Move puts a client into another class. Its ready ops must have been dropped, and are to be made ready again.
+func (s *Scheduler) Move(c *Client, k *Class) {
+	if c.class == k {
+		s.model(c)
+		return
+	}
+	s.exit(c)
+	s.enter(c, k)
+}
+
+// Detach forgets a client and its ready ops.
+func (s *Scheduler) Detach(c *Client) {
+	s.Drop(c)
+	s.exit(c)
+	s.clients[c.board.Slot] = nil
+	s.sort()
+}
+
+// Drop forgets every ready op of a client; those that the gather has it must drop too.
+func (s *Scheduler) Drop(c *Client) {
+	k := c.class
+	kept := k.heap[:0]
+	for _, op := range k.heap {
+		if op.Session == c.board {
+			s.n--
+		} else {
+			kept = append(kept, op)
+		}
+	}
+	clear(k.heap[len(kept):])
+	k.heap = kept
+	for i := len(kept)/2 - 1; i >= 0; i-- {
+		down(kept, i)
+	}
+	k.queued -= c.queued
+	if c.queued > 0 {
+		k.busy--
+	}
+	c.queued = 0
+}
+
+// Len is how many ops wait for Next.
+func (s *Scheduler) Len() int { return s.n }
+
+// Ready ranks an op that may be issued from now on. The caller hands it to Add or to a gather, once.
+func (s *Scheduler) Ready(op *scoreboard.Op, now int64) {
+	c := s.clients[op.Session.Slot]
+	k := c.class
+	if op.ReadyAt = now; op.Deadline == 0 || (k.DelayLate && now > op.Deadline) {
+		start := max(k.virtual, c.tag)
+		c.tag = start + c.mean
+		op.Latest = now + Far + min(start-k.virtual, Far)
+	}
+	if c.queued == 0 {
+		k.busy++
+	}
+	c.queued++
+	if k.queued++; k.queued == 1 {
+		k.served = now
+		if s.chooses() && !s.forced {
+			s.arrange(now, 0)
+		}
+	}
+}
+
+// Add takes a ready op, again when it was given back by Next and found no room.
+func (s *Scheduler) Add(op *scoreboard.Op) {
+	k := s.clients[op.Session.Slot].class
+	k.heap = append(k.heap, op)
+	up(k.heap, len(k.heap)-1)
+	s.n++
+}
+
+// Peek is the op that goes next, nil when none may.
+func (s *Scheduler) Peek() *scoreboard.Op {
+	if k := s.first(); k != nil {
+		return k.heap[0]
+	}
+	return nil
+}
+
+// Next takes the op that goes next, nil when none may.
+func (s *Scheduler) Next() *scoreboard.Op {
+	k := s.first()
+	if k == nil {
+		return nil
+	}
+	op := k.heap[0]
+	n := len(k.heap) - 1
+	k.heap[0] = k.heap[n]
+	k.heap[n] = nil
+	k.heap = k.heap[:n]
+	down(k.heap, 0)
+	s.n--
+	return op
+}
+
+func (s *Scheduler) first() *Class {
+	var best *Class
+	for _, k := range s.classes {
+		if len(k.heap) == 0 || k.heap[0].Place() >= scoreboard.Blocked {
+			continue
+		}
+		if best == nil || k.Place < best.Place || (k.Place == best.Place && k.heap[0].Before(best.heap[0])) {
+			best = k
+		}
+	}
+	return best
+}
+
+func up(h []*scoreboard.Op, i int) {
+	for i > 0 {
+		p := (i - 1) / 2
+		if !h[i].Before(h[p]) {
+			return
+		}
+		h[i], h[p] = h[p], h[i]
+		i = p
+	}
+}
+
+func down(h []*scoreboard.Op, i int) {
+	for {
+		c := 2*i + 1
+		if c >= len(h) {
+			return
+		}
+		if c+1 < len(h) && h[c+1].Before(h[c]) {
+			c++
+		}
+		if !h[c].Before(h[i]) {
+			return
+		}
+		h[i], h[c] = h[c], h[i]
+		i = c
+	}
+}
+
+// Begin starts a pass at a time. stuck is how long nothing has completed, when that is long enough for ops that wait for one
+// another to be suspected, else 0: then what is in flight has no bound, unless it is known to take that long.
+func (s *Scheduler) Begin(now, stuck int64) {
+	s.forced, s.now = stuck > 0, now
+	if s.chooses() {
+		s.arrange(now, stuck)
+	}
+}
+
+// chooses says whether places can differ from one moment to the next: not with a single class that has no objective.
+func (s *Scheduler) chooses() bool {
+	return len(s.classes) > 1 || (len(s.classes) == 1 && s.classes[0].Latency > 0)
+}
+
+// bounds are what more urgent classes leave to those below them.
+type bounds struct {
+	room    int64 // ns that may still be put in flight
+	longest int64 // an op's length
+	guarded bool  // there is such a class
+	hungry  bool  // some class above has ready ops
+}
+
+// arrange gives every class its place.
+func (s *Scheduler) arrange(now, stuck int64) {
+	var below int64    // in flight of the group at hand and of all below it
+	var pressed *Class // the lowest class that is owed much
+	for _, k := range s.classes {
+		below += k.inFlight
+		if k.deficit > pressing && k.queued > 0 {
+			pressed = k
+		}
+	}
+	b := bounds{room: longest, longest: anyLength}
+	for at, place := 0, int32(1); at < len(s.classes); place++ {
+		end := at
+		for end < len(s.classes) && s.classes[end].Settings.Priority == s.classes[at].Settings.Priority {
+			end++
+		}
+		group := s.classes[at:end]
+		var own int64
+		objective, clients, flying, queued := false, 0, 0, 0
+		for _, k := range group {
+			own += k.inFlight
+			clients += k.busy
+			flying += k.flying
+			queued += k.queued
+			objective = objective || (k.Latency > 0 && k.isActive(now))
+		}
+		free := stuck > 4*below
+		for _, k := range group {
+			k.Place, k.Longest, k.guarded, k.tight = place, anyLength, b.guarded, b.guarded || objective
+			if k.queued == 0 {
+				k.served = now
+				continue
+			}
+			due := (k.MinShare > 0 && k.deficit > 0) || now-k.served > Starving
+			switch {
+			case free:
+			case pressed != nil && k.deficit <= pressing && k.Settings.Priority > pressed.Settings.Priority:
+				k.Place = scoreboard.Blocked
+				k.note(WaitShare, now)
+			case b.room <= 0:
+				k.Place = scoreboard.Blocked
+				k.note(WaitWindow, now)
+				if b.hungry {
+					k.note(WaitPriority, now)
+				}
+			case objective && clients > 1 && flying > 1 && own >= Together:
+				k.Place = scoreboard.Blocked
+				k.note(WaitWindow, now)
+				k.note(WaitSlack, now)
+			case due:
+				k.Place = 0
+			default:
+				if k.Longest = b.longest; k.Longest < anyLength {
+					k.note(WaitWindow, now)
+				}
+			}
+		}
+		below -= own
+		for _, k := range group {
+			b.guard(k, below, now)
+		}
+		b.hungry = b.hungry || queued > 0
+		at = end
+	}
+}
+
+// guard adds what a class demands of those below it, which have so much in flight.
+func (b *bounds) guard(k *Class, below, now int64) {
+	if (k.Latency == 0 && k.MaxWait == 0) || !k.isActive(now) {
+		return
+	}
+	budget := DefaultWait
+	if k.MaxWait > 0 {
+		budget = k.MaxWait
+		if k.open > 0 && now-k.active < midRequest {
+			b.longest = min(b.longest, budget)
+		}
+	}
+	room := budget - below
+	if below == 0 {
+		room = max(room, 1) // a long op goes alone, but it goes
+	}
+	b.room, b.guarded = min(b.room, room), true
+}
+
+func (k *Class) isActive(now int64) bool {
+	return k.flying > 0 || k.queued > 0 || now-k.active < activeFor
+}
+
+func (k *Class) note(why WaitReason, now int64) { k.waited[why] = now + 1 }
+
+// Tight is how much of the chip's time an op's lane may have in flight without a done word behind it, ns, because somebody counts
+// on knowing soon; 0: no bound.
+func (s *Scheduler) Tight(op *scoreboard.Op) int64 {
+	k := s.clients[op.Session.Slot].class
+	switch {
+	case k.guarded:
+		return DefaultWait / 8
+	case k.tight:
+		return Together / 8
+	}
+	return 0
+}
+
+// Issued keeps the books of an op that was issued. cost is its estimated time, ns of the whole chip; signalled: a done word follows
+// it; width is how many ops its word held.
+func (s *Scheduler) Issued(op *scoreboard.Op, cost int64, signalled bool, width int, now int64) {
+	c := s.clients[op.Session.Slot]
+	k := c.class
+	l := op.Session.Lane(op.Lane)
+	cost = min(max(cost, 1), longest/(1<<12))
+	k.virtual += cost / int64(max(1, k.busy))
+	if c.queued--; c.queued == 0 {
+		k.busy--
+	}
+	k.queued--
+	k.flying++
+	c.flying++
+	k.inFlight += cost
+	c.work += cost
+	l.Work += cost
+	if l.Quiet += cost; signalled {
+		l.Quiet = 0
+	}
+	c.mean += (cost - c.mean) / 8
+	k.served = now
+
+	st := &k.Stats
+	st.Ops++
+	st.GPU += uint64(cost)
+	if width > 1 {
+		st.Coalesced++
+	}
+	waited := now - op.ReadyAt
+	st.Queue.Add(waited)
+	if waited > 0 {
+		st.Waits[k.why(op)]++
+	}
+	if len(s.classes) > 1 {
+		s.share(k, cost, now)
+	}
+	if s.chooses() && !s.forced {
+		s.arrange(now, 0)
+	}
+}
+
+// share charges a class what it had, and credits those that wait with their part of it.
+func (s *Scheduler) share(k *Class, cost, now int64) {
+	for _, o := range s.classes {
+		if o.queued == 0 && o.flying == 0 {
+			o.deficit = min(o.deficit, 0) // nobody saves up
+		} else if o.MinShare > 0 {
+			o.deficit = min(o.deficit+int64(float64(cost)*o.MinShare), owed)
+		}
+		if o != k && o.queued > 0 {
+			switch {
+			case k.Place == 0:
+				o.note(WaitShare, now)
+			case k.Place < o.Place && o.Place < scoreboard.Blocked:
+				o.note(WaitPriority, now)
+			}
+		}
+	}
+	if k.MinShare > 0 {
+		k.deficit = max(k.deficit-cost, -max(cost, ahead))
+	}
+}
+
+// Completed takes n ops of a lane off the books; left of it are still in flight. done is the lane's number, head the ring position
+// below which everything is done: a request may end with them.
+func (s *Scheduler) Completed(c *Client, l *scoreboard.Lane, n int, now int64) {
+	k := c.class
+	work := l.Work
+	if left := l.InFlight(); left > 0 {
+		work = int64(float64(l.Work) * float64(n) / float64(n+left))
+	}
+	l.Work -= work
+	l.Quiet = min(l.Quiet, l.Work)
+	c.work -= work
+	k.inFlight -= work
+	k.flying -= n
+	c.flying -= n
+	k.active = now
+	if c.waiting && l.Index == c.waitLane && shm.Reached(l.Done, c.waitSeq) {
+		s.end(c, now)
+	}
+}
