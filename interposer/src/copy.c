@@ -47,7 +47,7 @@ static enum reach reach_of(struct heddle_lane *lane, CUdeviceptr address, size_t
 
 static int publish_copy(struct heddle_lane *lane, CUdeviceptr dst, CUdeviceptr src, size_t bytes, bool wait) {
   struct heddle_op op;
-  int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_COPY, wait ? HEDDLE_WIRE_RECORD_FLAG_WANT_SIGNAL : 0, sizeof(struct heddle_wire_copy));
+  int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_COPY, wait ? HEDDLE_OP_WAITS : 0, sizeof(struct heddle_wire_copy));
   if (opened != HEDDLE_OP_OPEN) return opened;
   *(struct heddle_wire_copy *)op.body = (struct heddle_wire_copy){.dst = dst, .src = src, .bytes = bytes};
   if (wait) return (int)heddle_op_publish_and_wait(&op);
@@ -62,7 +62,7 @@ static int publish_put(struct heddle_lane *lane, CUdeviceptr dst, const void *sr
     size_t n = bytes - at < HEDDLE_WIRE_MAX_INLINE_BYTES ? bytes - at : HEDDLE_WIRE_MAX_INLINE_BYTES;
     struct heddle_op op;
     bool last = wait && at + n == bytes;
-    int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_PUT, last ? HEDDLE_WIRE_RECORD_FLAG_WANT_SIGNAL : 0,
+    int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_PUT, last ? HEDDLE_OP_WAITS : 0,
                                 (uint32_t)(sizeof(struct heddle_wire_inline_copy) + n));
     if (opened != HEDDLE_OP_OPEN) return opened;
     *(struct heddle_wire_inline_copy *)op.body = (struct heddle_wire_inline_copy){.address = dst + at, .bytes = n};
@@ -80,7 +80,7 @@ static int publish_get(struct heddle_lane *lane, void *dst, CUdeviceptr src, siz
   for (size_t at = 0; at < bytes;) {
     size_t n = bytes - at < HEDDLE_WIRE_MAX_INLINE_BYTES ? bytes - at : HEDDLE_WIRE_MAX_INLINE_BYTES;
     struct heddle_op op;
-    int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_GET, HEDDLE_WIRE_RECORD_FLAG_WANT_SIGNAL,
+    int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_GET, HEDDLE_OP_WAITS,
                                 (uint32_t)(sizeof(struct heddle_wire_inline_copy) + n));
     if (opened != HEDDLE_OP_OPEN) return opened;
     *(struct heddle_wire_inline_copy *)op.body = (struct heddle_wire_inline_copy){.address = src + at, .bytes = n};
@@ -246,7 +246,7 @@ static int forward_box(struct copy *c, const CUDA_MEMCPY3D *p) {
   if ((to == IN_EXECUTOR || to == SHARED_HOST) && (from == IN_EXECUTOR || from == SHARED_HOST) && (to == IN_EXECUTOR || from == IN_EXECUTOR)) {
     bool wait = c->synchronous && (to == SHARED_HOST || from == SHARED_HOST);
     struct heddle_op op;
-    int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_COPY3D, wait ? HEDDLE_WIRE_RECORD_FLAG_WANT_SIGNAL : 0, sizeof(struct heddle_wire_copy3d));
+    int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_COPY3D, wait ? HEDDLE_OP_WAITS : 0, sizeof(struct heddle_wire_copy3d));
     if (opened == HEDDLE_OP_NATIVE) c->why = op.why;
     if (opened != HEDDLE_OP_OPEN) return opened;
     *(struct heddle_wire_copy3d *)op.body = (struct heddle_wire_copy3d){.dst = dst.first, .dst_pitch = dst.pitch, .dst_height = dst.rows,

@@ -255,7 +255,7 @@ CUresult heddle_hook_cuEventSynchronize(CUevent hEvent) {
   }
   struct heddle_context *c = heddle_context_current();
   uint32_t spin = (at.flags & CU_EVENT_BLOCKING_SYNC) != 0 ? 0 : c != NULL ? c->spin_us : 20;
-  return heddle_wait_number(at.session, at.lane, at.seq, spin);
+  return heddle_wait_host(at.session, at.lane, at.seq, spin);
 }
 
 CUresult heddle_hook_cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Flags) {

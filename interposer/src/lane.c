@@ -380,6 +380,16 @@ uint32_t heddle_lanes_undone(struct heddle_session *s, struct heddle_context *c,
   return n;
 }
 
+uint32_t heddle_lanes_last(struct heddle_context *c, struct heddle_wire_dep *out) {
+  uint32_t n = 0;
+  heddle_mutex_lock(&registry);
+  for (struct heddle_lane *l = every_lane; l != NULL && n < HEDDLE_WIRE_LANES; l = l->next_of_process)
+    if (l->context == c && atomic_load_explicit(&l->handle, memory_order_relaxed) != NULL)
+      out[n++] = (struct heddle_wire_dep){l->id, atomic_load_explicit(&l->seq, memory_order_acquire)};
+  heddle_mutex_unlock(&registry);
+  return n;
+}
+
 void heddle_order_stream_gone(CUstream stream) {
   if (stream == NULL || stream == CU_STREAM_LEGACY || stream == CU_STREAM_PER_THREAD) return;
   heddle_mutex_lock(&registry);

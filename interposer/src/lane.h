@@ -67,6 +67,7 @@ struct heddle_shared {
   struct heddle_session *session;
   struct heddle_mutex ring_lock;              // guards session->ring and the fields down to fetch_serial
   uint32_t signalled[HEDDLE_WIRE_LANES];      // the number up to which lane.done was asked for
+  uint32_t waited[HEDDLE_WIRE_LANES];         // the last number of which the executor was told that the program waits for it
   uint64_t fetch[HEDDLE_FETCHES];             // ring positions of GET payloads not yet copied out; UINT64_MAX free
   _Atomic uint32_t fetch_serial;              // bumped when one was (futex)
   _Atomic uint32_t fetch_waiters;             // threads that sleep on it
@@ -93,6 +94,8 @@ struct heddle_lane *heddle_lane_of(CUstream stream);
 // The context entry of the calling thread's current context; NULL: native, or no context.
 struct heddle_context *heddle_context_current(void);
 struct heddle_shared *heddle_shared_of(struct heddle_session *s);
+// The last numbers of the live lanes of context c into out[0..HEDDLE_WIRE_LANES), done or not; the count.
+uint32_t heddle_lanes_last(struct heddle_context *c, struct heddle_wire_dep *out);
 // The live lane with that id of s, or NULL (its stream is gone).
 struct heddle_lane *heddle_lane_by_id(struct heddle_session *s, uint32_t id);
 // The undone numbers of s that concern context c (NULL: all), retired lanes included, into out[0..HEDDLE_WIRE_LANES); the count.
@@ -134,6 +137,10 @@ void heddle_op_publish(struct heddle_op *op);
 bool heddle_record_write(struct heddle_session *s, uint16_t kind, uint32_t lane, uint32_t seq, const void *body, uint32_t bytes);
 // Asks for lane.done to be written for seq, unless that was asked before or is true. False as above.
 bool heddle_signal_number(struct heddle_session *s, uint32_t lane, uint32_t seq);
+// A record without a number that goes with the next one that is published: nobody is woken for it. False as above.
+bool heddle_record_later(struct heddle_session *s, uint16_t kind, const void *body, uint32_t bytes);
+// heddle_signal_number where the program itself waits: tells the executor so, once for each number, also when it is done already.
+bool heddle_signal_wait(struct heddle_session *s, uint32_t lane, uint32_t seq);
 // An op that does nothing but carry the lane's dependencies and native tail, when there are any. The lane's number then stands
 // for everything submitted so far. *seq receives it. Return value as heddle_op_open's.
 int heddle_lane_settle(struct heddle_lane *lane, uint32_t *seq);
@@ -149,7 +156,10 @@ enum heddle_wait { HEDDLE_REACHED, HEDDLE_STICKY, HEDDLE_LOST };
 enum heddle_wait heddle_wait_raw(struct heddle_session *s, uint32_t id, uint32_t seq, uint32_t spin_us);
 // The whole of it: signal, wait, finish alone when the session is lost. No lock may be held. CUDA_SUCCESS or the sticky error.
 CUresult heddle_wait_number(struct heddle_session *s, uint32_t id, uint32_t seq, uint32_t spin_us);
-// heddle_op_publish, then waits until the op is done. Open it with WANT_SIGNAL.
+// The same where the program itself waits (docs/requests.md).
+CUresult heddle_wait_host(struct heddle_session *s, uint32_t id, uint32_t seq, uint32_t spin_us);
+// heddle_op_publish, then waits until the op is done. Open it with HEDDLE_OP_WAITS.
+#define HEDDLE_OP_WAITS (HEDDLE_WIRE_RECORD_FLAG_WANT_SIGNAL | HEDDLE_WIRE_RECORD_FLAG_WAIT)
 CUresult heddle_op_publish_and_wait(struct heddle_op *op);
 // True when the session will not be served any more. Cheap enough for every 100 ms.
 bool heddle_session_lost(struct heddle_session *s);

@@ -29,7 +29,7 @@ static int forward(CUstream stream, CUdeviceptr dst, size_t pitch, uint32_t valu
   }
   bool wait = synchronous && where == HEDDLE_WHERE_HOST;
   struct heddle_op op;
-  int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_MEMSET, wait ? HEDDLE_WIRE_RECORD_FLAG_WANT_SIGNAL : 0, sizeof(struct heddle_wire_memset));
+  int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_MEMSET, wait ? HEDDLE_OP_WAITS : 0, sizeof(struct heddle_wire_memset));
   if (opened != HEDDLE_OP_OPEN) {
     *why = op.why;
     return opened;

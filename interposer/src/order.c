@@ -106,10 +106,12 @@ static CUresult wait_before_native(struct heddle_lane *lane) {
   struct waits w;
   w.n = 0;
   heddle_mutex_lock(lane->lock);
+  uint32_t seq = atomic_load_explicit(&lane->seq, memory_order_relaxed);
   each_before_native(lane, collect_wait, &w);
   heddle_mutex_unlock(lane->lock);
+  (void)heddle_signal_wait(lane->session, lane->id, seq);
   for (uint32_t i = 0; i < w.n; i++) {
-    CUresult r = heddle_wait_number(lane->session, w.at[i].lane, w.at[i].value, lane->context->spin_us);
+    CUresult r = heddle_wait_host(lane->session, w.at[i].lane, w.at[i].value, lane->context->spin_us);
     if (r != CUDA_SUCCESS) return r;
   }
   return CUDA_SUCCESS;

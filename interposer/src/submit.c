@@ -98,15 +98,23 @@ void heddle_fetch_release(struct heddle_session *s, uint64_t position) {
   if (atomic_load(&h->fetch_waiters) != 0) (void)heddle_futex_wake((uint32_t *)&h->fetch_serial, INT_MAX);
 }
 
-bool heddle_record_write(struct heddle_session *s, uint16_t kind, uint32_t lane, uint32_t seq, const void *body, uint32_t bytes) {
+static bool record_write(struct heddle_session *s, uint16_t kind, uint32_t lane, uint32_t seq, const void *body, uint32_t bytes, bool publish) {
   struct heddle_shared *h = heddle_shared_of(s);
   uint64_t position;
   unsigned char *at = ring_begin(h, kind, 0, lane, seq, 0, NULL, 0, bytes, &position);
   if (at == NULL) return false;
   if (bytes != 0) memcpy(at, body, bytes);
-  heddle_ring_publish(&s->ring);
+  if (publish) heddle_ring_publish(&s->ring);
   heddle_mutex_unlock(&h->ring_lock);
   return true;
+}
+
+bool heddle_record_write(struct heddle_session *s, uint16_t kind, uint32_t lane, uint32_t seq, const void *body, uint32_t bytes) {
+  return record_write(s, kind, lane, seq, body, bytes, true);
+}
+
+bool heddle_record_later(struct heddle_session *s, uint16_t kind, const void *body, uint32_t bytes) {
+  return record_write(s, kind, 0, 0, body, bytes, false);
 }
 
 bool heddle_signal_number(struct heddle_session *s, uint32_t lane, uint32_t seq) {
@@ -120,6 +128,27 @@ bool heddle_signal_number(struct heddle_session *s, uint32_t lane, uint32_t seq)
   if (ring_begin(h, HEDDLE_WIRE_KIND_SIGNAL, 0, lane, seq, 0, NULL, 0, 0, &position) == NULL) return false;
   if (!heddle_reached(h->signalled[lane], seq)) h->signalled[lane] = seq;
   heddle_ring_publish(&s->ring);
+  heddle_mutex_unlock(&h->ring_lock);
+  return true;
+}
+
+bool heddle_signal_wait(struct heddle_session *s, uint32_t lane, uint32_t seq) {
+  struct heddle_shared *h = heddle_shared_of(s);
+  uint64_t position;
+  if (seq == 0 || lane >= HEDDLE_WIRE_LANES) return true; // nothing was ever submitted there
+  heddle_mutex_lock(&h->ring_lock);
+  bool told = heddle_reached(h->waited[lane], seq);
+  heddle_mutex_unlock(&h->ring_lock);
+  if (told) return heddle_signal_number(s, lane, seq);
+  // A number that is done may be an event's of long ago, which a record must not name any more: what is done now stands for it.
+  uint32_t done = heddle_load_acquire32(&s->lanes[lane].done);
+  bool over = heddle_reached(done, seq);
+  if (ring_begin(h, HEDDLE_WIRE_KIND_SIGNAL, HEDDLE_WIRE_RECORD_FLAG_WAIT, lane, over ? done : seq, 0, NULL, 0, 0, &position) == NULL) return false;
+  h->waited[lane] = seq;
+  if (!over) {
+    if (!heddle_reached(h->signalled[lane], seq)) h->signalled[lane] = seq;
+    heddle_ring_publish(&s->ring);
+  }
   heddle_mutex_unlock(&h->ring_lock);
   return true;
 }
@@ -271,7 +300,10 @@ void heddle_op_publish(struct heddle_op *op) {
   struct heddle_context *c = lane->context;
   struct heddle_session *s = lane->session;
   struct heddle_shared *h = heddle_shared_of(s);
-  if ((op->flags & HEDDLE_WIRE_RECORD_FLAG_WANT_SIGNAL) != 0) h->signalled[lane->id] = op->seq;
+  if ((op->flags & HEDDLE_WIRE_RECORD_FLAG_WANT_SIGNAL) != 0) {
+    h->signalled[lane->id] = op->seq;
+    if ((op->flags & HEDDLE_WIRE_RECORD_FLAG_WAIT) != 0) h->waited[lane->id] = op->seq;
+  }
   heddle_ring_publish(&s->ring);
   heddle_mutex_unlock(&h->ring_lock);
   // What the record depends on, and covers, need not be named again.

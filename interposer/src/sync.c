@@ -95,6 +95,11 @@ CUresult heddle_wait_number(struct heddle_session *s, uint32_t id, uint32_t seq,
   return heddle_sticky(s);
 }
 
+CUresult heddle_wait_host(struct heddle_session *s, uint32_t id, uint32_t seq, uint32_t spin_us) {
+  if (heddle_session_live(s)) (void)heddle_signal_wait(s, id, seq); // a session that ends meanwhile: the wait itself notices
+  return heddle_wait_number(s, id, seq, spin_us);
+}
+
 CUresult heddle_op_publish_and_wait(struct heddle_op *op) {
   struct heddle_session *s = op->lane->session;
   uint32_t id = op->lane->id, spin = op->lane->context->spin_us;
@@ -105,7 +110,7 @@ CUresult heddle_op_publish_and_wait(struct heddle_op *op) {
 // ---- streams ----
 
 struct undone {
-  uint32_t n, native;
+  uint32_t n, native, seq; // seq: the stream's own last number
   struct heddle_wire_dep at[2 * HEDDLE_WIRE_LANES];
 };
 
@@ -123,6 +128,7 @@ static void add_lane(struct undone *u, struct heddle_lane *lane) {
 static void collect(struct undone *u, struct heddle_lane *lane) {
   u->n = 0;
   heddle_mutex_lock(lane->lock);
+  u->seq = atomic_load_explicit(&lane->seq, memory_order_relaxed);
   add_lane(u, lane);
   if (lane->legacy)
     for (struct heddle_lane *b = lane->context->blocking; b != NULL; b = b->next_blocking) add_lane(u, b);
@@ -147,7 +153,8 @@ CUresult heddle_hook_cuStreamSynchronize(CUstream hStream) {
   struct undone u;
   struct heddle_session *s = lane->session;
   collect(&u, lane);
-  for (uint32_t i = 1; i < u.n; i++) (void)heddle_signal_number(s, u.at[i].lane, u.at[i].value); // all asked before the first wait
+  (void)heddle_signal_wait(s, lane->id, u.seq);
+  for (uint32_t i = 0; i < u.n; i++) (void)heddle_signal_wait(s, u.at[i].lane, u.at[i].value); // all asked before the first wait
   for (uint32_t i = 0; i < u.n && r == CUDA_SUCCESS; i++) r = heddle_wait_number(s, u.at[i].lane, u.at[i].value, lane->context->spin_us);
   if (r != CUDA_SUCCESS || (u.n == 0 && (r = heddle_sticky(s)) != CUDA_SUCCESS)) return r;
   if (atomic_load_explicit(&lane->synced, memory_order_relaxed) != u.native) {
@@ -185,6 +192,11 @@ CUresult heddle_hook_cuStreamQuery(CUstream hStream) {
 static CUresult context_wait(struct heddle_context *c, bool *native, uint32_t *serial) {
   *serial = atomic_load_explicit(&c->native_serial, memory_order_relaxed);
   *native = true;
+  if (heddle_session_live(c->session)) {
+    struct heddle_wire_dep last[HEDDLE_WIRE_LANES];
+    uint32_t n = heddle_lanes_last(c, last);
+    for (uint32_t i = 0; i < n; i++) (void)heddle_signal_wait(c->session, last[i].lane, last[i].value);
+  }
   CUresult r = heddle_order_drain(c->session, c->handle);
   if (r == CUDA_SUCCESS && heddle_session_live(c->session))
     *native = atomic_load_explicit(&c->native_synced, memory_order_relaxed) != *serial ||

@@ -101,7 +101,7 @@ func TestOrderOfRandomPrograms(t *testing.T) {
 
 func TestUnits(t *testing.T) {
 	path := build(t, "units", "-O1", "-fsanitize=address,undefined")
-	for _, name := range []string{"launch", "copy", "full", "events", "sticky", "lost", "freed", "alone", "doubt", "overwritten", "implied", "vanished", "lanes"} {
+	for _, name := range []string{"launch", "copy", "full", "events", "sticky", "lost", "freed", "alone", "doubt", "overwritten", "implied", "vanished", "lanes", "host-waits"} {
 		t.Run(name, func(t *testing.T) { run(t, []string{"HEDDLE_REATTACH_MS=300"}, path, name) })
 	}
 }

@@ -13,7 +13,7 @@
 static struct {
   _Atomic bool stop, hold;
   _Atomic uint64_t position;
-  _Atomic uint32_t launches, sets, copies, boxes, puts, gets, events, signals, opens, retires;
+  _Atomic uint32_t launches, sets, copies, boxes, puts, gets, events, signals, waits, opens, retires;
   uint32_t seq[HEDDLE_WIRE_LANES];
   unsigned char put_bytes[1 << 21];
   size_t put_total;
@@ -42,7 +42,11 @@ static void take(struct heddle_wire_record *h) {
   switch (h->kind) {
   case HEDDLE_WIRE_KIND_LANE_OPEN: atomic_fetch_add(&x.opens, 1); return;
   case HEDDLE_WIRE_KIND_LANE_RETIRE: atomic_fetch_add(&x.retires, 1); return;
-  case HEDDLE_WIRE_KIND_SIGNAL: atomic_fetch_add(&x.signals, 1); return;
+  case HEDDLE_WIRE_KIND_SIGNAL:
+    CHECK(heddle_reached(x.seq[h->lane], h->seq), "signal for lane %u number %u, which was not published", h->lane, h->seq);
+    atomic_fetch_add(&x.signals, 1);
+    if ((h->flags & HEDDLE_WIRE_RECORD_FLAG_WAIT) != 0) atomic_fetch_add(&x.waits, 1);
+    return;
   case HEDDLE_WIRE_KIND_ELAPSED: {
     struct heddle_wire_elapsed *e = (struct heddle_wire_elapsed *)body;
     float ms = (float)(e->end - e->start) + 0.5f;
@@ -61,6 +65,7 @@ static void take(struct heddle_wire_record *h) {
     CHECK(heddle_reached(x.seq[d[i].lane], d[i].value), "dependency (%u, %u) is later in the ring", d[i].lane, d[i].value);
   if (h->ready != 0) CHECK(heddle_reached(heddle_load_acquire32(&fake_session->lanes[h->lane].ready), h->ready), "ready %u was not written", h->ready);
   x.seq[h->lane] = h->seq;
+  if ((h->flags & HEDDLE_WIRE_RECORD_FLAG_WAIT) != 0) atomic_fetch_add(&x.waits, 1);
   switch (h->kind) {
   case HEDDLE_WIRE_KIND_LAUNCH:
     memcpy(&x.launch, body, sizeof x.launch);
@@ -534,6 +539,80 @@ static void lanes(void) {
   executor_stop();
 }
 
+// ---- what the executor learns of host waits ----
+
+// The waits told since the last call. Those for work that is done go with the next op, so one goes ahead.
+static uint32_t waits(void) {
+  static uint32_t before;
+  CUstream s = fake_stream(CU_STREAM_NON_BLOCKING);
+  struct heddle_lane *lane = heddle_lane_of(s);
+  OK(heddle_hook_cuMemsetD8Async(DEVICE_BASE, 0, 4, s));
+  while (!heddle_lane_done(fake_session, lane->id, atomic_load(&lane->seq))) sched_yield();
+  uint32_t now = atomic_load(&x.waits), n = now - before;
+  before = now;
+  return n;
+}
+
+static void host_waits(void) {
+  executor_start();
+  CUstream s = fake_stream(CU_STREAM_NON_BLOCKING), other = fake_stream(CU_STREAM_NON_BLOCKING);
+  CUevent e;
+  unsigned char bytes[100000] = {0};
+  struct heddle_lane *lane = heddle_lane_of(s);
+  OK(heddle_hook_cuEventCreate(&e, CU_EVENT_DISABLE_TIMING));
+#define WORK(stream) OK(heddle_hook_cuMemsetD8Async(DEVICE_BASE, 0, 4, stream))
+  // Polls are no waits, whatever they lead to; the wait behind them is one, and only one.
+  atomic_store(&x.hold, true);
+  WORK(s);
+  OK(heddle_hook_cuEventRecord(e, s));
+  CHECK(heddle_hook_cuStreamQuery(s) == CUDA_ERROR_NOT_READY && heddle_hook_cuEventQuery(e) == CUDA_ERROR_NOT_READY, "nothing has run");
+  atomic_store(&x.hold, false);
+  while (heddle_hook_cuEventQuery(e) == CUDA_ERROR_NOT_READY) sched_yield();
+  CHECK(waits() == 0 && x.signals >= 1, "a poll counts as a wait");
+  OK(heddle_hook_cuEventSynchronize(e)); // done long ago, and waited for nevertheless
+  CHECK(waits() == 1, "an event's synchronisation");
+  OK(heddle_hook_cuEventSynchronize(e));
+  OK(heddle_hook_cuStreamSynchronize(s));
+  OK(heddle_hook_cuStreamSynchronize(other));
+  CHECK(waits() == 0, "nothing was submitted since the last wait");
+  // A stream's synchronisation before and after its work is done.
+  atomic_store(&x.hold, true);
+  WORK(s);
+  CHECK(heddle_hook_cuStreamQuery(s) == CUDA_ERROR_NOT_READY, "nothing has run"); // asks for the signal that the wait wants too
+  atomic_store(&x.hold, false);
+  OK(heddle_hook_cuStreamSynchronize(s));
+  CHECK(waits() == 1, "a stream's synchronisation");
+  WORK(s);
+  while (!heddle_lane_done(fake_session, lane->id, atomic_load(&lane->seq))) sched_yield();
+  OK(heddle_hook_cuStreamSynchronize(s));
+  CHECK(waits() == 1, "a stream's synchronisation when all is done");
+  // A context's: one for each stream that had work.
+  (void)sync_all();
+  (void)waits();
+  WORK(s);
+  WORK(other);
+  OK(sync_all());
+  CHECK(waits() == 3, "a context's synchronisation"); // the third stream is that of waits()
+  // Synchronous copies, forwarded and native.
+  OK(heddle_hook_cuMemcpyDtoH_v2(bytes, DEVICE_BASE, 100, CU_STREAM_LEGACY));
+  CHECK(waits() == 1, "a small copy to the host");
+  OK(heddle_hook_cuMemcpyHtoD_v2(DEVICE_BASE, bytes, 100, CU_STREAM_LEGACY));
+  CHECK(waits() == 1, "a small copy to the device");
+  OK(heddle_hook_cuMemcpyDtoH_v2(fake_shared_host, DEVICE_BASE, 100, CU_STREAM_LEGACY));
+  CHECK(waits() == 1, "a copy to pinned memory");
+  WORK(CU_STREAM_LEGACY);
+  OK(heddle_hook_cuMemcpyDtoH_v2(bytes, DEVICE_BASE, sizeof bytes, CU_STREAM_LEGACY));
+  CHECK(native_ops == 1 && waits() == 1, "a large copy, which runs natively");
+  OK(heddle_hook_cuMemcpyHtoDAsync_v2(DEVICE_BASE, bytes, 100, s));
+  OK(heddle_hook_cuMemcpyDtoDAsync_v2(DEVICE_BASE, DEVICE_BASE + 4096, 100, s));
+  CHECK(waits() == 0, "asynchronous copies");
+  // Waits of the library's own.
+  WORK(s);
+  OK(heddle_order_drain(fake_session, NULL));
+  CHECK(waits() == 0, "a drain, as before a free");
+  executor_stop();
+}
+
 // ---- cost: launches that callgrind counts ----
 
 static void cost(void) {
@@ -553,7 +632,7 @@ static void cost(void) {
 int main(int argc, char **argv) {
   static const struct { const char *name; void (*run)(void); uint64_t ring; } units[] = {
       {"launch", launch, 1 << 20}, {"copy", copy, 1 << 20}, {"full", full, 1 << 16}, {"threads", threads, 1 << 18}, {"events", events, 1 << 20},
-      {"sticky", sticky, 1 << 20}, {"lost", lost, 1 << 20}, {"freed", freed, 1 << 20}, {"alone", alone, 1 << 20}, {"doubt", doubt, 1 << 20}, {"vanished", vanished, 1 << 20}, {"overwritten", overwritten, 1 << 20}, {"implied", implied, 1 << 20}, {"lanes", lanes, 1 << 20},
+      {"sticky", sticky, 1 << 20}, {"lost", lost, 1 << 20}, {"freed", freed, 1 << 20}, {"alone", alone, 1 << 20}, {"doubt", doubt, 1 << 20}, {"vanished", vanished, 1 << 20}, {"overwritten", overwritten, 1 << 20}, {"implied", implied, 1 << 20}, {"lanes", lanes, 1 << 20}, {"host-waits", host_waits, 1 << 20},
       {"cost", cost, 1 << 22}};
   CHECK(argc == 2, "usage: units NAME");
   fake_native = on_native;
