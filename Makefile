@@ -19,8 +19,9 @@ build: heddle interposer simgpu ## everything, into build/
 deps: ## CUDA headers and ptxas (PyPI wheels, pinned) into .deps/
 	@tools/deps/fetch.sh cuda
 
-tools-deps: deps ## Debian packages that the tests use
+tools-deps: deps ## what only the tests use: Debian packages, headers of NVTX
 	@tools/deps/packages.sh
+	@tools/deps/fetch.sh nvtx
 
 heddle:
 	@mkdir -p $(BUILD)/bin

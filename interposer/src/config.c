@@ -22,6 +22,7 @@ static const struct variable {
     {"HEDDLE_FORCE", FLAG, MEMBER(force), 0, 1, 0},
     {"HEDDLE_LOG", LOG, MEMBER(log_path), 0, 0, 0},
     {"HEDDLE_LABEL", TEXT, MEMBER(label), 0, 0, 0},
+    {"HEDDLE_NVTX", TEXT, MEMBER(nvtx), 0, 0, 0},
     {"HEDDLE_SOCKET", TEXT, MEMBER(socket), 0, 0, 0},
     {"HEDDLE_CONNECT_MS", NUMBER, MEMBER(connect_ms), 1, 600000, 2000},
     {"HEDDLE_REATTACH_MS", NUMBER, MEMBER(reattach_ms), 0, 600000, 2000},

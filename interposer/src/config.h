@@ -13,6 +13,7 @@ struct heddle_config {
   int log_level;       // enum heddle_log_level
   char log_path[4096]; // empty: standard error
   char label[64];      // HEDDLE_LABEL: for policy and `heddle ps`
+  char nvtx[128];      // HEDDLE_NVTX: which NVTX ranges mark requests (docs/requests.md); empty: none
   char socket[108];    // HEDDLE_SOCKET: path of the daemon's socket; empty: the default path of the session
   int connect_ms;      // HEDDLE_CONNECT_MS: at most this long for the hello
   int reattach_ms;     // HEDDLE_REATTACH_MS: how long to wait for the next executor

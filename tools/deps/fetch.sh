@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Fetches what the build needs and never commits: CUDA headers and the PTX
-# assembler (PyPI wheels, pinned) into .deps/cuda, and on request the zig
-# compiler that `make dist` uses to link against an old glibc.
+# assembler (PyPI wheels, pinned) into .deps/cuda, and on request NVTX's headers,
+# for tests, and the zig compiler that `make dist` uses to link against an old
+# glibc.
 #
-# usage: tools/deps/fetch.sh cuda|zig …
+# usage: tools/deps/fetch.sh cuda|nvtx|zig …
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 deps=$PWD/.deps
@@ -27,7 +28,8 @@ fetch() {
 for what in "$@"; do
   case $what in
     cuda) fetch cuda nvidia-cuda-runtime==13.0.96 nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 ;;
+    nvtx) fetch nvtx nvidia-nvtx==13.0.85 ;;
     zig) fetch zig ziglang==0.15.2 ;;
-    *) echo "tools/deps/fetch.sh: unknown dependency '$what'; expected cuda or zig" >&2; exit 2 ;;
+    *) echo "tools/deps/fetch.sh: unknown dependency '$what'; expected cuda, nvtx or zig" >&2; exit 2 ;;
   esac
 done

@@ -228,10 +228,11 @@ const struct heddle_entry heddle_entries[] = {
 }
 
 // others are exported besides the driver's: by tools.c, to notice a profiler that starts inside the process, and by
-// harvest/compilers.c, for programs that are linked to libnvrtc.
+// harvest/compilers.c, for programs that are linked to libnvrtc; by marks/, for programs that mark their requests.
 var others = []string{
 	"cuptiSubscribe", "cuptiSubscribe_v2", "cuptiActivityEnable", "cuptiActivityEnableContext",
 	"nvrtcCompileProgram", "nvrtcGetCUBIN",
+	"heddle_request_begin", "heddle_request_end", "InitializeInjectionNvtx2",
 }
 
 // emitExports writes the linker's version script. The symbols stay without a version: an unversioned definition satisfies

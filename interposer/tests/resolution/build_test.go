@@ -93,7 +93,7 @@ func heddleSources() ([]string, error) {
 	args := append(library("libheddle.so"), "-O2", "-fvisibility=hidden", "-fno-semantic-interposition", "-Wl,-z,now",
 		"-Wl,--version-script="+script)
 	args = append(args, hooks...)
-	for _, f := range []string{"config.c", "log.c", "tools.c", "harvest/compilers.c", "harvest/link.c", "harvest/ptxas.c", "harvest/store.c", "code/fatbin.c", "../../shm/c/heddle_hash.c"} {
+	for _, f := range []string{"config.c", "log.c", "tools.c", "harvest/compilers.c", "harvest/link.c", "harvest/ptxas.c", "harvest/store.c", "code/fatbin.c", "marks/marks.c", "marks/nvtx.c", "../../shm/c/heddle_hash.c"} {
 		args = append(args, root+"/interposer/src/"+f)
 	}
 	return append(args, "testdata/rest.c", write("hooks.c", hookSource(entries))), nil

@@ -67,8 +67,20 @@ func clientEnv(label string) ([]string, error) {
 	if label != "" {
 		set["HEDDLE_LABEL"] = label
 	}
+	if p := nvtxLibrary(os.Getenv("HEDDLE_NVTX"), os.Getenv("NVTX_INJECTION64_PATH"), library); p != "" {
+		set["NVTX_INJECTION64_PATH"] = p
+	}
 	set["XLA_FLAGS"] = withoutCommandBuffers(os.Getenv("XLA_FLAGS"))
 	return mergeEnv(os.Environ(), set), nil
+}
+
+// nvtxLibrary is the library that NVTX calls: the one that the user has chosen (a profiler; there is room for one), else ours when
+// ranges are to mark requests. "" is none.
+func nvtxLibrary(pattern, current, library string) string {
+	if current == "" && pattern != "" {
+		return library
+	}
+	return current
 }
 
 // withoutCommandBuffers tells XLA (JAX, TensorFlow) to launch its kernels one by

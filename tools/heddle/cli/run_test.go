@@ -27,6 +27,19 @@ func TestCommandBuffersAreTheUsersToDecide(t *testing.T) {
 	}
 }
 
+func TestNVTXIsTheUsersToDecide(t *testing.T) {
+	for _, tc := range []struct{ pattern, current, want string }{
+		{"", "", ""},
+		{"", "/nsys.so", "/nsys.so"},
+		{"request*", "", "/h/libheddle.so"},
+		{"request*", "/nsys.so", "/nsys.so"},
+	} {
+		if got := nvtxLibrary(tc.pattern, tc.current, "/h/libheddle.so"); got != tc.want {
+			t.Errorf("%q, %q: %q, want %q", tc.pattern, tc.current, got, tc.want)
+		}
+	}
+}
+
 func TestDaemonsDoNotInheritTheLibrary(t *testing.T) {
 	got := withoutPreload([]string{"A=1", "LD_PRELOAD=/h/libheddle.so:/x.so", "HEDDLE_SOCKET=/s", "HEDDLE_LABEL=l", "B=2"})
 	want := []string{"A=1", "LD_PRELOAD=/x.so", "B=2"}
