@@ -182,7 +182,6 @@ func (f *fakeForm) check(t testing.TB) {
 // maker plays the forms' maker: every kernel of a name in its table gets forms when it is first loaded.
 type maker struct {
 	g     *fakeGPU
-	size  int
 	mu    sync.Mutex
 	codes map[string]*scoreboard.Code
 	// make publishes the forms of a new code.
