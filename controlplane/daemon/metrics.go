@@ -88,7 +88,7 @@ var (
 
 	metricOps       = counter(words, "heddle_ops_total", "Ops handed to the driver: kernels, memsets, device copies.", ofExecutor)
 	metricLaunches  = counter(words, "heddle_kernel_ops_total", "Ops that are kernels.", ofExecutor)
-	metricWords     = counter(words, "heddle_kernel_words_total", "Launches of kernels: as the client asked (path alone) or of a rewritten kernel (path coalesced).", byPath)
+	metricWords     = counter(words, "heddle_words_total", "Words issued: one op as its client asked (path alone), or a rewritten kernel that does the work of one or more (path coalesced).", byPath)
 	metricWidth     = histogram(words, "heddle_word_width", "Kernels in a launch.", ofExecutor)
 	metricCoalesced = counter(words, "heddle_coalesced_ops_total", "Kernels that shared a launch with others.", ofExecutor)
 	metricApart     = counter(words, "heddle_word_limits_total", "Why launches did not hold more kernels, by reason.", byReason)

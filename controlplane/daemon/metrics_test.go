@@ -152,7 +152,7 @@ func TestMetricsSayWhatTheExecutorSays(t *testing.T) {
 		`heddle_build_info{version="test"} 1`, `heddle_policy_last_reload_successful 1`, `heddle_policy_reloads_total 0`,
 		`heddle_executor_up{` + at + `} 1`, `heddle_executor_answers{` + at + `} 1`, `heddle_executor_starts_total{` + at + `} 1`, `heddle_clients{` + class + `} 1`,
 		`heddle_ring_used_bytes{` + at + `} 5120`, `heddle_ring_used_bytes_max{` + at + `} 4096`, `heddle_ops_total{` + at + `} 1000`, `heddle_kernel_ops_total{` + at + `} 900`,
-		`heddle_kernel_words_total{` + by("path", "alone") + `} 100`, `heddle_kernel_words_total{` + by("path", "coalesced") + `} 200`,
+		`heddle_words_total{` + by("path", "alone") + `} 100`, `heddle_words_total{` + by("path", "coalesced") + `} 200`,
 		`heddle_word_width_bucket{` + at + `,le="2"} 150`, `heddle_word_width_sum{` + at + `} 900`, `heddle_word_width_count{` + at + `} 300`,
 		`heddle_word_limits_total{` + by("reason", "cost") + `} 6`, `heddle_form_refusals_total{` + by("reason", "spin-wait") + `} 4`,
 		`heddle_issue_busy_seconds_total{` + at + `} 0.75`, `heddle_signals_total{` + by("path", "kernel") + `} 60`,

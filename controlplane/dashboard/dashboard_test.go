@@ -14,6 +14,7 @@ import (
 
 	"github.com/heddle-gpu/heddle/controlplane/admin"
 	"github.com/heddle-gpu/heddle/controlplane/executor"
+	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 )
 
 // hostile is what a client may choose as its label, its program's name or a kernel's.
@@ -36,7 +37,7 @@ func (s *scene) status() admin.Status {
 		Classes []executor.ClassStats `json:"classes"`
 	}
 	x := stats{Stats: executor.Stats{Ops: 400 * n, Launches: 300 * n, InFlight: 3, Waiting: 2, PollerBusySeconds: 0.01 * float64(n)}}
-	x.Coalescing = executor.CoalescingStats{WordsAlone: 50 * n, WordsCoalesced: 50 * n, OpsCoalesced: 250 * n}
+	x.Coalescing = executor.CoalescingStats{WordsAlone: 50 * n, WordsCoalesced: 50 * n, OpsCoalesced: 250 * n, Widths: [cost.Buckets]uint64{50 * n, 0, 0, 50 * n}}
 	slow := executor.ClassStats{Class: "interactive", Clients: s.clients, ObjectiveSeconds: 0.02, Requests: 100 * n, Attained: 97 * n, Ops: 300 * n, Coalesced: 250 * n, GPUSeconds: 0.1 * float64(n), Stragglers: 1}
 	slow.Latency.Counts[12], slow.Latency.Counts[13] = 98*n, 2*n // up to 10 ms, up to 25 ms
 	slow.Queue.Counts[4] = 300 * n

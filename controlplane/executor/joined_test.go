@@ -57,6 +57,14 @@ func TestInStep(t *testing.T) {
 	if st.Orders > words/4 || st.Signals > words/4 {
 		t.Errorf("%d words needed %d waits and %d signals of streams", words, st.Orders, st.Signals)
 	}
+	// What sessions tell adds up to what the words were.
+	var launches, joined, slots uint64
+	for _, s := range st.Sessions {
+		launches, joined, slots = launches+s.Launches, joined+s.Coalesced, slots+s.Slots
+	}
+	if launches != clients*rounds || joined != st.Coalescing.OpsCoalesced || slots < 16*joined || slots > clients*joined {
+		t.Errorf("sessions tell of %d launches, %d joined in words of %d together; %+v", launches, joined, slots, st.Coalescing)
+	}
 	if st.Coalescing.SignalsInKernel == 0 || st.Coalescing.OpsCoalesced > clients*rounds {
 		t.Errorf("%+v", st.Coalescing)
 	}

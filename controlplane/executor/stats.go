@@ -74,6 +74,9 @@ type StreamStats struct {
 type SessionStats struct {
 	ClientID  uint64 `json:"client_id"`
 	OpsDone   uint64 `json:"ops_done"`
+	Launches  uint64 `json:"launches"`  // kernels issued
+	Coalesced uint64 `json:"coalesced"` // of them in words of two or more
+	Slots     uint64 `json:"slots"`     // the widths of those words, added up for each of the kernels
 	Dropped   uint64 `json:"dropped"`
 	InFlight  int    `json:"in_flight"`
 	Waiting   int    `json:"waiting"`
@@ -111,7 +114,7 @@ func (p *poller) snapshot() Stats {
 		st.InFlight += b.InFlight()
 		st.Waiting += b.Waiting()
 		st.Sessions = append(st.Sessions, SessionStats{
-			ClientID: c.id, OpsDone: b.OpsDone, Dropped: b.OpsDropped, InFlight: b.InFlight(), Waiting: b.Waiting(), BusyLanes: len(b.Busy()),
+			ClientID: c.id, OpsDone: b.OpsDone, Launches: b.Launches, Coalesced: b.Joined, Slots: b.Slots, Dropped: b.OpsDropped, InFlight: b.InFlight(), Waiting: b.Waiting(), BusyLanes: len(b.Busy()),
 			Kernels: b.Kernels(), Ranges: b.Memory.Len(), RingBytes: c.ring.Read() - c.ring.Head(), Error: int(c.failed),
 		})
 	}

@@ -71,11 +71,12 @@ function show(status) {
   for (const e of executors) {
     const c = object(e.counters), g = object(c.coalescing), key = `${text(e.gpu)} ${number(e.uid)} ${number(e.pid)}`;
     const words = number(g.words_alone) + number(g.words_coalesced);
-    const k = { words, kernels: number(c.launches), joined: number(g.ops_coalesced), ops: number(c.ops), busy: number(c.poller_busy_seconds) };
+    const widths = (Array.isArray(g.widths) ? g.widths : []).map(number), launches = widths.reduce((a, b) => a + b, 0);
+    const k = { words, launches, kernels: (widths[0] || 0) + number(g.ops_coalesced), joined: number(g.ops_coalesced), ops: number(c.ops), busy: number(c.poller_busy_seconds) };
     now.executors.set(key, k);
     for (const s of list(c.sessions)) ring.set(number(s.client_id), number(s.ring_bytes));
     const was = (before && before.executors.get(key)) || {};
-    const wordRate = rate(words, was.words), kernels = since(k.kernels, was.kernels), issued = since(words, was.words);
+    const wordRate = rate(words, was.words), kernels = since(k.kernels, was.kernels), issued = since(launches, was.launches);
     const line = history.get(key) || [];
     if (before) line.push(wordRate);
     if (line.length > 120) line.shift();

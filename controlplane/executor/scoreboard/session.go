@@ -94,6 +94,8 @@ type Session struct {
 	inFlight int
 	// OpsDone counts ops known complete, Dropped those that were given up.
 	OpsDone, OpsDropped uint64
+	// Launches counts kernels issued, Joined those of them in words of two or more, Slots the widths of those words, added up for each of the kernels.
+	Launches, Joined, Slots uint64
 	// LastElapsed is the body of the record for which Accept returned Elapsed, LastBegin and LastEnd of RequestBegin and RequestEnd.
 	LastElapsed shm.Elapsed
 	LastBegin   shm.RequestBegin

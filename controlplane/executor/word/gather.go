@@ -380,6 +380,7 @@ func (g *Gather) PlainIssued(w *Word) {
 	if w.Shape != nil {
 		w.Shape.Words++
 		w.Shape.Code.Use.Launches++
+		w.Op.Session.Launches++
 		g.Widths[0]++
 	}
 }
@@ -409,8 +410,12 @@ func (g *Gather) Issued(w *Word, now int64) {
 		}
 		c := op.Kernel.Code
 		c.Use.Launches++
+		by := op.Session
+		by.Launches++
 		if n > 1 {
 			c.Use.Coalesced++
+			by.Joined++
+			by.Slots += uint64(n)
 		}
 		if op.Signal && w.Batch != nil {
 			g.InKernel++
