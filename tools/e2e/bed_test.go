@@ -62,8 +62,8 @@ var programs = sync.OnceValues(func() (string, error) {
 	}
 	for _, src := range sources {
 		out := filepath.Join(dir, strings.TrimSuffix(filepath.Base(src), ".c"))
-		cmd := exec.Command("gcc", "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-isystem", "../../.deps/cuda/nvidia/cu13/include",
-			src, "-o", out, "-L", filepath.Join(buildDir, "simgpu/lib"), "-lcuda", "-lpthread")
+		cmd := exec.Command("gcc", "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-isystem", "../../.deps/cuda/nvidia/cu13/include", "-I../../interposer/include",
+			src, "-o", out, "-L", filepath.Join(buildDir, "simgpu/lib"), "-lcuda", "-lpthread", "-ldl")
 		if b, err := cmd.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("%s: %v\n%s", src, err, b)
 		}
