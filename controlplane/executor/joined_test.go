@@ -202,13 +202,15 @@ func TestRefusedForm(t *testing.T) {
 			t.Errorf("client %d: %v", c.id, err)
 		}
 	}
+	// A word that was made before the first refusal was known may be refused as well, and none after it.
+	first := refusals.Load()
 	for range 5 {
 		for _, c := range all {
 			c.mustSync(1, c.launch(1, 1, u64s(c.id), nil))
 		}
 	}
-	if n := ran.Load(); n != 18 || refusals.Load() != 1 || !form.Refused.Load() {
-		t.Errorf("%d kernels ran after %d refusals; want 18 after 1", n, refusals.Load())
+	if n := ran.Load(); n != 18 || first < 1 || first > int32(len(all)) || refusals.Load() != first || !form.Refused.Load() {
+		t.Errorf("%d kernels ran after %d and then %d refusals; want 18 after 1 to 3 and then as many", n, first, refusals.Load())
 	}
 }
 
