@@ -30,6 +30,7 @@ func (d *Daemon) handler() http.Handler {
 	})
 	d.policyHandlers(mux)
 	d.kernelHandlers(mux)
+	d.traceHandlers(mux)
 	mux.Handle("GET /metrics", d.metricsHandler())
 	return mux
 }
