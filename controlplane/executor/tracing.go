@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/trace"
 	"github.com/heddle-gpu/heddle/shm"
@@ -16,21 +17,12 @@ type TraceNames struct {
 	Paths []string `json:"paths"` // trace_event.path
 }
 
-// Why an op was not issued when it became ready (docs/reasons.md).
-const (
-	waitGather = iota
-	waitRoom
-)
-
-// WaitReasons are the names of waits.
-var WaitReasons = []string{waitGather: "gather", waitRoom: "room"}
-
 // whyWaited is what the recorder asks about an op that is issued.
 func whyWaited(op *scoreboard.Op) uint8 {
 	if op.Company {
-		return waitGather
+		return uint8(sched.WaitGather)
 	}
-	return waitRoom
+	return uint8(sched.WaitRoom)
 }
 
 // traceGrace is how long a recording whose time is over is kept for a reader that does not come.
@@ -86,7 +78,7 @@ func (t *tracing) start(p *poller, ask shm.Trace, client uint64) ([]byte, error)
 		return nil, refuse(shm.StatusFull, "a recording was begun %v ago and is not over; there is one at a time: wait, or end that heddle record",
 			time.Since(t.started).Round(time.Millisecond))
 	}
-	names, err := json.Marshal(TraceNames{Waits: WaitReasons, Paths: trace.Paths[:]})
+	names, err := json.Marshal(TraceNames{Waits: sched.WaitNames[:], Paths: trace.Paths[:]})
 	if err != nil {
 		return nil, err
 	}
