@@ -257,11 +257,18 @@ func (m *module) common() {
 
 // overlays writes the shared memory of packed kernels: a block runs one body, so that all may use the same bytes. (Of variables in
 // separate scopes ptxas would add up the sizes.)
+//
+// Dynamic shared memory comes behind the static. Alone, a kernel without static shared memory finds it at the beginning of the
+// window, and may count on that whatever its declaration says: Triton declares 16 bytes and swizzles tiles that need 1024.
 func (m *module) overlays() {
+	const window = 1024 // what the beginning is aligned to on every architecture, and the most that hardware asks for
 	size, al, dyn, dynAl := int64(0), 1, false, 1
 	for _, b := range m.bodies {
 		size, al = max(size, b.sharedSz), max(al, b.sharedAl)
 		dyn, dynAl = dyn || b.dynamic, max(dynAl, b.dynAlign)
+	}
+	if size > 0 {
+		dynAl = max(dynAl, window)
 	}
 	if size > 0 {
 		m.out.Items = append(m.out.Items, &ptx.Var{Space: ".shared", Align: al, Type: ".b8", Name: "word$shared", Dims: []int64{size}})
