@@ -1,5 +1,7 @@
 package executor
 
+import "github.com/heddle-gpu/heddle/controlplane/executor/sched"
+
 // ClassStats is what one class of clients got on this executor, since it started. It is a part of Stats.
 type ClassStats struct {
 	Class string `json:"class"`
@@ -20,6 +22,33 @@ type ClassStats struct {
 	GPUSeconds float64 `json:"gpu_seconds"`
 	// Stragglers counts the times that a client was set apart.
 	Stragglers uint64 `json:"stragglers"`
+	// Waits counts ops by why they were not issued when they were ready (sched.WaitNames; docs/reasons.md).
+	Waits map[string]uint64 `json:"waits,omitempty"`
+}
+
+// classRows are the classes that had or have clients, by name; it runs on the poller's thread.
+func (p *poller) classRows() []ClassStats {
+	var rows []ClassStats
+	for _, k := range p.sched.Classes() {
+		st := &k.Stats
+		row := ClassStats{
+			Class: k.Name, Clients: k.Clients, ObjectiveSeconds: float64(k.Latency) / 1e9, Requests: st.Requests, Attained: st.Attained,
+			Latency: seconds(&st.Latency), Queue: seconds(&st.Queue), Stagger: seconds(&st.Stagger),
+			Ops: st.Ops, Coalesced: st.Coalesced, GPUSeconds: float64(st.GPU) / 1e9, Waits: map[string]uint64{},
+		}
+		for i, n := range st.Waits {
+			if n > 0 {
+				row.Waits[sched.WaitNames[i]] = n
+			}
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// seconds is a histogram with its sum in seconds.
+func seconds(h *sched.Histogram) Histogram {
+	return Histogram{Counts: h.Counts, Sum: float64(h.Sum) / 1e9}
 }
 
 // HistogramBounds are the upper bounds of Histogram.Counts, in seconds; one more bucket is above them.

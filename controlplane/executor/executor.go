@@ -121,6 +121,8 @@ type Config struct {
 	// open replaces the real device; loaded sees every kernel before it can be launched. Set by tests in this package.
 	open   func() (Driver, Facts, error)
 	loaded func(image uint64, name string, k *scoreboard.Kernel)
+
+	gatherForAll bool // Tuning.Gather was set
 }
 
 // Tuning holds the poller's bounds. Defaults are chosen for an H100 (measurements.md).
@@ -134,8 +136,8 @@ type Tuning struct {
 	Progress time.Duration
 	// Spin is how long poller and issue threads spin without work before they sleep.
 	Spin time.Duration
-	// Gather bounds how long an op of a kernel that others launch too waits for their ops; a quarter of the launch's measured time
-	// bounds it as well. Ahead is how much work of a lane is kept in flight while several clients launch kernels that can be joined:
+	// Gather, when it is set, bounds how long an op of a kernel that others launch too waits for their ops, whatever its class says
+	// (max_queue_delay); a quarter of the launch's measured time bounds it as well. Ahead is how much work of a lane is kept in flight while several clients launch kernels that can be joined:
 	// as little as hides the launches, so that what comes next can join.
 	Gather, Ahead time.Duration
 	// Nap is the poller's sleep while ops are in flight or waiting and nothing has happened for NapAfter.
@@ -174,6 +176,7 @@ func (c *Config) defaults() {
 		spin = 20 * time.Microsecond // the clients need the cores more
 	}
 	set(&t.Spin, spin)
+	c.gatherForAll = t.Gather > 0
 	set(&t.Gather, 20*time.Microsecond)
 	set(&t.Ahead, 30*time.Microsecond)
 	set(&t.Nap, 50*time.Microsecond)

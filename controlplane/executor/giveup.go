@@ -40,11 +40,6 @@ func (p *poller) drop(c *client, r gpu.Result, reason uint32, why string) {
 
 // giveUp drops every op of a client that is not issued.
 func (p *poller) giveUp(c *client) {
-	p.policy.Drop(c.board.Slot)
-	for _, i := range c.board.Busy() {
-		if l := c.board.Lane(i); l.Queued {
-			p.gather.Remove(l.First())
-		}
-	}
+	p.unqueue(c)
 	c.board.Drop()
 }

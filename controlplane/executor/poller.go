@@ -11,7 +11,7 @@ import (
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
-	"github.com/heddle-gpu/heddle/controlplane/executor/policy"
+	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/trace"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
@@ -45,7 +45,10 @@ const (
 // client is a session as the poller sees it. All fields belong to the poller's thread once it is added.
 type client struct {
 	id         uint64
-	class      shm.Class // what the client is promised, from CLASS
+	class      string         // the name of its class, "" before CLASS
+	settings   sched.Settings // what the class promises
+	books      *sched.Client  // nil before it is served
+	stopped    bool           // it has max_queue_size ops waiting
 	board      *scoreboard.Session
 	file       *shm.SessionFile
 	ring       *shm.Consumer
@@ -79,7 +82,7 @@ type hold struct {
 // allows says whether an op of a held client may be issued.
 func (h *hold) allows(p *poller, b *scoreboard.Session, op *scoreboard.Op) bool {
 	last, ok := h.last[op.Lane]
-	return ok && shm.Reached(last, op.Seq) && b.InFlight() == 0 && p.policy.Len()+p.gather.Len() == 0
+	return ok && shm.Reached(last, op.Seq) && b.InFlight() == 0 && p.sched.Len()+p.gather.Len() == 0
 }
 
 // look closes over when every op in doubt is done.
@@ -119,7 +122,7 @@ type poller struct {
 	tune    Tuning
 	log     *slog.Logger
 	engine  *issue.Engine
-	policy  policy.Policy
+	sched   *sched.Scheduler
 	gather  *word.Gather
 	demand  *scoreboard.Demand // tells the forms' maker what was ready together
 	clients []*client
@@ -147,6 +150,7 @@ type poller struct {
 	end          *ending
 	recheck      func() bool
 	learn        func(*scoreboard.Shape, int, int64)
+	clock        func() int64 // nil: the real time; set by tests
 
 	lastOverdue int64
 	late        bool
@@ -169,16 +173,17 @@ func newPoller(c Config, e *issue.Engine, chip cost.Chip) (*poller, error) {
 		return nil, fmt.Errorf("executor: %w", err)
 	}
 	p := &poller{
-		config: c, tune: c.Tuning, log: c.Log, engine: e, policy: policy.NewOldestFirst(e.Levels()), gather: g, demand: demand,
+		config: c, tune: c.Tuning, log: c.Log, engine: e, sched: sched.New(), gather: g, demand: demand,
 		mail: make(chan func(), 64), garbage: make(chan struct{}, 1), base: time.Now(), ended: make(chan struct{}),
 		alarm: make(chan struct{}, 1), forceAfter: int64(c.Tuning.Progress),
 	}
 	p.bell.Store(bell)
-	p.trace.Why = whyWaited
+	p.trace.Why = func(op *scoreboard.Op) uint8 { return uint8(p.sched.Why(op)) }
 	p.recheck = p.anythingNew
 	p.learn = func(s *scoreboard.Shape, n int, ns int64) {
 		s.Times.Add(n, ns)
 		s.Code.Use.Times.Add(n, ns)
+		p.gather.Weigh(s)
 	}
 	return p, nil
 }
@@ -221,7 +226,12 @@ func (p *poller) leave(how int) {
 	})
 }
 
-func (p *poller) time() int64 { return int64(time.Since(p.base)) }
+func (p *poller) time() int64 {
+	if p.clock != nil {
+		return p.clock()
+	}
+	return int64(time.Since(p.base))
+}
 
 // run is the poller's thread.
 func (p *poller) run() {
@@ -346,6 +356,7 @@ func (p *poller) serve(c *client) bool {
 			l.Completed(n, p.now)
 			p.trace.Done(c.id, l, stream, n)
 			p.engine.Completed(stream, n, l.Stream == scoreboard.NoStream)
+			p.sched.Completed(c.books, l, n, p.now)
 			if c.file.WakeLane(l.Index, l.Done) {
 				p.stats.Wakeups++
 			}
@@ -357,6 +368,7 @@ func (p *poller) serve(c *client) bool {
 	}
 	if b.Release() || b.Head() != c.ring.Head() {
 		p.release(c)
+		p.sched.Released(c.books, p.now)
 		did = true
 	}
 	if c.broken && b.InFlight() == 0 && p.now-c.abandoned > int64(time.Millisecond) {
@@ -383,6 +395,10 @@ func (p *poller) offer(c *client, l *scoreboard.Lane) {
 	op := c.board.Ready(l)
 	if op == nil {
 		p.stats.NotReady++
+		if first := l.First(); !first.Ordered {
+			first.Ordered = true
+			c.books.Count(sched.WaitOrder)
+		}
 		return
 	}
 	if c.hold != nil {
@@ -392,10 +408,11 @@ func (p *poller) offer(c *client, l *scoreboard.Lane) {
 		op.Signal = true
 	}
 	l.Queued = true
-	op.ReadyAt = p.now
+	p.estimate(op)
+	p.sched.Ready(op, p.now)
 	p.trace.Ready(op)
-	if level := p.engine.Level(l.Priority); c.hold != nil || !p.gather.Add(op, level) {
-		p.policy.Add(op, level)
+	if c.hold != nil || !p.gather.Add(op, p.engine.LevelOf(c.board, l.Priority)) {
+		p.sched.Add(op)
 	}
 }
 
@@ -487,6 +504,9 @@ func (p *poller) scan(c *client) bool {
 		if c.limited && int64(c.ring.Read()-c.limit) >= 0 {
 			break
 		}
+		if p.full(c) {
+			break
+		}
 		v, ok, err := c.ring.Next()
 		if err != nil {
 			p.bad(c, err)
@@ -503,6 +523,7 @@ func (p *poller) scan(c *client) bool {
 			return true
 		}
 		budget -= steps / 16
+		p.note(c, &v, a)
 		switch a {
 		case scoreboard.SignalNow:
 			p.engine.Signal(c.board, c.board.Lane(v.Lane)) // without room, serve tries again
@@ -530,24 +551,30 @@ const wordsPerPass = 16
 // others as the policy says, the more urgent of the two first.
 func (p *poller) schedule() bool {
 	did := false
+	forced, stuck := p.force && p.lastComplete != p.now, int64(0)
+	if forced {
+		stuck = p.now - p.lastComplete
+	}
+	p.sched.Begin(p.now, stuck)
 	for words := 0; ; {
 		var s *scoreboard.Shape
 		if p.gather.Len() > 0 && words < wordsPerPass {
-			if s = p.gather.Next(p.now, p.force && p.lastComplete != p.now); s == nil {
+			if s = p.gather.Next(p.now, forced); s == nil {
 				words = wordsPerPass // nothing more in this pass: what is offered meanwhile has not waited longer
 			}
 		}
-		if s != nil && int(s.Level) <= p.policy.Level() {
+		op := p.sched.Peek()
+		if s != nil && (op == nil || !before(op, s.Ready.First())) {
 			words++
 			if p.join(s) {
 				did = true
 			}
 			continue
 		}
-		if p.policy.Len() == 0 {
+		if op == nil {
 			break
 		}
-		op := p.policy.Next()
+		p.sched.Next()
 		p.finalSignal(op, false)
 		w := word.One(op)
 		w.Shape, w.Measure = p.gather.Plain(op)
@@ -559,10 +586,10 @@ func (p *poller) schedule() bool {
 		did = true
 		p.trace.Word(&w, p.engine.Words)
 		p.gather.PlainIssued(&w)
-		p.issued(op)
+		p.issued(op, op.Cost, 1)
 	}
 	for i, op := range p.later {
-		p.policy.Add(op, p.engine.Level(op.Session.Lane(op.Lane).Priority))
+		p.sched.Add(op)
 		p.later[i] = nil
 	}
 	p.later = p.later[:0]
@@ -590,8 +617,9 @@ func (p *poller) join(s *scoreboard.Shape) bool {
 	}
 	p.trace.Word(&w, p.engine.Words)
 	p.gather.Issued(&w, p.now)
+	cost := p.gather.Cost(&w)
 	for _, op := range w.Ops() {
-		p.issued(op)
+		p.issued(op, cost, w.Len())
 		p.offer(p.slots[op.Session.Slot], op.Session.Lane(op.Lane))
 	}
 	return true
@@ -604,7 +632,8 @@ func (p *poller) finalSignal(op *scoreboard.Op, cheap bool) {
 	}
 	l := op.Session.Lane(op.Lane)
 	// Behind the last op that a client has submitted it will wait, sooner or later: asked for then, the word costs a call.
-	op.Signal = p.signalDue(l) || (cheap && l.Last() == op)
+	tight := p.sched.Tight(op)
+	op.Signal = p.signalDue(l) || (cheap && l.Last() == op) || (tight > 0 && l.Quiet+op.Cost >= tight)
 }
 
 // direct lets the poller make the calls for an op itself when it is all that its client, the only one, has: of several the poller
@@ -615,12 +644,13 @@ func (p *poller) direct(op *scoreboard.Op) {
 }
 
 // issued keeps the books of an op that was issued.
-func (p *poller) issued(op *scoreboard.Op) {
+func (p *poller) issued(op *scoreboard.Op, cost int64, width int) {
 	s := op.Session
 	l := s.Lane(op.Lane)
 	if l.InFlight() == 1 {
 		l.Since = p.now
 	}
+	p.sched.Issued(op, cost, op.Signal, width, p.now)
 	p.slots[s.Slot].used |= 1 << uint(l.Stream)
 	p.stats.Ops++
 	if op.Kind == shm.KindLaunch {
@@ -689,7 +719,7 @@ func (p *poller) idle(inFlight int) {
 			}
 		}
 	}
-	work := inFlight > 0 || p.policy.Len() > 0 || p.gather.Len() > 0 || p.active > 0 || p.leaving != 0
+	work := inFlight > 0 || p.sched.Len() > 0 || p.gather.Len() > 0 || p.active > 0 || p.leaving != 0
 	switch {
 	case work && quiet > int64(p.tune.NapAfter):
 		p.stats.Naps++
@@ -752,7 +782,7 @@ func (p *poller) add(c *client) {
 	}
 	p.slots[slot] = c
 	c.board.Slot = slot
-	p.policy.Attach(slot)
+	p.enrol(c)
 	p.clients = append(p.clients, c)
 	if cap(p.later) < shm.Lanes*len(p.clients) {
 		p.later = make([]*scoreboard.Op, 0, 2*shm.Lanes*len(p.clients))
@@ -767,7 +797,8 @@ func (p *poller) remove(c *client) {
 	for i, o := range p.clients {
 		if o == c {
 			p.clients = append(p.clients[:i], p.clients[i+1:]...)
-			p.policy.Detach(c.board.Slot)
+			p.sched.Detach(c.books)
+			p.relevel()
 			p.slots[c.board.Slot] = nil
 			return
 		}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/controlplane/places"
@@ -124,7 +125,7 @@ func (s *session) handle(m *shm.Message) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return nil, s.classify(c)
+		return nil, s.classify(c, string(m.Tail))
 	case shm.TypeDetach:
 		return nil, s.detach()
 	}
@@ -132,8 +133,8 @@ func (s *session) handle(m *shm.Message) ([]byte, error) {
 }
 
 // classify takes what the session's class promises; from the next decision on.
-func (s *session) classify(c shm.Class) error {
-	if !s.x.poller.call(func() { s.client.class = c }) {
+func (s *session) classify(c shm.Class, name string) error {
+	if !s.x.poller.call(func() { s.x.poller.classify(s.client, name, sched.FromWire(c)) }) {
 		return errStopping
 	}
 	return nil

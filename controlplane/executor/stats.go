@@ -1,9 +1,11 @@
 package executor
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
@@ -43,6 +45,9 @@ type Stats struct {
 	Streams          []StreamStats  `json:"streams"`
 	Sessions         []SessionStats `json:"sessions"`
 	Forms            FormsStats     `json:"forms"` // rewritten kernels
+	// Classes are those that have clients or had some. ClassesLeftOut is how many found no room in the message: the idle ones first.
+	Classes        []ClassStats `json:"classes"`
+	ClassesLeftOut int          `json:"classes_left_out,omitempty"`
 }
 
 // CoalescingStats are the words of kernels.
@@ -101,6 +106,7 @@ func (p *poller) snapshot() Stats {
 		HeldInVain: g.InVain, HeldSeconds: float64(g.HeldNanoseconds) / 1e9, SignalsInKernel: g.InKernel, Apart: reasons(&g.Apart),
 		Waiting: g.Len(),
 	}
+	st.Classes = p.classRows()
 	for i := range e.Threads() {
 		st.IssueBusySeconds = append(st.IssueBusySeconds, e.Busy(i).Seconds())
 	}
@@ -121,16 +127,27 @@ func (p *poller) snapshot() Stats {
 	return st
 }
 
-// encode fits the statistics into one message: sessions are left out from the end when there are too many.
+// sessionsAtLeast is how many sessions are told before classes are left out.
+const sessionsAtLeast = 8
+
+// encode fits the statistics into one message: sessions are left out from the end when there are too many, and then classes, those
+// without clients first.
 func (st Stats) encode() ([]byte, error) {
+	slices.SortStableFunc(st.Classes, func(a, b ClassStats) int { return cmp.Compare(min(b.Clients, 1), min(a.Clients, 1)) })
 	for {
 		b, err := json.Marshal(st)
 		if err != nil {
 			return nil, fmt.Errorf("executor: statistics: %w", err)
 		}
-		if len(b) <= shm.MessageBytes-256 || len(st.Sessions) == 0 {
+		switch {
+		case len(b) <= shm.MessageBytes-256 || len(st.Sessions)+len(st.Classes) == 0:
 			return b, nil
+		case len(st.Sessions) > sessionsAtLeast || len(st.Classes) == 0:
+			st.Sessions = st.Sessions[:len(st.Sessions)/2]
+		default:
+			keep := len(st.Classes) * 3 / 4
+			st.ClassesLeftOut += len(st.Classes) - keep
+			st.Classes = st.Classes[:keep]
 		}
-		st.Sessions = st.Sessions[:len(st.Sessions)/2]
 	}
 }

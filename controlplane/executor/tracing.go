@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
-	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/trace"
 	"github.com/heddle-gpu/heddle/shm"
 )
@@ -15,14 +14,6 @@ import (
 type TraceNames struct {
 	Waits []string `json:"waits"` // trace_event.reason of a SLOT, less 1
 	Paths []string `json:"paths"` // trace_event.path
-}
-
-// whyWaited is what the recorder asks about an op that is issued.
-func whyWaited(op *scoreboard.Op) uint8 {
-	if op.Company {
-		return uint8(sched.WaitGather)
-	}
-	return uint8(sched.WaitRoom)
 }
 
 // traceGrace is how long a recording whose time is over is kept for a reader that does not come.

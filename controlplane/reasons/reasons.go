@@ -42,7 +42,7 @@ type Reason struct {
 
 // All is the list, in the order of the documentation. Codes are unique within a group; too-large stands in two.
 var All = []Reason{
-	{Wait, "order", "An earlier op of its stream, an event that it waits for, or a copy of its own process was not done, or enough of its stream was in flight."},
+	{Wait, "order", "It was its stream's first, and an event that it waits for, or a copy of its own process, was not there yet."},
 	{Wait, "admission", "Its client had `max_queue_size` ops waiting; counted once each time the client was stopped."},
 	{Wait, "priority", "Ops of a class of larger priority went first."},
 	{Wait, "share", "Ops of a class below its `min_share` went first."},
@@ -57,7 +57,8 @@ var All = []Reason{
 	{Apart, "full", "The launch held as many as the form takes; a larger form is made when this goes on."},
 	{Apart, "cost", "More would not have paid: the chip was full, or instances took longer in such company."},
 	{Apart, "priority", "Others had ops of it ready at another level of urgency."},
-	{Apart, "excluded", "Ops of this client, of its class (`coalesce = false`) or of cooperative launches are never joined, or it faulted in company."},
+	{Apart, "excluded", "Ops of cooperative launches are never joined, nor those of a client that faulted in company."},
+	{Apart, "class", "Ops of its class are never joined (`coalesce = false`)."},
 
 	{PTX, "bad-image", "The image is not understood, or has no code for the device."},
 	{PTX, "no-kernel", "The image's code has no kernel of that name."},

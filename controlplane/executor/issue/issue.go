@@ -234,6 +234,15 @@ func (e *Engine) Level(priority int32) int {
 	return min(max(int(priority), e.great)-e.great, len(e.levels)-1)
 }
 
+// LevelOf is the level of a session's streams of a priority: in the range of its class.
+func (e *Engine) LevelOf(s *scoreboard.Session, priority int32) int {
+	level := e.Level(priority)
+	if n := s.Levels.Count; n > 0 {
+		return s.Levels.First + level*n/len(e.levels)
+	}
+	return level
+}
+
 // Streams is how many streams there are; Stream is one of them.
 func (e *Engine) Streams() int { return len(e.streams) }
 
@@ -284,8 +293,32 @@ func (e *Engine) Passed(m Mark) bool {
 	return true
 }
 
-// leastLoaded returns the stream of a level with the fewest lanes, then ops, then the least work before its thread.
-func (e *Engine) leastLoaded(lvl int) int {
+// idle is a stream of a level that holds nothing, or else of another level of the class's range: a class's clients need not share
+// streams because they all use one priority. -1: none.
+func (e *Engine) idle(lvl int, in scoreboard.Levels) int {
+	free := func(lvl int) int {
+		for _, i := range e.levels[lvl] {
+			if s := &e.streams[i]; s.Lanes == 0 && s.Ops == 0 {
+				return i
+			}
+		}
+		return -1
+	}
+	i := free(lvl)
+	for at := in.First + in.Count - 1; i < 0 && at >= in.First; at-- {
+		i = free(at)
+	}
+	return i
+}
+
+// leastLoaded returns the stream of a level with the fewest lanes, then ops, then the least work before its thread. A class that
+// has some of the levels to itself uses its others before its clients share a stream.
+func (e *Engine) leastLoaded(lvl int, in scoreboard.Levels) int {
+	if in.Count > 0 {
+		if i := e.idle(lvl, in); i >= 0 {
+			return i
+		}
+	}
 	best, bestBehind := -1, 0
 	for _, i := range e.levels[lvl] {
 		s := &e.streams[i]
@@ -314,7 +347,7 @@ func (e *Engine) place(op *scoreboard.Op) (stream int, waits uint32) {
 		}
 	}
 	stream = lane.Stream
-	lvl := e.Level(lane.Priority)
+	lvl := e.LevelOf(s, lane.Priority)
 	switch {
 	case stream == scoreboard.NoStream:
 		// One dependency: going behind it on its own stream costs nothing. Not when another lane did so already: independent
@@ -325,12 +358,12 @@ func (e *Engine) place(op *scoreboard.Op) (stream int, waits uint32) {
 			}
 		}
 		if stream == scoreboard.NoStream {
-			stream = e.leastLoaded(lvl)
+			stream = e.leastLoaded(lvl, s.Levels)
 		}
 	case e.streams[stream].joined && e.streams[stream].Lanes > 1:
 		// The lane came here in company, and goes on alone: not between other lanes' ops, which it may take longer than, or which
 		// may wait for it.
-		if free := e.leastLoaded(lvl); e.streams[free].Lanes == 0 {
+		if free := e.leastLoaded(lvl, s.Levels); e.streams[free].Lanes == 0 {
 			waits |= 1 << uint(stream)
 			stream = free
 		}
@@ -346,7 +379,7 @@ func (e *Engine) placeBatch(b *word.Batch) (stream int, waits uint32) {
 	for _, op := range b.Ops[:b.Count] {
 		s := op.Session
 		lane := s.Lane(op.Lane)
-		lvl = min(lvl, e.Level(lane.Priority))
+		lvl = min(lvl, e.LevelOf(s, lane.Priority))
 		if lane.Stream != scoreboard.NoStream {
 			waits |= 1 << uint(lane.Stream)
 			lanes[lane.Stream]++
@@ -365,7 +398,7 @@ func (e *Engine) placeBatch(b *word.Batch) (stream int, waits uint32) {
 		}
 	}
 	if stream == scoreboard.NoStream {
-		stream = e.leastLoaded(lvl)
+		stream = e.leastLoaded(lvl, b.Ops[0].Session.Levels)
 	}
 	return stream, waits &^ (1 << uint(stream))
 }

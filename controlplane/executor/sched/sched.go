@@ -123,6 +123,9 @@ type Client struct {
 // Class is the client's class.
 func (c *Client) Class() *Class { return c.class }
 
+// Queued is how many of its ops are ready and not issued.
+func (c *Client) Queued() int { return c.queued }
+
 // Request says when the request under way began; ok is false between requests.
 func (c *Client) Request() (begun int64, ok bool) { return c.begun, c.open }
 
@@ -283,7 +286,9 @@ func (s *Scheduler) Ready(op *scoreboard.Op, now int64) {
 	if op.ReadyAt = now; op.Deadline == 0 || (k.DelayLate && now > op.Deadline) {
 		start := max(k.virtual, c.tag)
 		c.tag = start + c.mean
-		op.Latest = now + Far + min(start-k.virtual, Far)
+		// Its own stream's priority counts among those without an objective only: the others have their slack.
+		far := Far >> min(max(-op.Session.Lane(op.Lane).Priority, 0), 5)
+		op.Latest = now + far + min(start-k.virtual, Far)
 	}
 	if c.queued == 0 {
 		k.busy++
@@ -527,6 +532,9 @@ func (s *Scheduler) Issued(op *scoreboard.Op, cost int64, signalled bool, width 
 	}
 	waited := now - op.ReadyAt
 	st.Queue.Add(waited)
+	if op.Company {
+		st.Stagger.Add(waited)
+	}
 	if waited > 0 {
 		st.Waits[k.why(op)]++
 	}

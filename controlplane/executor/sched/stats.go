@@ -22,7 +22,7 @@ type WaitReason uint8
 
 // Reasons, in the order of WaitNames.
 const (
-	WaitOrder     WaitReason = iota // for an earlier op of its lane, or one that it depends on
+	WaitOrder     WaitReason = iota // for an op or a native write that it depends on
 	WaitAdmission                   // its client had max_queue_size ops waiting
 	WaitPriority                    // a class of larger priority went first
 	WaitShare                       // a class below its min_share went first
@@ -37,7 +37,7 @@ const (
 var (
 	WaitNames    = [WaitReasons]string{"order", "admission", "priority", "share", "slack", "window", "gather", "room"}
 	WaitMeanings = [WaitReasons]string{
-		"An earlier op of its stream, an event that it waits for, or a copy of its own process was not done, or enough of its stream was in flight.",
+		"It was its stream's first, and an event that it waits for, or a copy of its own process, was not there yet.",
 		"Its client had `max_queue_size` ops waiting; counted once each time the client was stopped.",
 		"Ops of a class of larger priority went first.",
 		"Ops of a class below its `min_share` went first.",
@@ -47,6 +47,11 @@ var (
 		"The issue threads had enough to do.",
 	}
 )
+
+// Why is the reason that kept an op, which is issued now, from being issued when it was ready.
+func (s *Scheduler) Why(op *scoreboard.Op) WaitReason {
+	return s.clients[op.Session.Slot].class.why(op)
+}
 
 // why is the reason that kept an op from being issued when it was ready; the first that applies of the more telling ones.
 func (k *Class) why(op *scoreboard.Op) WaitReason {

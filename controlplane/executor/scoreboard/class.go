@@ -36,12 +36,13 @@ func (o *Op) Before(other *Op) bool {
 	return o.Latest < other.Latest || (o.Latest == other.Latest && o.Arrival < other.Arrival)
 }
 
-// outranks orders the ops of a shape, which may be of several classes: by what does not change while they wait.
+// outranks orders the ops of a shape, which may be of several classes: by what does not change while they wait. Among those without
+// an objective it is first come, first served: they go together soon, and a long list must not be searched.
 func (o *Op) outranks(other *Op) bool {
 	if a, b := o.Session.Class, other.Session.Class; a != b && a != nil && b != nil && a.Priority != b.Priority {
 		return a.Priority > b.Priority
 	}
-	return o.Before(other)
+	return (o.Deadline|other.Deadline) != 0 && o.Before(other)
 }
 
 // Levels is a range of the issue engine's levels: Count of them from First on. Count 0 is all of them.

@@ -59,11 +59,12 @@ const (
 	ReasonCost                        // more would not have paid
 	ReasonPriority                    // others had, at another level of urgency
 	ReasonExcluded                    // this client's ops of it are never joined
+	ReasonClass                       // its class is never joined (coalesce = false)
 	ReasonCount
 )
 
 // ApartReasons are the reasons' names in statistics and documentation.
-var ApartReasons = [ReasonCount]string{"alone", "no-form", "shape", "full", "cost", "priority", "excluded"}
+var ApartReasons = [ReasonCount]string{"alone", "no-form", "shape", "full", "cost", "priority", "excluded", "class"}
 
 // Reason is a code of a fixed list (docs/coalescing.md) and a sentence.
 type Reason struct{ Code, Detail string }

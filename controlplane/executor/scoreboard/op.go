@@ -62,6 +62,8 @@ type Op struct {
 	Joined bool
 	// Company: it was held for ops to join it with. The gather sets it.
 	Company bool
+	// Ordered: it was its lane's first and could not be issued yet.
+	Ordered bool
 	Lane    uint32
 	Seq     uint32
 	Ready   uint32

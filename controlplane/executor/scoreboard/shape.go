@@ -38,6 +38,12 @@ type Shape struct {
 	// Times is what was measured; Samples counts measurements under way.
 	Times   cost.Times
 	Samples int
+	// Weight is the part of the chip that one instance fills, 0 to 1, and Cost what it takes by itself, ns of the whole chip; 0: not
+	// known yet.
+	Weight float64
+	Cost   int64
+	// Due is when the patience of some op in Ready ends, HeldAt when they were last found to wait for company; ns.
+	Due, HeldAt int64
 
 	active   int // index+1 in Shapes.active
 	chain    *Shape

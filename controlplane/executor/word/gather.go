@@ -13,8 +13,8 @@ import (
 // Options of NewGather.
 type Options struct {
 	Chip cost.Chip
-	// Hold bounds how long an op waits for company, ns; a quarter of the word's measured time bounds it too. Ahead is how much work
-	// of a lane, ns, is kept in flight; a lane with more than one op in flight may wait so long.
+	// Hold bounds how long an op of a session without a class waits for company, ns; a quarter of the word's measured time bounds it
+	// too. Ahead is how much work of a lane, ns, is kept in flight; a lane with more than one op in flight may wait so long.
 	Hold, Ahead int64
 	// Demand is told what was ready together; nil: nobody is.
 	Demand *scoreboard.Demand
@@ -81,6 +81,9 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 		return false
 	}
 	switch {
+	case op.Session.Class != nil && op.Session.Class.Apart:
+		g.apart(c, scoreboard.ReasonClass)
+		return false
 	case k.Apart || op.Launch().Flags&shm.LaunchFlagCooperative != 0:
 		g.apart(c, scoreboard.ReasonExcluded)
 		return false
@@ -92,8 +95,31 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 		return false
 	}
 	g.meet(s, op)
+	if until := op.ReadyAt + g.patience(op); s.Ready.Len() == 0 || until < s.Due {
+		s.Due = until
+	}
 	g.shapes.Add(op, s)
 	return true
+}
+
+// patience bounds how long an op may be held: as long as its class says, and while its request can still meet its objective.
+func (g *Gather) patience(op *scoreboard.Op) int64 {
+	hold := g.hold(op)
+	switch {
+	case op.Deadline != 0:
+		return min(hold, max(0, op.Latest-op.ReadyAt))
+	case hold > 0 && op.Session.Lane(op.Lane).InFlight() > 1:
+		return max(hold, g.options.Ahead) // its stream is busy with more of it: waiting costs nothing
+	}
+	return hold
+}
+
+// hold is what the op's class says.
+func (g *Gather) hold(op *scoreboard.Op) int64 {
+	if c := op.Session.Class; c != nil {
+		return c.Hold
+	}
+	return g.options.Hold
 }
 
 // Remove takes an op out that was added and is given up.
@@ -143,20 +169,24 @@ func (g *Gather) see(s *scoreboard.Shape, op *scoreboard.Op) {
 	u.SeenMixed = u.SeenMixed || u.SeenShape != s
 }
 
-// Next is the shape whose ops go now: the most urgent, and of those the one whose first op was submitted first. nil: the others
-// wait for company, or found no room in this pass. force ends every wait.
+// Next is the shape whose ops go now: the one with the most urgent op. nil: the others wait for company, may not go now, or found
+// no room in this pass. force ends every wait.
 func (g *Gather) Next(now int64, force bool) *scoreboard.Shape {
 	var best *scoreboard.Shape
+	place := int32(scoreboard.Blocked)
 	for _, s := range g.shapes.Active() {
 		if s.Tried == g.pass {
 			continue
 		}
-		if best != nil && (s.Level > best.Level || (s.Level == best.Level && s.Ready.First().Arrival > best.Ready.First().Arrival)) {
+		first := s.Ready.First()
+		at := first.Place()
+		if at >= scoreboard.Blocked || at > place || (best != nil && at == place && !first.Before(best.Ready.First())) {
 			continue
 		}
-
 		if force || g.due(s, now) {
-			best = s
+			best, place = s, at
+		} else {
+			s.HeldAt = now
 		}
 	}
 	return best
@@ -172,6 +202,9 @@ func (g *Gather) due(s *scoreboard.Shape, now int64) bool {
 	if n >= want {
 		return true
 	}
+	if now >= s.Due {
+		return true
+	}
 	op := s.Ready.First()
 	age := now - op.ReadyAt
 	if age < 0 {
@@ -181,7 +214,7 @@ func (g *Gather) due(s *scoreboard.Shape, now int64) bool {
 	if t == 0 {
 		t = unknownTime
 	}
-	hold := min(g.options.Hold, t/4)
+	hold := min(g.hold(op), t/4)
 	if op.Session.Lane(op.Lane).InFlight() > 1 {
 		// Its stream is busy with more of it: waiting costs nothing. A few wait longer than the many, or they would never meet.
 		hold = max(hold, g.options.Ahead)
@@ -238,7 +271,36 @@ func (g *Gather) Build(s *scoreboard.Shape) (w Word, ok bool) {
 		w.Op = lead
 	}
 	w.Measure = s.Times.Due(w.Len(), s.Words) && (w.Batch == nil || w.Batch.Alike)
+	for _, op := range w.Ops() {
+		op.Company = s.HeldAt >= op.ReadyAt && s.HeldAt > 0
+	}
 	return w, true
+}
+
+// Weigh learns what a shape's ops cost from what was measured. An instance that fills half of the chip or more counts as all of it:
+// another beside it would take its bandwidth.
+func (g *Gather) Weigh(s *scoreboard.Shape) {
+	if s.Weight == 0 {
+		const registers, least = 64, 1.0 / 16
+		s.Weight = min(1, max(least, 2*float64(s.Blocks)/float64(g.resident(s, registers, 0))))
+	}
+	if alone := s.Times.Of(1); alone > 0 {
+		s.Cost = max(1, int64(float64(alone)*s.Weight))
+	}
+}
+
+// Cost is what each op of a word costs, ns of the whole chip: no more than its part of the word's time.
+func (g *Gather) Cost(w *Word) int64 {
+	s, n := w.Shape, w.Len()
+	lead := w.Ops()[0].Cost
+	if n == 1 || s.Weight == 0 {
+		return lead
+	}
+	t := s.Times.Of(n)
+	if t == 0 {
+		return lead
+	}
+	return max(1, min(t/int64(n), int64(float64(t)*s.Weight)))
 }
 
 // single says whether a batch of one op is better than the op by itself: when it spares the stream a write of the done word.
@@ -424,6 +486,12 @@ func (g *Gather) Issued(w *Word, now int64) {
 	}
 	if w.Batch != nil {
 		g.pool.take()
+	}
+	if s.Ready.Len() > 0 {
+		s.Due = math.MaxInt64
+		for op := s.Ready.First(); op != nil; op = op.Alike() {
+			s.Due = min(s.Due, op.ReadyAt+g.patience(op))
+		}
 	}
 	s.Words++
 	if n >= s.Expect {

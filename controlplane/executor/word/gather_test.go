@@ -90,6 +90,7 @@ func (s *session) offer(l launch, now int64) bool {
 	s.b.n++
 	op := s.board.Ready(s.board.Lane(l.lane))
 	op.ReadyAt = now
+	op.Latest = int64(l.level) // as the scheduler ranks urgent streams
 	return s.b.g.Add(op, l.level)
 }
 

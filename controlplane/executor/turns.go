@@ -1,0 +1,125 @@
+package executor
+
+import (
+	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// This file is what the poller tells the scheduler: who belongs to which class, what was submitted, what it costs. All of it runs
+// on the poller's thread.
+
+// unnamed is the class of clients for which no CLASS came.
+const unnamed = "default"
+
+// classify puts a client into a class, whose settings are in force for all its clients from now on.
+func (p *poller) classify(c *client, name string, t sched.Settings) {
+	if c.class, c.settings = name, p.patience(t); c.books == nil {
+		return
+	}
+	k := p.sched.Set(name, c.settings)
+	if c.books.Class() != k {
+		p.unqueue(c) // offered again in the next pass
+		p.sched.Move(c.books, k)
+	}
+	p.relevel()
+}
+
+// patience replaces a class's max_queue_delay where the executor was started with one for all.
+func (p *poller) patience(t sched.Settings) sched.Settings {
+	if p.config.gatherForAll {
+		t.QueueDelay = int64(p.tune.Gather)
+	}
+	return t
+}
+
+// enrol makes a client known to the scheduler.
+func (p *poller) enrol(c *client) {
+	if c.class == "" {
+		c.class, c.settings = unnamed, sched.Settings{QueueDelay: int64(p.tune.Gather), Coalesce: true}
+	}
+	c.books = p.sched.Attach(c.board, p.sched.Set(c.class, c.settings))
+	p.relevel()
+}
+
+// unqueue takes back what of a client is ready.
+func (p *poller) unqueue(c *client) {
+	for _, i := range c.board.Busy() {
+		if l := c.board.Lane(i); l.Queued {
+			p.gather.Remove(l.First())
+			l.Queued = false
+		}
+	}
+	p.sched.Drop(c.books)
+}
+
+// relevel spreads the classes' priorities over the streams' levels: a class has a range of them, in which its clients' own stream
+// priorities order their streams. A lane takes its new level when it has nothing in flight.
+func (p *poller) relevel() {
+	distinct := p.sched.Priorities()
+	levels := p.engine.Levels()
+	for _, c := range p.clients {
+		c.board.Levels = scoreboard.Levels{}
+		if len(distinct) < 2 {
+			continue
+		}
+		for i, v := range distinct {
+			if v == c.books.Class().Settings.Priority {
+				first, end := i*levels/len(distinct), (i+1)*levels/len(distinct)
+				c.board.Levels = scoreboard.Levels{First: min(first, levels-1), Count: max(1, end-first)}
+			}
+		}
+	}
+}
+
+// full says whether a client has as many ops waiting as its class allows, and something to wait for: then its ring fills, and its
+// launches block.
+func (p *poller) full(c *client) bool {
+	most := c.books.Class().MaxQueue
+	if most == 0 || c.board.Waiting() < most || (c.board.InFlight() == 0 && c.books.Queued() == 0) {
+		c.stopped = false
+		return false
+	}
+	if !c.stopped {
+		c.stopped = true
+		c.books.Count(sched.WaitAdmission)
+	}
+	return true
+}
+
+// note tells the scheduler what a record says of the client's requests.
+func (p *poller) note(c *client, v *shm.RecordView, a scoreboard.Action) {
+	switch {
+	case a == scoreboard.RequestBegin:
+		p.sched.MarkBegin(c.books, p.now)
+	case a == scoreboard.RequestEnd:
+		p.sched.MarkEnd(c.books, v.End, p.now)
+	case shm.HasSeq(v.Kind):
+		if op := c.board.Lane(v.Lane).Last(); op != nil && op.Seq == v.Seq {
+			p.sched.Arrive(c.books, op, p.now)
+		}
+	}
+	if v.Waits() {
+		p.sched.Wait(c.books, v.Lane, v.Seq, p.now)
+	}
+}
+
+// estimate says what an op costs, as far as it is known.
+func (p *poller) estimate(op *scoreboard.Op) {
+	const bytesPerNanosecond, overhead = 1000, 2000 // of a copy; an H100 moves some 1.5 KB a ns, and starts within 2 µs
+	if op.Kind != shm.KindLaunch {
+		op.Cost = overhead + int64(min(op.Bytes(), 1<<40))/bytesPerNanosecond
+		return
+	}
+	if s := scoreboard.Known(op); s != nil && s.Cost > 0 {
+		op.Cost = s.Cost
+		return
+	}
+	op.Cost = sched.Unknown
+}
+
+// before says whether op goes before the first op of a shape.
+func before(op, first *scoreboard.Op) bool {
+	a, b := op.Place(), first.Place()
+	return a < b || (a == b && op.Before(first))
+}
