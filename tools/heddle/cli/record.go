@@ -1,0 +1,246 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/heddle-gpu/heddle/controlplane/admin"
+	"github.com/heddle-gpu/heddle/controlplane/executor"
+	"github.com/heddle-gpu/heddle/controlplane/executor/trace"
+	"github.com/heddle-gpu/heddle/controlplane/perfetto"
+	"github.com/heddle-gpu/heddle/controlplane/reasons"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// Bounds of --events.
+const (
+	fewestEvents, mostEvents = 1000, 32 << 20
+	defaultEvents            = 2 << 20
+)
+
+func newRecord(o *options) *cobra.Command {
+	var output string
+	var seconds float64
+	var client uint64
+	var most int
+	cmd := &cobra.Command{
+		Use:   "record",
+		Short: "Record what goes where and when, for Perfetto",
+		Long: `Records ops, words, requests and errors of all executors for a while and writes a
+trace for https://ui.perfetto.dev: a track for each client with its lanes and
+requests, one for each executor with its streams and words, and a flow from each
+op to the word that it went in. ^C ends it early. docs/tracing.md explains it.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			length, err := recordLength(seconds)
+			if err != nil {
+				return err
+			}
+			if most < fewestEvents || most > mostEvents {
+				return fail(ExitUsage, "--events %d: expected %d to %d", most, fewestEvents, mostEvents)
+			}
+			file, err := os.CreateTemp(filepath.Dir(output), ".heddle-record-*") // before the work, not after it
+			if err != nil {
+				return fail(ExitFailed, "%w; next: -o with a folder that can be written", err)
+			}
+			defer os.Remove(file.Name())
+			defer file.Close()
+			conn := admin.Dial()
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer stop()
+			r, err := record(ctx, conn, admin.TraceOptions{Length: length, Client: client, Room: trace.MaxEvents}, most)
+			if err != nil {
+				return unreachable(err)
+			}
+			r.name(cmd.Context(), conn)
+			if err := trace.Write(file, r.executors(), r.clocks); err != nil {
+				return fail(ExitFailed, "%s: %w", output, err)
+			}
+			if err := errors.Join(file.Chmod(0o644), file.Close(), os.Rename(file.Name(), output)); err != nil {
+				return exitError{ExitFailed, err}
+			}
+			return o.recorded(r, output)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "heddle.pftrace", "file to write")
+	cmd.Flags().Float64Var(&seconds, "seconds", 5, "how long")
+	cmd.Flags().Uint64Var(&client, "client", 0, "only what concerns this client (its ID in heddle ps)")
+	cmd.Flags().IntVar(&most, "events", defaultEvents, "end early after this many events (about 100 bytes of the file each)")
+	return cmd
+}
+
+func recordLength(seconds float64) (time.Duration, error) {
+	if !(seconds > 0 && seconds <= trace.MaxTime.Seconds()) {
+		return 0, fail(ExitUsage, "--seconds %v: expected more than 0 and at most %v", seconds, trace.MaxTime.Seconds())
+	}
+	return time.Duration(seconds * float64(time.Second)), nil
+}
+
+// recording is what all executors recorded.
+type recording struct {
+	parts  []*recordedPart
+	clocks []perfetto.Reading
+	early  string // why it ended before its time
+}
+
+// recordedPart is one executor's.
+type recordedPart struct {
+	page  admin.TracePage // the last one
+	names trace.Names
+	line  *trace.Timeline
+}
+
+var errEnoughEvents = errors.New("enough events")
+
+// record takes a recording. The end of ctx ends it early; what was recorded until then counts.
+func record(ctx context.Context, conn *admin.Conn, o admin.TraceOptions, most int) (*recording, error) {
+	r := &recording{clocks: trace.Clocks()}
+	events := 0
+	err := conn.Trace(ctx, o, func(p *admin.TracePage) error {
+		part := r.part(p)
+		if p.Names != nil {
+			var names executor.TraceNames
+			if err := json.Unmarshal(p.Names, &names); err != nil {
+				return fmt.Errorf("the executor's answer: %w; is it of another version? heddle version", err)
+			}
+			part.names.Waits, part.names.Paths = names.Waits, names.Paths
+		}
+		part.page = *p
+		part.page.Events = nil
+		part.names.Dropped = p.Dropped
+		if err := part.line.Add(p.Events); err != nil {
+			return err
+		}
+		if events += len(p.Events) / trace.EventBytes; events >= most {
+			return errEnoughEvents
+		}
+		return nil
+	})
+	switch {
+	case errors.Is(err, errEnoughEvents):
+		r.early = fmt.Sprintf("after %d events (--events)", events)
+	case ctx.Err() != nil:
+		r.early = "it was interrupted"
+	case err != nil:
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *recording) part(p *admin.TracePage) *recordedPart {
+	for _, part := range r.parts {
+		if part.page.GPU == p.GPU && part.page.UID == p.UID && part.page.Pid == p.Pid {
+			return part
+		}
+	}
+	part := &recordedPart{line: trace.NewTimeline()}
+	r.parts = append(r.parts, part)
+	return part
+}
+
+// name finds what clients and kernels are called. Without an answer they are shown by their numbers.
+func (r *recording) name(ctx context.Context, conn *admin.Conn) {
+	st, _ := conn.Status(ctx)
+	kernels, _ := conn.Kernels(ctx, 0)
+	for _, part := range r.parts {
+		n := &part.names
+		n.Executor = fmt.Sprintf("executor of %s, user %d (pid %d)", short(part.page.GPU), part.page.UID, part.page.Pid)
+		n.Clients, n.Kernels, n.Faults = map[uint64]string{}, map[uint32]string{}, map[uint32]string{}
+		for _, c := range st.Clients {
+			name := fmt.Sprintf("client %d: %s (pid %d)", c.ID, filepath.Base(c.Exe), c.Pid)
+			if c.Label != "" {
+				name = fmt.Sprintf("client %d: %s, %s (pid %d)", c.ID, c.Label, filepath.Base(c.Exe), c.Pid)
+			}
+			n.Clients[c.ID] = name
+		}
+		for _, e := range kernels {
+			if e.GPU != part.page.GPU || e.UID != part.page.UID {
+				continue
+			}
+			for _, raw := range e.Kernels {
+				var row executor.CodeStats
+				if json.Unmarshal(raw, &row) == nil {
+					n.Kernels[row.ID] = row.Name
+				}
+			}
+		}
+		for i, code := range reasons.Codes(reasons.Session) {
+			n.Faults[uint32(i)+shm.ReasonFault] = code // in the order of the wire's numbers; a test compares
+		}
+	}
+}
+
+func (r *recording) executors() []trace.Executor {
+	var all []trace.Executor
+	for _, part := range r.parts {
+		all = append(all, trace.Executor{Timeline: part.line, Names: part.names})
+	}
+	return all
+}
+
+// recordSummary is what heddle record says when it is done.
+type recordSummary struct {
+	File    string   `json:"file"`
+	Seconds float64  `json:"seconds"` // from the first to the last event
+	Events  int      `json:"events"`
+	Dropped uint64   `json:"dropped"`
+	Clients int      `json:"clients"`
+	Ops     int      `json:"ops"`
+	Words   int      `json:"words"`
+	Early   []string `json:"ended_early,omitempty"`
+}
+
+func (r *recording) summary(file string) recordSummary {
+	s := recordSummary{File: file}
+	clients := map[uint64]bool{}
+	for _, part := range r.parts {
+		s.Events += part.line.Events
+		s.Dropped += part.names.Dropped
+		s.Ops += len(part.line.Ops)
+		s.Words += len(part.line.Words)
+		s.Seconds = max(s.Seconds, float64(part.line.End-part.line.Begin)/1e9)
+		for i := range part.line.Ops {
+			clients[part.line.Ops[i].Client] = true
+		}
+		if part.page.Problem != "" {
+			s.Early = append(s.Early, fmt.Sprintf("executor %d: %s", part.page.Pid, part.page.Problem))
+		}
+	}
+	s.Clients = len(clients)
+	if r.early != "" {
+		s.Early = append(s.Early, r.early)
+	}
+	return s
+}
+
+// recorded tells what is in the file.
+func (o *options) recorded(r *recording, output string) error {
+	s := r.summary(output)
+	if o.json {
+		if err := o.printJSON(s); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(o.stdout, "%s: %d ops of %d clients in %d words, %.2f s, %d events\n", s.File, s.Ops, s.Clients, s.Words, s.Seconds, s.Events)
+		fmt.Fprintln(o.stdout, "next: open it on https://ui.perfetto.dev (it stays in your browser)")
+	}
+	for _, e := range s.Early {
+		fmt.Fprintf(o.stderr, "ended early: %s\n", e)
+	}
+	switch {
+	case s.Dropped > 0:
+		return fail(ExitDegraded, "%d events were dropped because they came faster than they were read; next: --client, or fewer --seconds", s.Dropped)
+	case len(r.parts) == 0:
+		return fail(ExitDegraded, "no executor runs: nothing was recorded; next: heddle ps")
+	}
+	return nil
+}
