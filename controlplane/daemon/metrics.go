@@ -2,11 +2,14 @@ package daemon
 
 import (
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/heddle-gpu/heddle/controlplane/reasons"
 )
 
 // family is one metric. The exporter and docs/metrics.md both follow from families, and the dashboard's queries are checked
@@ -15,7 +18,8 @@ type family struct {
 	name, help string
 	kind       prometheus.ValueType // of histograms 0
 	labels     []string
-	group      string // heading in docs/metrics.md
+	group      string   // heading in docs/metrics.md
+	reasons    []string // values of the label reason; others are added up under other
 	desc       *prometheus.Desc
 }
 
@@ -23,8 +27,8 @@ type family struct {
 var families []*family
 
 // Labels. Their values are bounded: UUID by the GPUs (as in DCGM's metrics, so that `* on(UUID)` joins), uid by the users that have
-// an executor, class by maxClassLabels, reason and path by fixed lists. No label holds a client, a pid, a kernel, or text that a
-// client chose.
+// an executor, class by maxClassLabels, reason by the list of package reasons, path by fixed words. No label holds a client, a pid,
+// a kernel, or text that a client chose.
 var (
 	ofDaemon   []string
 	ofExecutor = []string{"UUID", "uid"}
@@ -51,6 +55,25 @@ func histogram(group, name, help string, labels []string) *family {
 	return define(group, 0, name, help, labels)
 }
 
+// because is a counter or gauge by reason.
+func because(group string, kind prometheus.ValueType, name, help string, codes []string) *family {
+	f := define(group, kind, name, help, byReason)
+	f.reasons = codes
+	return f
+}
+
+// Reasons why an executor ended (heddle_executor_losses_total).
+const (
+	lossFault   = "fault"
+	lossInDoubt = "fault-in-doubt"
+	lossEnded   = "ended"
+)
+
+// noForm are the codes that say why a kernel has no rewritten form, whoever said so.
+func noForm() []string {
+	return slices.Concat(reasons.Codes(reasons.Rewrite), reasons.Codes(reasons.PTX), reasons.Codes(reasons.Compile))
+}
+
 // Headings of docs/metrics.md.
 const (
 	theDaemon  = "The daemon and its policy"
@@ -73,9 +96,9 @@ var (
 	metricUp       = gauge(clients, "heddle_executor_up", "1 while an executor serves.", ofExecutor)
 	metricAnswers  = gauge(clients, "heddle_executor_answers", "1 when the executor gave its statistics for this scrape; without them most metrics below are absent.", ofExecutor)
 	metricStarts   = counter(clients, "heddle_executor_starts_total", "Executors started, the first included.", ofExecutor)
-	metricLosses   = counter(clients, "heddle_executor_losses_total", "Executors that ended while they served or looked for the cause of a fault: by a device fault whose client is known (fault) or not yet (fault-in-doubt), or otherwise (ended).", byReason)
+	metricLosses   = because(clients, prometheus.CounterValue, "heddle_executor_losses_total", "Executors that ended while they served or looked for the cause of a fault: by a device fault whose client is known (fault) or not yet (fault-in-doubt), or otherwise (ended).", []string{lossFault, lossInDoubt, lossEnded})
 	metricClients  = gauge(clients, "heddle_clients", "Sessions: client processes on this GPU.", ofClass)
-	metricFailed   = gauge(clients, "heddle_failed_clients", "Sessions that have a sticky error, by its reason.", byReason)
+	metricFailed   = because(clients, prometheus.GaugeValue, "heddle_failed_clients", "Sessions that have a sticky error, by its reason.", reasons.Codes(reasons.Session))
 	metricNative   = gauge(clients, "heddle_clients_with_native_kernels", "Sessions that run at least one kernel natively because it was refused.", ofClass)
 	metricDevice   = gauge(clients, "heddle_client_device_memory_bytes", "Device memory of clients that the executor maps.", ofClass)
 	metricHost     = gauge(clients, "heddle_client_host_memory_bytes", "Host memory that clients share with the executor.", ofClass)
@@ -91,7 +114,7 @@ var (
 	metricWords     = counter(words, "heddle_words_total", "Words issued: one op as its client asked (path alone), or a rewritten kernel that does the work of one or more (path coalesced).", byPath)
 	metricWidth     = histogram(words, "heddle_word_width", "Kernels in a launch.", ofExecutor)
 	metricCoalesced = counter(words, "heddle_coalesced_ops_total", "Kernels that shared a launch with others.", ofExecutor)
-	metricApart     = counter(words, "heddle_word_limits_total", "Why launches did not hold more kernels, by reason.", byReason)
+	metricApart     = because(words, prometheus.CounterValue, "heddle_word_limits_total", "Why launches did not hold more kernels, by reason.", reasons.Codes(reasons.Apart))
 	metricHeld      = counter(words, "heddle_held_ops_total", "Kernels that waited for company.", ofExecutor)
 	metricInVain    = counter(words, "heddle_held_in_vain_ops_total", "Kernels that waited and got less company than was expected.", ofExecutor)
 	metricHeldTime  = counter(words, "heddle_held_seconds_total", "Time that kernels waited for company.", ofExecutor)
@@ -105,7 +128,7 @@ var (
 	metricAsked     = counter(rewritten, "heddle_form_requests_total", "Forms asked for.", ofExecutor)
 	metricCompiled  = counter(rewritten, "heddle_form_compilations_total", "Forms compiled.", ofExecutor)
 	metricHits      = counter(rewritten, "heddle_form_cache_hits_total", "Forms that came from the cache on disk.", ofExecutor)
-	metricRefused   = counter(rewritten, "heddle_form_refusals_total", "Forms that do not exist, by reason: the codes of docs/coalescing.md and docs/harvest.md.", byReason)
+	metricRefused   = because(rewritten, prometheus.CounterValue, "heddle_form_refusals_total", "Forms that do not exist, by reason.", noForm())
 	metricCompiling = counter(rewritten, "heddle_form_compile_seconds_total", "Time of compilations.", ofExecutor)
 	metricLoading   = counter(rewritten, "heddle_form_load_seconds_total", "Time of loading forms.", ofExecutor)
 	metricWorkers   = counter(rewritten, "heddle_compiler_starts_total", "Compiler processes started.", ofExecutor)

@@ -2,9 +2,7 @@ package daemon
 
 import (
 	"encoding/json"
-	"maps"
 	"math"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,9 +16,8 @@ import (
 
 // Bounds of what executors and policies can make of labels; more than that is added up under other.
 const (
-	maxClassLabels  = 100
-	maxReasonLabels = 64
-	other           = "(other)"
+	maxClassLabels = 100
+	other          = "(other)"
 )
 
 // executorStats is what the daemon reads of an executor's answer to STATS (executor.Stats, which the supervisor does not import).
@@ -124,11 +121,10 @@ type collector struct {
 
 	mu      sync.Mutex
 	classes map[string]bool // that have a label of their own
-	reasons map[*family]map[string]bool
 }
 
 func newCollector(d *Daemon) *collector {
-	return &collector{d: d, classes: map[string]bool{}, reasons: map[*family]map[string]bool{}}
+	return &collector{d: d, classes: map[string]bool{}}
 }
 
 // Describe says nothing, so that the registry checks what is collected, at each scrape.
@@ -158,22 +154,12 @@ func (c *collector) class(name string) string {
 	return name
 }
 
-// reasonCode is what a reason looks like.
-var reasonCode = regexp.MustCompile(`^[a-z][a-z0-9-]{0,39}$`)
-
-func (c *collector) reason(f *family, code string) string {
-	seen := c.reasons[f]
-	switch {
-	case seen[code]:
+// reason gives a code's label.
+func (f *family) reason(code string) string {
+	if slices.Contains(f.reasons, code) {
 		return code
-	case len(seen) >= maxReasonLabels || !reasonCode.MatchString(code):
-		return other
-	case seen == nil:
-		seen = map[string]bool{}
-		c.reasons[f] = seen
 	}
-	seen[code] = true
-	return code
+	return other
 }
 
 // Collect implements prometheus.Collector.
@@ -245,8 +231,8 @@ func (at place) one(f *family, v float64, more ...string) {
 // each gives one metric a reason, those with the same label added up.
 func (at place) each(f *family, counts map[string]uint64) {
 	sum := map[string]uint64{}
-	for _, code := range slices.Sorted(maps.Keys(counts)) { // in an order, so that the same ones get labels each time
-		sum[at.c.reason(f, code)] += counts[code]
+	for code, n := range counts {
+		sum[f.reason(code)] += n
 	}
 	for code, n := range sum {
 		at.one(f, float64(n), code)

@@ -196,11 +196,11 @@ func (sl *slot) lost(p *executorProcess) {
 func lossReason(r faultReport) string {
 	switch {
 	case r.blamed != 0:
-		return "fault"
+		return lossFault
 	case r.result != 0:
-		return "fault-in-doubt"
+		return lossInDoubt
 	}
-	return "ended"
+	return lossEnded
 }
 
 // restore tells p everything about s. sl.mu is held; s.mu is taken so that no
