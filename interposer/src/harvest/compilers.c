@@ -218,9 +218,22 @@ static const char *needed_by(const void *caller) {
   return NULL;
 }
 
+// What the caller's file has itself (NVRTC is also a static library), or a library that it needs.
+static void *within_reach(heddle_dlsym_function real, const char *name, const void *caller) {
+  Dl_info info;
+  if (!dladdr(caller, &info) || !info.dli_fname) return NULL;
+  void *library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD); // none for the program's own file, whose symbols come before ours
+  if (!library) return NULL;
+  void *found = real(library, name);
+  dlclose(library);
+  return found == heddle_harvest_exported(name) ? NULL : found;
+}
+
 void *heddle_harvest_linked(const char *name, const void *caller) {
   struct loaded l = {NULL, 0};
   heddle_dlsym_function real = heddle_dlsym_real();
+  void *near = real ? within_reach(real, name, caller) : NULL;
+  if (near) return near;
   dl_iterate_phdr(find_nvrtc, &l);
   const char *path = l.count > 1 ? needed_by(caller) : l.path;
   void *library = real && path ? dlopen(path, RTLD_LAZY | RTLD_NOLOAD) : NULL;

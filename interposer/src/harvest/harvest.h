@@ -58,7 +58,7 @@ bool heddle_harvest_watches(const char *name);
 void *heddle_harvest_substitute(const char *name, void *found);
 // Our exported function of that name (nvrtcCompileProgram, nvrtcGetCUBIN); NULL: we export none.
 void *heddle_harvest_exported(const char *name);
-// The one that a caller linked to libnvrtc means: of the libnvrtc that is loaded, or that the caller's file needs if there are
-// several. NULL: none is loaded.
+// The one that a caller linked to NVRTC means: of its own file (NVRTC is also a static library) or of a library that this needs,
+// else of the libnvrtc that is loaded. NULL: none is loaded.
 void *heddle_harvest_linked(const char *name, const void *caller);
 #endif

@@ -67,6 +67,8 @@ func prepare(m *testing.M) (int, error) {
 	for _, args := range [][]string{
 		{"nvrtc.c", "-DLIBRARY=\"" + opened + "\"", "-o", dir + "/nvrtc-opened", "-ldl"},
 		{"nvrtc.c", "-o", dir + "/nvrtc-linked", opened, "-Wl,-rpath," + nvrtc},
+		{"static.c", "-shared", "-fPIC", "-o", dir + "/libstatic.so"},
+		{"static.c", "-DPROGRAM", "-o", dir + "/static", dir + "/libstatic.so", "-Wl,-rpath," + dir},
 		{"jitlink.c", "-o", dir + "/jitlink", "-ldl"},
 		{"nvjitlink.c", "-shared", "-fPIC", "-o", dir + "/libnvJitLink.so.13"},
 		{"cuda.c", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", dir + "/libcuda.so.1"},
@@ -170,6 +172,11 @@ func (b *bed) expectNothing(what string) {
 	if s := b.stored(); len(s) != 0 {
 		b.Errorf("%s: the store has %q", what, s)
 	}
+}
+
+// A library with the static NVRTC inside calls its own, also where the preload library's functions come first.
+func TestStaticNVRTC(t *testing.T) {
+	newBed(t).must(dir + "/static")
 }
 
 func TestPtxas(t *testing.T) {
