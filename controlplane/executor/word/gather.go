@@ -241,7 +241,7 @@ func (g *Gather) limit(s *scoreboard.Shape) int {
 		registers, static = max(registers, f.Registers), max(static, f.StaticShared)
 	}
 	s.Most = most
-	if most > 1 && s.Blocks > 0 && s.Threads > 0 && s.Threads <= 1024 && s.Blocks*s.Threads <= math.MaxUint32 {
+	if most > 1 && s.Blocks > 0 && s.Threads > 0 && s.Threads <= 1024 && s.Blocks <= math.MaxUint32/s.Threads {
 		s.Limit = s.Times.Limit(int(s.Blocks), g.resident(s, registers, static), most, s.Words)
 	}
 	return s.Limit
