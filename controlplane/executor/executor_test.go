@@ -451,20 +451,18 @@ func TestSlowLoad(t *testing.T) {
 	other := d.client(2)
 	other.resume()
 	d.image(2, statefulImage)
-	g.slow.Store(int64(300 * time.Millisecond))
+	before := g.begun.Load()
+	g.loading.Lock()
 	loading := d.send(shm.Message{Type: shm.TypeKernel, ClientID: 2, Body: shm.Encode(shm.Kernel{ImageID: 2, KernelID: 4}), Tail: []byte("check")})
-	ops := 0
-	for {
-		select {
-		case m := <-loading:
-			if m.Status != shm.StatusOK || ops < 20 {
-				t.Errorf("status %d; %d ops of another client ran meanwhile", m.Status, ops)
-			}
-			return
-		default:
+	func() {
+		defer g.loading.Unlock()
+		until(t, "the image is being loaded", func() bool { return g.begun.Load() > before })
+		for range 20 {
 			c.mustSync(1, c.launch(1, 1, u64s(c.window, 1), nil))
-			ops++
 		}
+	}()
+	if m := d.wait(loading); m.Status != shm.StatusOK {
+		t.Errorf("status %d: %s", m.Status, m.Tail)
 	}
 }
 

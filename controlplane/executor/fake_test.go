@@ -27,8 +27,9 @@ type fakeGPU struct {
 	modules int // loaded and not unloaded
 	loads   int
 	fault   atomic.Int32
-	// slow makes module loading take this long.
-	slow atomic.Int64
+	// loading is held by a test while no module shall be loaded to its end; begun counts the loads that have begun.
+	loading sync.Mutex
+	begun   atomic.Int64
 	// refuse makes launches of these grids fail.
 	refuse func(*gpu.Launch) gpu.Result
 	calls  atomic.Int64
@@ -320,7 +321,9 @@ func (g *fakeGPU) HostUnregister(address uint64) gpu.Result {
 }
 
 func (g *fakeGPU) ModuleLoad([]byte) (gpu.Module, error) {
-	time.Sleep(time.Duration(g.slow.Load()))
+	g.begun.Add(1)
+	g.loading.Lock()
+	defer g.loading.Unlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.modules++
