@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -57,11 +58,16 @@ op to the word that it went in. ^C ends it early. docs/tracing.md explains it.`,
 			conn := admin.Dial()
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
+			before, err := conn.Status(ctx)
+			if err != nil {
+				return unreachable(err)
+			}
+			fmt.Fprintf(o.stderr, "recording for %v; ^C ends it early\n", length)
 			r, err := record(ctx, conn, admin.TraceOptions{Length: length, Client: client, Room: trace.MaxEvents}, most)
 			if err != nil {
 				return unreachable(err)
 			}
-			r.name(cmd.Context(), conn)
+			r.name(cmd.Context(), conn, before.Clients)
 			if err := trace.Write(file, r.executors(), r.clocks); err != nil {
 				return fail(ExitFailed, "%s: %w", output, err)
 			}
@@ -147,15 +153,16 @@ func (r *recording) part(p *admin.TracePage) *recordedPart {
 	return part
 }
 
-// name finds what clients and kernels are called. Without an answer they are shown by their numbers.
-func (r *recording) name(ctx context.Context, conn *admin.Conn) {
+// name finds what clients and kernels are called, those too that have left meanwhile. Without an answer they are shown by their
+// numbers.
+func (r *recording) name(ctx context.Context, conn *admin.Conn, before []admin.Client) {
 	st, _ := conn.Status(ctx)
 	kernels, _ := conn.Kernels(ctx, 0)
 	for _, part := range r.parts {
 		n := &part.names
 		n.Executor = fmt.Sprintf("executor of %s, user %d (pid %d)", short(part.page.GPU), part.page.UID, part.page.Pid)
 		n.Clients, n.Kernels, n.Faults = map[uint64]string{}, map[uint32]string{}, map[uint32]string{}
-		for _, c := range st.Clients {
+		for _, c := range append(slices.Clone(before), st.Clients...) {
 			name := fmt.Sprintf("client %d: %s (pid %d)", c.ID, filepath.Base(c.Exe), c.Pid)
 			if c.Label != "" {
 				name = fmt.Sprintf("client %d: %s, %s (pid %d)", c.ID, c.Label, filepath.Base(c.Exe), c.Pid)

@@ -1,0 +1,134 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/heddle-gpu/heddle/controlplane/perfetto/perfettotest"
+)
+
+// heddle runs a command of Heddle's against this bed's daemon.
+func (b *bed) heddle(args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(b.build, "bin/heddle"), args...)
+	cmd.Env = append(b.env(), "HEDDLE_RUNTIME_DIR="+b.dir)
+	return cmd
+}
+
+// TestRecord: a trace of clients that launch alike shows their ops in lanes of their own, and flows into words that hold ops of
+// several; explain says what it says in words.
+func TestRecord(t *testing.T) {
+	b := newBed(t)
+	b.startDaemon(gather)
+	file := filepath.Join(t.TempDir(), "t.pftrace")
+	if out, err := b.heddle("record", "-o", file, "--seconds", "0.01").CombinedOutput(); err == nil || !strings.Contains(string(out), "no executor runs") {
+		t.Errorf("without an executor: %v\n%s", err, out)
+	}
+	const clients = 4
+	env := []string{"E2E_ROUNDS=14"}
+	native := b.nativeAlike(clients, env...)
+	var said, explained bytes.Buffer
+	b.company(native, alike(clients, append(env, "HEDDLE_LABEL=twin\x1b[31m")...), func(ctx context.Context) {
+		record := b.heddle("record", "-o", file, "--seconds", "60", "--json")
+		record.Stdout, record.Stderr = &said, b.log
+		if err := record.Start(); err != nil {
+			t.Error(err)
+			return
+		}
+		st, err := b.status()
+		if err != nil || len(st.Clients) == 0 {
+			t.Errorf("%+v, %v", st, err)
+		} else {
+			explain := b.heddle("explain", "--json", "--seconds", "0", strconv.FormatUint(st.Clients[0].ID, 10))
+			explain.Stdout = &explained
+			if err := explain.Run(); err != nil {
+				t.Errorf("explain: %v", err)
+			}
+		}
+		<-ctx.Done()
+		record.Process.Signal(syscall.SIGINT)
+		if err := record.Wait(); err != nil {
+			t.Errorf("record: %v", err)
+		}
+	})
+	var summary struct{ Ops, Words, Clients, Dropped int }
+	if err := json.Unmarshal(said.Bytes(), &summary); err != nil || summary.Ops == 0 || summary.Words == 0 || summary.Words >= summary.Ops {
+		t.Fatalf("%v: %s", err, said.String())
+	}
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr, err := perfettotest.Decode(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := map[uint64]perfettotest.Slice{} // by flow
+	for _, s := range tr.Slices {
+		for _, f := range s.Ending {
+			words[f] = s
+			if path := tr.Path(s.Track); !strings.HasPrefix(path[0], "executor of ") || !strings.HasPrefix(path[1], "stream ") {
+				t.Fatalf("a word on %v", path)
+			}
+		}
+	}
+	flows, in := 0, map[uint64]map[string]bool{} // clients by word
+	for _, s := range tr.Slices {
+		for _, f := range s.Flows {
+			w, ok := words[f]
+			path := tr.Path(s.Track)
+			if !ok || w.Begin < s.Begin || w.Numbers["word"] != s.Numbers["word"] || w.Numbers["width"] != s.Numbers["width"] {
+				t.Fatalf("%v: %+v flows into %+v", path, s, w)
+			}
+			if !strings.HasPrefix(path[0], "client ") || !strings.Contains(path[0], `twin?[31m, alike (pid `) || !strings.HasPrefix(path[1], "lane ") {
+				t.Fatalf("an op on %q", path)
+			}
+			if n := w.Numbers["width"]; n > 1 && (!strings.HasPrefix(s.Name, "alike_") || !strings.Contains(w.Name, "×")) {
+				t.Fatalf("%d ops in word %q of %q", n, w.Name, s.Name)
+			}
+			flows++
+			if in[w.Numbers["word"]] == nil {
+				in[w.Numbers["word"]] = map[string]bool{}
+			}
+			in[w.Numbers["word"]][path[0]] = true
+		}
+	}
+	joined := 0
+	for _, who := range in {
+		if len(who) > 1 {
+			joined++
+		}
+	}
+	t.Logf("%+v; %d bytes, %d flows, %d words of several clients", summary, len(raw), flows, joined)
+	if flows == 0 || joined == 0 {
+		t.Errorf("%d flows, %d words of several clients", flows, joined)
+	}
+
+	var client struct {
+		Client    struct{ Class, Label string }
+		Selection struct {
+			Class string
+			Steps []string
+		}
+	}
+	if err := json.Unmarshal(explained.Bytes(), &client); err != nil || client.Client.Class == "" || client.Selection.Class != client.Client.Class ||
+		len(client.Selection.Steps) == 0 {
+		t.Errorf("%v: %s", err, explained.String())
+	}
+	text, err := b.heddle("explain", "alike_add").CombinedOutput()
+	if err != nil || !strings.Contains(string(text), "together with others") || !strings.Contains(string(text), "why launches did not hold more") {
+		t.Errorf("%v: %s", err, text)
+	}
+	for _, bad := range [][]string{{"explain", "999999"}, {"explain", "no_such_kernel"}, {"record", "--seconds", "-1"}, {"record", "-o", "/no/such/folder/t"}} {
+		if out, err := b.heddle(bad...).CombinedOutput(); err == nil || !strings.Contains(string(out), "heddle: ") {
+			t.Errorf("%v: %v: %s", bad, err, out)
+		}
+	}
+}
