@@ -12,7 +12,7 @@ export GOEXPERIMENT := norandomizedheapbase64
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X github.com/heddle-gpu/heddle/tools/heddle/cli.Version=$(VERSION)
 
-.PHONY: build deps tools-deps interposer heddle simgpu generate demo demo-programs test test-go test-race test-c lint nightly bench gpu-test dist clean
+.PHONY: build deps tools-deps interposer heddle simgpu generate demo demo-programs test test-go test-race test-c lint nightly bench gpu-test gpu-carry dist clean
 
 build: heddle interposer simgpu ## everything, into build/
 
@@ -65,6 +65,10 @@ bench: build ## benchmarks; figures, never a pass or fail
 
 gpu-test: dist ## on a machine with an NVIDIA GPU: docs/results.md's tables
 	HEDDLE_DIST=$(CURDIR)/dist tools/gputest/gpu-test.sh $(PARTS)
+
+gpu-carry: dist ## what a machine with a GPU but without Go needs beside the checkout: dist/ and build/corpus/
+	rm -rf $(BUILD)/corpus
+	go run ./jit/conformance/export $(BUILD)/corpus
 
 dist: deps ## a folder that runs on any x86-64 Linux with glibc 2.31+ and an NVIDIA driver
 	@tools/deps/fetch.sh zig

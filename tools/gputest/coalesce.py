@@ -5,6 +5,7 @@ from harness import *
 
 PTX = os.environ.get("GT_PTX", os.path.join(HERE, "..", "..", "jit", "interp", "kernels", "triton"))
 ARCH = os.environ.get("GT_PTX_ARCH", "sm_90a")
+CORPUS = os.environ.get("GT_CORPUS", os.path.join(HERE, "..", "..", "build", "corpus"))
 CROWDS = [int(n) for n in os.environ.get("GT_CROWDS", "8,32,128").split(",")]
 
 
@@ -264,6 +265,7 @@ def compiled():
             "native",
             program + [m, "1", "1", f"{WORK}/{m}.compiled.npz"],
             300,
+            {"TORCHINDUCTOR_COMPILE_THREADS": str(os.cpu_count())},  # alone on the machine; no part of inductor's keys
         )
         if a["rc"] or a.get("errors") or not a.get("same") or left() < 60:
             why = a.get("error") or "; ".join(a.get("errors") or [])
@@ -315,7 +317,10 @@ def compiled():
 
 def corpus():
     """Every corpus kernel, coalesced N = 2, 8, 32, against N native launches: programs/coalesced.c judges, one line a kernel."""
-    r = run("native", [WORK + "/coalesced"] + os.environ.get("GT_CORPUS_ARGS", "").split(), 420)
+    if not os.path.exists(CORPUS + "/manifest.json"):
+        row("corpus", f"{CORPUS} holds no corpus: run `make gpu-carry` where Go is, and carry build/corpus", ok=False)
+        return
+    r = run("native", [WORK + "/coalesced", CORPUS] + os.environ.get("GT_CORPUS_ARGS", "").split(), 420)
     lines = [l for l in r["out"].splitlines() if re.match(r"(ok|BAD|refused) ", l)]
     bad = [l for l in lines if l.startswith("BAD ")]
     for l in bad[:20]:
