@@ -183,7 +183,7 @@ func fakeExecutor() int {
 		case shm.TypeStats:
 			tail = []byte(`{"told":` + quote(told.String()) + `}`)
 			if path := os.Getenv("FAKE_EXECUTOR_STATS"); path != "" {
-				if tail, err = os.ReadFile(path); err != nil {
+				if tail, err = os.ReadFile(path + string(m.Tail)); err != nil { // a file for each page
 					fmt.Fprintln(os.Stderr, err)
 					return 1
 				}

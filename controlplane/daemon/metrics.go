@@ -35,6 +35,7 @@ var (
 	ofClass    = []string{"UUID", "uid", "class"}
 	byReason   = []string{"UUID", "uid", "reason"}
 	byPath     = []string{"UUID", "uid", "path"}
+	ofClassBy  = []string{"UUID", "uid", "class", "reason"}
 )
 
 func define(group string, kind prometheus.ValueType, name, help string, labels []string) *family {
@@ -57,7 +58,11 @@ func histogram(group, name, help string, labels []string) *family {
 
 // because is a counter or gauge by reason.
 func because(group string, kind prometheus.ValueType, name, help string, codes []string) *family {
-	f := define(group, kind, name, help, byReason)
+	return define(group, kind, name, help, byReason).because(codes)
+}
+
+// because says which reasons there are.
+func (f *family) because(codes []string) *family {
 	f.reasons = codes
 	return f
 }
@@ -139,6 +144,7 @@ var (
 	metricLatency    = histogram(classes, "heddle_request_latency_seconds", "From the arrival of a request's first op to the end of its last.", ofClass)
 	metricQueue      = histogram(classes, "heddle_op_queue_seconds", "From when an op could have been issued to when it was.", ofClass)
 	metricStagger    = histogram(classes, "heddle_op_stagger_seconds", "The part of it in which the op was held back for partners.", ofClass)
+	metricWaits      = define(classes, prometheus.CounterValue, "heddle_op_waits_total", "Ops that were not issued when they could have been, by why.", ofClassBy).because(reasons.Codes(reasons.Wait))
 	metricClassOps   = counter(classes, "heddle_class_ops_total", "Ops issued.", ofClass)
 	metricClassJoin  = counter(classes, "heddle_class_coalesced_ops_total", "Ops that shared a launch with others.", ofClass)
 	metricGPUTime    = counter(classes, "heddle_gpu_seconds_total", "Estimate of the time that the ops kept the GPU busy.", ofClass)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"encoding/json"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -78,6 +79,8 @@ type classStats struct {
 	Coalesced        uint64        `json:"coalesced"`
 	GPUSeconds       float64       `json:"gpu_seconds"`
 	Stragglers       uint64        `json:"stragglers"`
+	// Waits counts ops by why they were not issued when they were ready.
+	Waits map[string]uint64 `json:"waits"`
 }
 
 // durationStats is executor.Histogram.
@@ -101,6 +104,14 @@ func (c *classStats) merge(o *classStats) {
 	c.Coalesced += o.Coalesced
 	c.GPUSeconds += o.GPUSeconds
 	c.Stragglers += o.Stragglers
+	waits := maps.Clone(c.Waits)
+	for code, n := range o.Waits {
+		if waits == nil {
+			waits = map[string]uint64{}
+		}
+		waits[code] += n
+	}
+	c.Waits = waits
 	for _, h := range []struct{ to, from *durationStats }{{&c.Latency, &o.Latency}, {&c.Queue, &o.Queue}, {&c.Stagger, &o.Stagger}} {
 		sum := make([]uint64, max(len(h.to.Counts), len(h.from.Counts)))
 		for i := range sum {
@@ -228,14 +239,14 @@ func (at place) one(f *family, v float64, more ...string) {
 	at.ch <- m
 }
 
-// each gives one metric a reason, those with the same label added up.
-func (at place) each(f *family, counts map[string]uint64) {
+// each gives one metric a reason, those with the same label added up. more are the labels before the reason.
+func (at place) each(f *family, counts map[string]uint64, more ...string) {
 	sum := map[string]uint64{}
 	for code, n := range counts {
 		sum[f.reason(code)] += n
 	}
 	for code, n := range sum {
-		at.one(f, float64(n), code)
+		at.one(f, float64(n), append(more[:len(more):len(more)], code)...)
 	}
 }
 
@@ -352,6 +363,7 @@ func (at place) told(s *executorStats) {
 		at.one(metricClassJoin, float64(r.Coalesced), class)
 		at.one(metricGPUTime, r.GPUSeconds, class)
 		at.one(metricStragglers, float64(r.Stragglers), class)
+		at.each(metricWaits, r.Waits, class)
 		at.histogram(metricLatency, durationBounds, r.Latency.Counts, r.Latency.Sum, class)
 		at.histogram(metricQueue, durationBounds, r.Queue.Counts, r.Queue.Sum, class)
 		at.histogram(metricStagger, durationBounds, r.Stagger.Counts, r.Stagger.Sum, class)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -85,8 +86,10 @@ func (sl *slot) counters(p *executorProcess, patience time.Duration) json.RawMes
 		call = &statsCall{process: p, done: make(chan struct{})}
 		sl.asking = call
 		go func() {
-			if reply, err := p.call(0, shm.TypeStats, nil, nil); err == nil && json.Valid(reply.Tail) {
-				call.text = reply.Tail
+			if text, err := p.stats(); err == nil {
+				call.text = text
+			} else {
+				sl.log.Debug("statistics", "error", err)
 			}
 			sl.mu.Lock()
 			if sl.asking == call {
@@ -105,6 +108,54 @@ func (sl *slot) counters(p *executorProcess, patience time.Duration) json.RawMes
 	case <-timer.C:
 		return nil
 	}
+}
+
+// maxStatsPages bounds what an executor may tell of itself: 8 MiB.
+const maxStatsPages = 256
+
+// stats asks an executor for all of its statistics, a page at a time, and gives them as one answer.
+func (p *executorProcess) stats() (json.RawMessage, error) {
+	first, err := p.call(0, shm.TypeStats, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	if !json.Valid(first.Tail) {
+		return nil, errors.New("the executor's answer is no JSON")
+	}
+	var rows, page struct {
+		Classes  []json.RawMessage `json:"classes"`
+		Sessions []json.RawMessage `json:"sessions"`
+		Next     int               `json:"next"`
+	}
+	if json.Unmarshal(first.Tail, &rows) != nil || rows.Next == 0 {
+		return first.Tail, nil
+	}
+	for n := 1; n < maxStatsPages && rows.Next > 0; n++ {
+		reply, err := p.call(0, shm.TypeStats, nil, strconv.AppendInt(nil, int64(rows.Next), 10))
+		if err != nil {
+			return nil, err
+		}
+		page.Classes, page.Sessions, page.Next = nil, nil, 0
+		if err := json.Unmarshal(reply.Tail, &page); err != nil {
+			return nil, fmt.Errorf("the executor's rows from %d on: %w", rows.Next, err)
+		}
+		rows.Classes, rows.Sessions = append(rows.Classes, page.Classes...), append(rows.Sessions, page.Sessions...)
+		if page.Next <= rows.Next { // the end, or an executor that does not get on
+			break
+		}
+		rows.Next = page.Next
+	}
+	all := map[string]any{}
+	var rest map[string]json.RawMessage
+	if err := json.Unmarshal(first.Tail, &rest); err != nil {
+		return nil, err
+	}
+	for name, v := range rest {
+		all[name] = v
+	}
+	delete(all, "next")
+	all["classes"], all["sessions"] = rows.Classes, rows.Sessions
+	return json.Marshal(all)
 }
 
 // listenViewers opens the TCP listener that Config.Metrics names. Without MetricsOpen it must be this machine's own: status and

@@ -29,18 +29,12 @@ import (
 
 var update = flag.Bool("update", false, "rewrite docs/metrics.md")
 
-// wholeStats is an answer to STATS as executors give it.
-type wholeStats struct {
-	executor.Stats
-	Classes []executor.ClassStats `json:"classes"`
-}
-
 // someStats has every number that metrics are made of.
-func someStats() *wholeStats {
-	s := &wholeStats{Stats: executor.Stats{
+func someStats() *executor.Stats {
+	s := &executor.Stats{
 		Ops: 1000, Launches: 900, Words: 300, Signals: 40, Orders: 7, ReadyWaits: 8, Wakeups: 9, Sleeps: 10, BadRecords: 1, PollerBusySeconds: 1.5,
 		InFlight: 11, Waiting: 12, IssueBusySeconds: []float64{0.25, 0.5}, Sessions: []executor.SessionStats{{ClientID: 1, RingBytes: 4096}, {ClientID: 2, RingBytes: 1024}},
-	}}
+	}
 	s.Coalescing = executor.CoalescingStats{
 		WordsAlone: 100, WordsCoalesced: 200, OpsCoalesced: 800, Held: 13, HeldInVain: 2, HeldSeconds: 0.125, SignalsInKernel: 60, Waiting: 3,
 		Widths: [cost.Buckets]uint64{100, 50, 100, 50}, Apart: map[string]uint64{"alone": 5, "cost": 6},
@@ -51,7 +45,7 @@ func someStats() *wholeStats {
 }
 
 func someClass(name string) executor.ClassStats {
-	c := executor.ClassStats{Class: name, Clients: 1, ObjectiveSeconds: 0.005, Requests: 100, Attained: 98, Ops: 500, Coalesced: 400, GPUSeconds: 3.5, Stragglers: 2}
+	c := executor.ClassStats{Class: name, Clients: 1, ObjectiveSeconds: 0.005, Requests: 100, Attained: 98, Ops: 500, Coalesced: 400, GPUSeconds: 3.5, Stragglers: 2, Waits: map[string]uint64{"gather": 21}}
 	for i := range 100 {
 		c.Latency.Add(int64(i) * 50_000)
 		c.Queue.Add(int64(i) * 1_000)
@@ -154,7 +148,7 @@ func TestMetricsSayWhatTheExecutorSays(t *testing.T) {
 		`heddle_word_limits_total{` + by("reason", "cost") + `} 6`, `heddle_form_refusals_total{` + by("reason", "spin-wait") + `} 4`,
 		`heddle_issue_busy_seconds_total{` + at + `} 0.75`, `heddle_signals_total{` + by("path", "kernel") + `} 60`,
 		`heddle_class_objective_seconds{` + class + `} 0.005`, `heddle_requests_total{` + class + `} 100`, `heddle_requests_attained_total{` + class + `} 98`,
-		`heddle_gpu_seconds_total{` + class + `} 3.5`, `heddle_stragglers_total{` + class + `} 2`,
+		`heddle_gpu_seconds_total{` + class + `} 3.5`, `heddle_op_waits_total{` + strings.Replace(class, ",uid", `,reason="gather",uid`, 1) + `} 21`, `heddle_stragglers_total{` + class + `} 2`,
 		`heddle_request_latency_seconds_bucket{` + class + `,le="+Inf"} 101`, `heddle_request_latency_seconds_bucket{` + class + `,le="2.5"} 100`,
 		`heddle_op_queue_seconds_count{` + class + `} 100`, `heddle_op_stagger_seconds_sum{` + class + `} 3e-05`, `heddle_image_store_bytes{` + at + `}`,
 		`process_cpu_seconds_total `,
@@ -192,7 +186,7 @@ func TestMetricsSayWhatTheExecutorSays(t *testing.T) {
 // TestTheDaemonReadsWhatExecutorsWrite: the supervisor does not import the executor's types, so their names and bounds are compared here.
 func TestTheDaemonReadsWhatExecutorsWrite(t *testing.T) {
 	written := map[string]bool{}
-	jsonNames(reflect.TypeFor[wholeStats](), "", written)
+	jsonNames(reflect.TypeFor[executor.Stats](), "", written)
 	read := map[string]bool{}
 	jsonNames(reflect.TypeFor[executorStats](), "", read)
 	for name := range read {
@@ -293,6 +287,28 @@ func TestLabelsAreBounded(t *testing.T) {
 		if strings.Contains(body, s) {
 			t.Errorf("%s is in the metrics", s)
 		}
+	}
+}
+
+// TestStatisticsComeInPages: what finds no room in a message is asked for, of an executor that does not get on only once.
+func TestStatisticsComeInPages(t *testing.T) {
+	s := someStats()
+	s.Classes, s.Next = s.Classes[:1], 3
+	o := observe(t, []byte(`{}`))
+	tell(t, o.stats+"3", executor.StatsPage{Classes: []executor.ClassStats{someClass("default")}, Sessions: []executor.SessionStats{{ClientID: 3, RingBytes: 100}}, Next: 5})
+	tell(t, o.stats+"5", executor.StatsPage{Sessions: []executor.SessionStats{{ClientID: 4, RingBytes: 7}}, Next: 5})
+	tell(t, o.stats, s)
+	body := o.scrape(fmt.Sprintf(`heddle_ring_used_bytes{UUID="GPU-01020300-0000-0000-0000-000000000000",uid="%d"} 5227`, os.Getuid()))
+	if strings.Count(body, "\nheddle_requests_total{") != 2 || !strings.Contains(body, "heddle_ops_total{") {
+		t.Errorf("classes:\n%s", body)
+	}
+	st, err := o.conn.Status(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var whole executor.Stats
+	if err := json.Unmarshal(st.Executors[0].Counters, &whole); err != nil || len(whole.Sessions) != 4 || len(whole.Classes) != 2 || whole.Next != 0 || whole.Ops != s.Ops {
+		t.Errorf("the whole: %+v, %v", whole, err)
 	}
 }
 

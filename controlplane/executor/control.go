@@ -132,25 +132,6 @@ func (x *executor) answer(m shm.Message, body []byte, err error) {
 	}
 }
 
-func (x *executor) answerStats(m shm.Message) {
-	var st Stats
-	if !x.poller.call(func() { st = x.poller.snapshot() }) {
-		x.answer(m, nil, errStopping)
-		return
-	}
-	st.Forms = x.forms.snapshot()
-	text, err := st.encode()
-	if err != nil {
-		x.answer(m, nil, err)
-		return
-	}
-	r := m.Reply(shm.StatusOK, nil)
-	r.Tail = text
-	if err := x.conn.Send(r); err != nil {
-		x.log.Error("statistics not sent", "error", err)
-	}
-}
-
 // loaded is one image: its bytes, what is known of them, and the module that sessions share.
 type loaded struct {
 	id      uint64

@@ -275,6 +275,8 @@ type executor struct {
 	images   map[uint64]*loaded
 	expert   expert
 	tracing  tracing
+	pagesMu  sync.Mutex
+	pages    Stats // of which STATS has given some rows, and is asked for more; under pagesMu
 	begun    time.Time
 	draining bool
 }

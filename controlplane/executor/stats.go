@@ -1,11 +1,10 @@
 package executor
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
-	"slices"
+	"strconv"
 	"time"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
@@ -44,10 +43,10 @@ type Stats struct {
 	IssueBusySeconds []float64      `json:"issue_busy_seconds"`
 	Streams          []StreamStats  `json:"streams"`
 	Sessions         []SessionStats `json:"sessions"`
-	Forms            FormsStats     `json:"forms"` // rewritten kernels
-	// Classes are those that have clients or had some. ClassesLeftOut is how many found no room in the message: the idle ones first.
-	Classes        []ClassStats `json:"classes"`
-	ClassesLeftOut int          `json:"classes_left_out,omitempty"`
+	Forms            FormsStats     `json:"forms"`   // rewritten kernels
+	Classes          []ClassStats   `json:"classes"` // that have clients or had some
+	// Next tells that classes and sessions found no room in the message: STATS with this number in its tail gives them (StatsPage).
+	Next int `json:"next,omitempty"`
 }
 
 // CoalescingStats are the words of kernels.
@@ -127,27 +126,72 @@ func (p *poller) snapshot() Stats {
 	return st
 }
 
-// sessionsAtLeast is how many sessions are told before classes are left out.
-const sessionsAtLeast = 8
+// StatsPage is the answer to a STATS request that asks for the rows from a number on: classes, then sessions.
+type StatsPage struct {
+	Classes  []ClassStats   `json:"classes"`
+	Sessions []SessionStats `json:"sessions"`
+	Next     int            `json:"next,omitempty"` // where to go on; 0: this was the end
+}
 
-// encode fits the statistics into one message: sessions are left out from the end when there are too many, and then classes, those
-// without clients first.
-func (st Stats) encode() ([]byte, error) {
-	slices.SortStableFunc(st.Classes, func(a, b ClassStats) int { return cmp.Compare(min(b.Clients, 1), min(a.Clients, 1)) })
-	for {
-		b, err := json.Marshal(st)
-		if err != nil {
-			return nil, fmt.Errorf("executor: statistics: %w", err)
+// page is the statistics, or from a row on only those, as JSON that fits one message.
+func (st *Stats) page(from int) (text []byte, next int, err error) {
+	all := len(st.Classes) + len(st.Sessions)
+	from = min(max(from, 0), all)
+	for n := all - from; ; n /= 2 {
+		p := StatsPage{Classes: part(st.Classes, from, from+n), Sessions: part(st.Sessions, from-len(st.Classes), from+n-len(st.Classes))}
+		if from+n < all {
+			p.Next = from + n
 		}
-		switch {
-		case len(b) <= shm.MessageBytes-256 || len(st.Sessions)+len(st.Classes) == 0:
-			return b, nil
-		case len(st.Sessions) > sessionsAtLeast || len(st.Classes) == 0:
-			st.Sessions = st.Sessions[:len(st.Sessions)/2]
-		default:
-			keep := len(st.Classes) * 3 / 4
-			st.ClassesLeftOut += len(st.Classes) - keep
-			st.Classes = st.Classes[:keep]
+		var v any = p
+		if from == 0 {
+			first := *st
+			first.Classes, first.Sessions, first.Next = p.Classes, p.Sessions, p.Next
+			v = first
 		}
+		if text, err = json.Marshal(v); err != nil {
+			return nil, 0, fmt.Errorf("executor: statistics: %w", err)
+		}
+		if len(text) <= shm.MessageBytes-256 || n == 0 {
+			return text, p.Next, nil
+		}
+	}
+}
+
+// part is what there is of rows from up to to.
+func part[T any](rows []T, from, to int) []T {
+	return rows[min(max(from, 0), len(rows)):min(max(to, 0), len(rows))]
+}
+
+// answerStats answers STATS. The later pages are of the same moment as the first.
+func (x *executor) answerStats(m shm.Message) {
+	from := 0
+	if len(m.Tail) > 0 {
+		var err error
+		if from, err = strconv.Atoi(string(m.Tail)); err != nil || from < 0 {
+			x.answer(m, nil, fmt.Errorf("rows from %q on: expected a number", m.Tail))
+			return
+		}
+	}
+	x.pagesMu.Lock()
+	defer x.pagesMu.Unlock()
+	if from == 0 {
+		if !x.poller.call(func() { x.pages = x.poller.snapshot() }) {
+			x.answer(m, nil, errStopping)
+			return
+		}
+		x.pages.Forms = x.forms.snapshot()
+	}
+	text, next, err := x.pages.page(from)
+	if err != nil {
+		x.answer(m, nil, err)
+		return
+	}
+	if next == 0 {
+		x.pages = Stats{}
+	}
+	r := m.Reply(shm.StatusOK, nil)
+	r.Tail = text
+	if err := x.conn.Send(r); err != nil {
+		x.log.Error("statistics not sent", "error", err)
 	}
 }

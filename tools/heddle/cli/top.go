@@ -179,23 +179,17 @@ type TopClient struct {
 	Error          string  `json:"error,omitempty"`
 }
 
-// topStats is an executor's answer.
-type topStats struct {
-	executor.Stats
-	Classes []executor.ClassStats `json:"classes"`
-}
-
 // sample is one look at the daemon, to be compared with another.
 type sample struct {
-	stats    map[int]*topStats // by the executor's pid: another executor counts from the start
+	stats    map[int]*executor.Stats // by the executor's pid: another executor counts from the start
 	sessions map[uint64]*executor.SessionStats
 	clients  map[uint64]*admin.Client
 }
 
 func sampleOf(st *admin.Status) sample {
-	s := sample{map[int]*topStats{}, map[uint64]*executor.SessionStats{}, map[uint64]*admin.Client{}}
+	s := sample{map[int]*executor.Stats{}, map[uint64]*executor.SessionStats{}, map[uint64]*admin.Client{}}
 	for i := range st.Executors {
-		e, x := &st.Executors[i], &topStats{}
+		e, x := &st.Executors[i], &executor.Stats{}
 		if e.Counters == nil || json.Unmarshal(e.Counters, x) != nil {
 			continue
 		}
@@ -236,7 +230,7 @@ func topReport(before, now *admin.Status, took time.Duration) *TopReport {
 		if x := b.stats[e.Pid]; x != nil {
 			y := a.stats[e.Pid]
 			if y == nil {
-				y = &topStats{}
+				y = &executor.Stats{}
 			}
 			g, h := &x.Coalescing, &y.Coalescing
 			t.WordsPerSecond = rate(grown(g.WordsAlone+g.WordsCoalesced, h.WordsAlone+h.WordsCoalesced))

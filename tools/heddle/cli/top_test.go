@@ -29,7 +29,7 @@ const hostileLabel = "\x1b]0;taken\x07\x1b[2J\u202egnp\u200b漢字漢字漢字�
 
 // topStatus is what a daemon says at its n-th look.
 func topStatus(n uint64) *admin.Status {
-	x := topStats{Stats: executor.Stats{Ops: 400 * n, InFlight: 3, Waiting: 2, PollerBusySeconds: 0.25 * float64(n)}}
+	x := executor.Stats{Ops: 400 * n, InFlight: 3, Waiting: 2, PollerBusySeconds: 0.25 * float64(n)}
 	x.Coalescing = executor.CoalescingStats{WordsAlone: 50 * n, WordsCoalesced: 50 * n, OpsCoalesced: 250 * n, Widths: [cost.Buckets]uint64{50 * n, 0, 0, 50 * n}}
 	met := executor.ClassStats{Class: "interactive", Clients: 2, ObjectiveSeconds: 0.02, Requests: 100 * n, Attained: 97 * n, Ops: 300 * n, Coalesced: 150 * n, GPUSeconds: 0.5 * float64(n), Stragglers: 4}
 	met.Latency.Counts[12], met.Latency.Counts[13] = 98*n, 2*n // up to 10 ms, up to 25 ms
