@@ -381,6 +381,7 @@ func (p *poller) serve(c *client) bool {
 	if c.hold != nil {
 		c.hold.look(b)
 	}
+	p.traceRequests(c)
 	return did
 }
 

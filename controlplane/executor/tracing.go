@@ -132,3 +132,11 @@ func (p *poller) record(r *trace.Recording) {
 	}
 	p.trace.Begin(r, p.base)
 }
+
+// traceRequests records that a request of a client began or ended.
+func (p *poller) traceRequests(c *client) {
+	if p.trace.On() {
+		begun, open := c.books.Request()
+		p.trace.Request(&c.traced, c.id, begun, open)
+	}
+}

@@ -277,13 +277,31 @@ func TestRecordingLife(t *testing.T) {
 	line = trace.NewTimeline()
 	for d.take(line).Events > 0 {
 	}
-	fault := false
+	fault, mark := false, false
 	for _, m := range line.Moments {
 		fault = fault || (m.Fault && m.Client == 2 && m.Reason == shm.ReasonBadRecord && m.Result != 0)
+		mark = mark || (!m.Fault && m.Client == 1 && m.Label == "hi")
 	}
-	if !fault {
+	if !fault || !mark {
 		t.Errorf("%+v", line.Moments)
 	}
+
+	// Its request ends when what was submitted before its end is done.
+	done := func() int {
+		d.take(line)
+		n := 0
+		for _, r := range line.Requests {
+			if r.Client == 1 && r.Begin > 0 && r.End > r.Begin {
+				n++
+			}
+		}
+		return n
+	}
+	before := done()
+	seq := all[0].launch(1, 1, make([]byte, 16), nil)
+	put(all[0], shm.KindRequestEnd, 0, shm.RequestEnd{Request: 7}, nil, nil)
+	all[0].mustSync(1, seq)
+	until(t, "the request's end is recorded", func() bool { return done() == before+1 })
 }
 
 // Off, the recorder allocates nothing; on, neither.

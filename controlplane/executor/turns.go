@@ -92,6 +92,7 @@ func (p *poller) note(c *client, v *shm.RecordView, a scoreboard.Action) {
 	switch {
 	case a == scoreboard.RequestBegin:
 		p.sched.MarkBegin(c.books, p.now)
+		p.trace.Mark(c.id, &c.board.LastBegin)
 	case a == scoreboard.RequestEnd:
 		p.sched.MarkEnd(c.books, v.End, p.now)
 	case shm.HasSeq(v.Kind):
