@@ -31,6 +31,9 @@ func (p *poller) classRows() []ClassStats {
 	var rows []ClassStats
 	for _, k := range p.sched.Classes() {
 		st := &k.Stats
+		if k.Clients == 0 && st.Ops == 0 {
+			continue
+		}
 		row := ClassStats{
 			Class: k.Name, Clients: k.Clients, ObjectiveSeconds: float64(k.Latency) / 1e9, Requests: st.Requests, Attained: st.Attained,
 			Latency: seconds(&st.Latency), Queue: seconds(&st.Queue), Stagger: seconds(&st.Stagger),

@@ -49,6 +49,7 @@ type client struct {
 	settings   sched.Settings // what the class promises
 	books      *sched.Client  // nil before it is served
 	stopped    bool           // it has max_queue_size ops waiting
+	past       bool           // and none of them can go: what is behind them may free them
 	board      *scoreboard.Session
 	file       *shm.SessionFile
 	ring       *shm.Consumer
@@ -492,6 +493,7 @@ func (p *poller) scan(c *client) bool {
 		return false
 	}
 	did := false
+	c.past = c.board.InFlight() == 0 && c.books.Queued() == 0
 	budget := scanBudget
 	if c.board.Waiting() > farAhead {
 		budget = scanAhead

@@ -76,8 +76,11 @@ func (p *poller) relevel() {
 // launches block.
 func (p *poller) full(c *client) bool {
 	most := c.books.Class().MaxQueue
-	if most == 0 || c.board.Waiting() < most || (c.board.InFlight() == 0 && c.books.Queued() == 0) {
-		c.stopped = false
+	if most == 0 || c.board.Waiting() < most {
+		c.stopped, c.past = false, false // from here on they have not been looked at
+		return false
+	}
+	if c.past {
 		return false
 	}
 	if !c.stopped {

@@ -1,15 +1,15 @@
 package sched
 
-import (
-	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
-	"github.com/heddle-gpu/heddle/shm"
-)
+import "github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 
 // Arrive takes an op that was submitted: the first one begins a request. key is what it is by content; it is asked for only when
 // the client's class has an objective.
 func (s *Scheduler) Arrive(c *Client, op *scoreboard.Op, now int64) {
 	k := c.class
 	k.active = now
+	if c.waiting && c.board.Seen(c.waitLane, c.waitSeq) {
+		s.end(c, now) // the client was faster than the poller
+	}
 	if !c.open {
 		s.begin(c, now)
 	}
@@ -36,7 +36,7 @@ func (s *Scheduler) Wait(c *Client, lane, seq uint32, now int64) {
 	if !c.open || c.marked {
 		return
 	}
-	if shm.Reached(c.board.Lane(lane).Done, seq) {
+	if c.board.Seen(lane, seq) {
 		s.end(c, now)
 		return
 	}

@@ -44,6 +44,8 @@ const (
 	// owed bounds what a class can be owed of its min_share, ahead how far it can be ahead of it.
 	// From pressing on, classes of larger priority wait until it had more: their ops in flight may be what keeps it from the chip.
 	owed, ahead, pressing = int64(20e6), int64(2e6), int64(1e6)
+	// leastNotice bounds how often done words are asked for: one costs a stream some 2 µs.
+	leastNotice = int64(20e3)
 	// anyLength is Class.Longest without a bound.
 	anyLength = int64(1) << 60
 )
@@ -92,8 +94,7 @@ type Class struct {
 	active   int64 // when an op of it last arrived or ended
 	served   int64 // when an op of it was last issued, or it last had none
 	waited   [WaitReasons]int64
-	tight    bool // more would be issued if less were in flight
-	guarded  bool // work below a more urgent class: its window is small
+	notice   int64 // Tight's answer
 }
 
 // Client is one client as the scheduler sees it.
@@ -393,7 +394,7 @@ func (s *Scheduler) chooses() bool {
 type bounds struct {
 	room    int64 // ns that may still be put in flight
 	longest int64 // an op's length
-	guarded bool  // there is such a class
+	notice  int64 // how much may be in flight without a done word behind it; 0: any
 	hungry  bool  // some class above has ready ops
 }
 
@@ -425,7 +426,10 @@ func (s *Scheduler) arrange(now, stuck int64) {
 		}
 		free := stuck > 4*below
 		for _, k := range group {
-			k.Place, k.Longest, k.guarded, k.tight = place, anyLength, b.guarded, b.guarded || objective
+			k.Place, k.Longest, k.notice = place, anyLength, b.notice
+			if objective && clients > 1 {
+				k.notice = least(k.notice, Together/4)
+			}
 			if k.queued == 0 {
 				k.served = now
 				continue
@@ -479,7 +483,7 @@ func (b *bounds) guard(k *Class, below, now int64) {
 	if below == 0 {
 		room = max(room, 1) // a long op goes alone, but it goes
 	}
-	b.room, b.guarded = min(b.room, room), true
+	b.room, b.notice = min(b.room, room), least(b.notice, max(budget/4, leastNotice))
 }
 
 func (k *Class) isActive(now int64) bool {
@@ -492,13 +496,15 @@ func (k *Class) note(why WaitReason, now int64) { k.waited[why] = now + 1 }
 // on knowing soon; 0: no bound.
 func (s *Scheduler) Tight(op *scoreboard.Op) int64 {
 	k := s.clients[op.Session.Slot].class
-	switch {
-	case k.guarded:
-		return DefaultWait / 8
-	case k.tight:
-		return Together / 8
+	return k.notice
+}
+
+// least is the smaller of two bounds, of which 0 is none.
+func least(a, b int64) int64 {
+	if a == 0 || b < a {
+		return b
 	}
-	return 0
+	return a
 }
 
 // Issued keeps the books of an op that was issued. cost is its estimated time, ns of the whole chip; signalled: a done word follows

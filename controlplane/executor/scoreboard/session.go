@@ -428,6 +428,12 @@ func (s *Session) Poll(l *Lane) (completed int, ok bool) {
 	return n, true
 }
 
+// Seen reports whether the client can have seen number seq of a lane done. Unlike Lane.Done it is not checked.
+func (s *Session) Seen(lane, seq uint32) bool {
+	l := &s.lanes[lane]
+	return shm.Reached(l.Done, seq) || shm.Reached(atomic.LoadUint32(&l.word.Done), seq)
+}
+
 // Running gives the launches that are issued and not known done, in ring order.
 func (s *Session) Running() (ops []*Op) {
 	for i := s.opHead; i != s.opTail; i++ {
