@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -212,6 +213,13 @@ func (d *daemon) stats() Stats {
 	var st Stats
 	if err := json.Unmarshal(d.must(shm.Message{Type: shm.TypeStats}).Tail, &st); err != nil {
 		d.t.Fatal(err)
+	}
+	for next := st.Next; next > 0; {
+		var more StatsPage
+		if err := json.Unmarshal(d.must(shm.Message{Type: shm.TypeStats, Tail: []byte(strconv.Itoa(next))}).Tail, &more); err != nil {
+			d.t.Fatal(err)
+		}
+		st.Classes, st.Sessions, next = append(st.Classes, more.Classes...), append(st.Sessions, more.Sessions...), more.Next
 	}
 	return st
 }

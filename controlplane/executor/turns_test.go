@@ -2,7 +2,6 @@ package executor
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -297,7 +296,7 @@ func TestMaxQueueSize(t *testing.T) {
 	}
 }
 
-// CLASS reaches the poller through the control socket, at any time, and STATS fits its message however many classes there are.
+// CLASS reaches the poller through the control socket, at any time, and STATS tells of every class.
 func TestClassMessages(t *testing.T) {
 	g := newFakeGPU()
 	t.Cleanup(g.unmapAll)
@@ -320,25 +319,18 @@ func TestClassMessages(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	st := d.stats()
-	if st.ClassesLeftOut == 0 || len(st.Classes)+st.ClassesLeftOut != classes || st.Classes[0].Class != fmt.Sprintf("class-%03d", classes-1) || st.Classes[0].Clients != 1 {
-		t.Errorf("%d classes and %d left out; the first is %+v", len(st.Classes), st.ClassesLeftOut, st.Classes[0])
+	var st Stats
+	until(t, "the last request is counted", func() bool {
+		st = d.stats()
+		return st.Classes[len(st.Classes)-1].Requests > 0
+	})
+	if len(st.Classes) != classes || len(st.Sessions) != 1 {
+		t.Errorf("%d classes and %d sessions", len(st.Classes), len(st.Sessions))
 	}
 	for _, row := range st.Classes {
-		if row.Ops != 1 || row.Requests != 1 {
+		if row.Ops != 1 || row.Requests != 1 || (row.Clients == 1) != (row.Class == fmt.Sprintf("class-%03d", classes-1)) {
 			t.Errorf("%+v", row)
 		}
-	}
-	if len(st.Sessions) != 1 {
-		t.Errorf("%d sessions", len(st.Sessions))
-	}
-	whole := Stats{Classes: make([]ClassStats, 1000), Sessions: make([]SessionStats, 1000)}
-	b, err := whole.encode()
-	if err != nil || len(b) > shm.MessageBytes-256 {
-		t.Errorf("%d bytes: %v", len(b), err)
-	}
-	if err := json.Unmarshal(b, &whole); err != nil || len(whole.Classes) < 10 || len(whole.Sessions) == 0 {
-		t.Errorf("%d classes, %d sessions: %v", len(whole.Classes), len(whole.Sessions), err)
 	}
 }
 

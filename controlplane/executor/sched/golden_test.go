@@ -148,9 +148,27 @@ func TestDecisions(t *testing.T) {
 			d.op("high/1", "h", second, 10*us)
 			d.op("low/1", "long", second, 400*us)
 		}, "h"},
+		{"nor while a request has little slack left", func(d *table) {
+			d.class("low", Settings{})
+			d.class("high", Settings{Priority: 1, Latency: 10 * ms})
+			d.learn("high/1", 10*us, 9*ms)
+			d.client("low/1")
+			d.op("high/1", "h", second, 10*us)
+			d.op("low/1", "long", second, 400*us)
+			d.op("low/2", "short", second, 15*us)
+		}, "h"}, // the short one is behind the long one, which came first
+		{"short ops below it go meanwhile", func(d *table) {
+			d.class("low", Settings{})
+			d.class("high", Settings{Priority: 1, Latency: 10 * ms})
+			d.learn("high/1", 10*us, 9*ms)
+			d.op("high/1", "h", second, 10*us)
+			d.op("low/2", "short1", second, 15*us)
+			d.op("low/2", "short2", second, 15*us)
+			d.op("low/2", "short3", second, 15*us)
+		}, "h short1 short2"},
 		{"without max_wait long ops go, one at a time", func(d *table) {
 			d.class("low", Settings{})
-			d.class("high", Settings{Priority: 1, Latency: ms})
+			d.class("high", Settings{Priority: 1, Latency: 10 * ms})
 			d.op("high/1", "h", second, 10*us)
 			d.op("low/1", "long1", second, 400*us)
 			d.op("low/2", "long2", second, 400*us)

@@ -19,15 +19,22 @@ func (s *Scheduler) Arrive(c *Client, op *scoreboard.Op, now int64) {
 	remaining, _ := c.model.Op(op.Key(), now)
 	op.Deadline = c.deadline
 	op.Latest = c.deadline - remaining
+	c.latest = op.Latest
+	k.latest = min(k.latest, op.Latest)
 }
 
 func (s *Scheduler) begin(c *Client, now int64) {
 	c.open, c.begun, c.deadline, c.objective = true, now, 0, 0
 	c.class.open++
+	c.billed = c.class
 	if c.class.Latency > 0 {
 		s.model(c)
 		c.objective = c.class.Latency
 		c.deadline = now + c.objective
+		c.latest = c.deadline
+		if c.class.open == 1 {
+			c.class.latest = c.latest
+		}
 	}
 }
 
@@ -74,12 +81,23 @@ func (s *Scheduler) end(c *Client, now int64) {
 	c.class.open--
 	if c.model != nil {
 		c.model.End(now)
+		s.tighten(c.class)
 	}
-	st := &c.class.Stats
+	st := &c.billed.Stats
 	took := now - c.begun
 	st.Requests++
 	if c.objective == 0 || took <= c.objective {
 		st.Attained++
 	}
 	st.Latency.Add(took)
+}
+
+// tighten finds the most urgent request of a class when one has ended.
+func (s *Scheduler) tighten(k *Class) {
+	k.latest = longest
+	for _, c := range s.clients {
+		if c != nil && c.class == k && c.open && c.deadline != 0 {
+			k.latest = min(k.latest, c.latest)
+		}
+	}
 }

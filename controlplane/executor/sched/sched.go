@@ -10,7 +10,8 @@
 // beside those with one.
 //
 // In flight: of work below a class with an objective or a max_wait only so much that its next op finds the chip soon; of a class
-// with an objective so much that an op which arrives later, and is more urgent, still goes before most. A long op goes alone.
+// with an objective so much that an op which arrives later, and is more urgent, still goes before most. A long op goes alone; not
+// while a request above it has little slack left, or longer than max_wait while one is under way.
 //
 // A Scheduler belongs to one thread. Nothing on the path of an op allocates.
 // Source: design.md section 7, docs/policy.md.
@@ -33,6 +34,10 @@ const (
 	Starving = int64(1e9)
 	// DefaultWait stands for max_wait of a class that has an objective and no max_wait.
 	DefaultWait = int64(200e3)
+	// Short is how long an op of a lower class may be that begins while a request has little slack left: less than a part LittleSlack
+	// of its objective.
+	Short       = int64(20e3)
+	LittleSlack = 4
 	// Together is how much of classes of one priority, of which one has an objective, is in flight: more than hides the launches.
 	Together = int64(300e3)
 	// Unknown is the cost of an op of which nothing is known.
@@ -85,6 +90,7 @@ type Class struct {
 
 	heap     []*scoreboard.Op
 	open     int   // requests under way
+	latest   int64 // the least Latest of theirs
 	queued   int   // ready ops, here or in the gather
 	busy     int   // clients that have some
 	inFlight int64 // estimated, ns of the whole chip
@@ -113,7 +119,9 @@ type Client struct {
 	marked    bool // by the client: waits do not end the request
 	begun     int64
 	deadline  int64  // 0: no objective
+	latest    int64  // Latest of its last op
 	objective int64  // in force when it began
+	billed    *Class // that it began in
 	waiting   bool   // for number waitSeq of waitLane
 	waitLane  uint32 // the request ends with it
 	waitSeq   uint32
@@ -472,12 +480,15 @@ func (b *bounds) guard(k *Class, below, now int64) {
 	if (k.Latency == 0 && k.MaxWait == 0) || !k.isActive(now) {
 		return
 	}
-	budget := DefaultWait
-	if k.MaxWait > 0 {
-		budget = k.MaxWait
-		if k.open > 0 && now-k.active < midRequest {
-			b.longest = min(b.longest, budget)
-		}
+	budget, strict := DefaultWait, false
+	switch under := k.open > 0 && now-k.active < midRequest; {
+	case k.MaxWait > 0:
+		budget, strict = k.MaxWait, under
+	case under && k.latest-now < k.Latency/LittleSlack:
+		budget, strict = Short, true
+	}
+	if strict {
+		b.longest = min(b.longest, budget)
 	}
 	room := budget - below
 	if below == 0 {

@@ -20,6 +20,8 @@ type words struct{ lanes []shm.Lane }
 
 func (w words) Lane(i uint32) *shm.Lane { return &w.lanes[i%uint32(len(w.lanes))] }
 
+func (w words) SetError(uint32, uint32) bool { return false }
+
 func newBoard(id uint64, slot int) *scoreboard.Session {
 	b := scoreboard.New(id, words{make([]shm.Lane, shm.Lanes)})
 	b.Slot = slot
@@ -223,7 +225,7 @@ func (m *sim) issue(op *scoreboard.Op) {
 		if below > 0 && below >= budget {
 			m.t.Fatalf("%d ns of work below %s were in flight, of at most %d, and more was issued", below, g.Name, budget)
 		}
-		if g.MaxWait > 0 && g.open > 0 && m.now-g.active < midRequest && op.Cost > budget && !(k.MinShare > 0) && m.now-op.ReadyAt < Starving {
+		if g.MaxWait > 0 && g.open > 0 && m.now-g.active < midRequest && op.Cost > budget && !(k.MinShare > 0) && m.now-k.served <= Starving {
 			m.t.Fatalf("an op of %d ns began below %s, which may wait %d", op.Cost, g.Name, budget)
 		}
 	}
