@@ -72,6 +72,9 @@ func (sl *slot) serves(client uint64) bool {
 	return sl.sessions[client] != nil
 }
 
+// maxKernelRows bounds what one executor may tell of kernels.
+const maxKernelRows = 1 << 16
+
 // kernels asks the executor that is there now, a page at a time.
 func (sl *slot) kernels(client uint64) ([]json.RawMessage, error) {
 	sl.mu.Lock()
@@ -95,7 +98,7 @@ func (sl *slot) kernels(client uint64) ([]json.RawMessage, error) {
 			return rows, fmt.Errorf("the executor's list of kernels: %w", err)
 		}
 		rows = append(rows, page...)
-		if body.From <= from { // the end, or an executor that does not get on
+		if body.From <= from || len(rows) >= maxKernelRows { // the end, or an executor that does not get on
 			return rows, nil
 		}
 		from = body.From
