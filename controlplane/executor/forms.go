@@ -240,14 +240,11 @@ func (f *forms) attribute(k *scoreboard.Kernel, what uint32, value int) {
 
 // set gives a form an attribute. Dynamic shared memory only grows.
 func (f *forms) set(form *scoreboard.Form, what uint32, value int) gpu.Result {
-	if what == gpu.FuncMaxDynamicShared && value <= int(form.Limit.Load()) {
-		return gpu.Success
+	call := func(value int) gpu.Result { return f.x.driver.SetFuncAttribute(form.Function, int(what), value) }
+	if what == gpu.FuncMaxDynamicShared {
+		return form.Raise(uint32(max(value, 0)), call)
 	}
-	r := f.x.driver.SetFuncAttribute(form.Function, int(what), value)
-	if r == gpu.Success && what == gpu.FuncMaxDynamicShared {
-		form.Limit.Store(uint32(value))
-	}
-	return r
+	return call(value)
 }
 
 // refuse notes why codes have no form. One of several kernels that does not exist says nothing about any of them.

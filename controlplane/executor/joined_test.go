@@ -214,6 +214,54 @@ func TestRefusedForm(t *testing.T) {
 	}
 }
 
+// Ops that the driver refuses in any launch say nothing about their form: it goes on serving the others.
+func TestRefusedOps(t *testing.T) {
+	g := newFakeGPU()
+	const never = 9 // a grid that no launch can have
+	g.define("check", func([]byte) {})
+	g.define("other", func([]byte) {})
+	f := newFakeForm(coalesce.ByZ, 8, 8, func([]byte) {})
+	var form *scoreboard.Form
+	var refusals, joined atomic.Int32
+	g.refuse = func(l *gpu.Launch) gpu.Result {
+		_, of := g.forms.Load(l.Function)
+		switch {
+		case l.Grid[0] == never && of:
+			refusals.Add(1)
+			return gpu.InvalidValue
+		case l.Grid[0] == never:
+			return gpu.InvalidValue
+		case of:
+			joined.Add(1)
+		}
+		return gpu.Success
+	}
+	d, all := joinedClients(t, g, 4, nil, func(name string, c *scoreboard.Code) {
+		if name == "check" {
+			form = g.publish(f, c)
+		}
+	})
+	for i, blocks := range []uint32{never, 1} {
+		some := all[2*i : 2*i+2]
+		together(t, d, some, func(c *tester, change func(*shm.Header)) uint32 {
+			return c.launchGrid(1, 1, blocks, u64s(c.id), change)
+		})
+		for _, c := range some {
+			atomic.StoreUint32(&c.file.Lane(1).Ready, 1)
+		}
+		for _, c := range some {
+			err := c.await(1, 1)
+			if code, reason := c.sticky(); blocks == never && (code != uint32(gpu.InvalidValue) || reason != shm.ReasonLaunchRefused) || blocks != never && err != nil {
+				t.Errorf("client %d, %d blocks: error %v, code %d, reason %d", c.id, blocks, err, code, reason)
+			}
+		}
+	}
+	if refusals.Load() == 0 || form.Refused.Load() || joined.Load() == 0 {
+		t.Errorf("%d refusals of hopeless ops; form refused: %v; %d launches of it for the others", refusals.Load(), form.Refused.Load(), joined.Load())
+	}
+	f.check(t)
+}
+
 // Kernels that wait for one another, in different lanes, finish although others like them are joined and held.
 func TestProgressJoined(t *testing.T) {
 	g := newFakeGPU()

@@ -134,26 +134,26 @@ func (t *thread) word(on gpu.Stream, w *word.Word) {
 	}
 }
 
-// one issues an op by itself.
-func (t *thread) one(on gpu.Stream, op *scoreboard.Op) {
+// one issues an op by itself, and reports whether the driver took it.
+func (t *thread) one(on gpu.Stream, op *scoreboard.Op) bool {
 	d := t.engine.driver
-	if r := issueOp(d, on, op); r != gpu.Success {
+	r := issueOp(d, on, op)
+	if r != gpu.Success {
 		t.refused(op, r)
 	}
 	if op.Signal && t.engine.fault.Load() == 0 {
 		t.must(d.WriteValue32(on, op.Session.DoneAddress(op.Lane), op.Seq))
 	}
+	return r == gpu.Success
 }
 
-// batch issues ops as one launch. A form that the driver refuses is the executor's doing: its ops go one by one.
+// batch issues ops as one launch. When the driver refuses it they go one by one; it is the form's fault if they are then taken, and
+// their own if they are not: a client that launches what cannot be launched must not take the form from the others.
 func (t *thread) batch(on gpu.Stream, b *word.Batch) {
 	d := t.engine.driver
-	r := gpu.Success
-	if need := b.Launch.SharedBytes; need > b.Form.Limit.Load() {
-		if r = d.SetFuncAttribute(b.Form.Function, gpu.FuncMaxDynamicShared, int(need)); r == gpu.Success {
-			b.Form.Limit.Store(need)
-		}
-	}
+	r := b.Form.Raise(b.Launch.SharedBytes, func(bytes int) gpu.Result {
+		return d.SetFuncAttribute(b.Form.Function, gpu.FuncMaxDynamicShared, bytes)
+	})
 	if r == gpu.Success {
 		b.Launch.Stream = on
 		r = d.Launch(&b.Launch)
@@ -169,10 +169,9 @@ func (t *thread) batch(on gpu.Stream, b *word.Batch) {
 	case r.Sticky():
 		t.engine.SetFault(r)
 	default:
-		b.Form.Refused.Store(true)
 		for _, op := range b.Ops[:b.Count] {
-			if t.engine.fault.Load() == 0 {
-				t.one(on, op)
+			if t.engine.fault.Load() == 0 && t.one(on, op) {
+				b.Form.Refused.Store(true)
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package scoreboard
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
@@ -75,14 +76,33 @@ type Form struct {
 	Layout   coalesce.Layout
 	// Bodies are the codes it can run, in the order of Layout.BodyBytes.
 	Bodies []*Code
-	// Limit is the dynamic shared memory that Function allows, bytes; the loader raises it to what the clients set.
-	Limit *atomic.Uint32
+	// Limit is the dynamic shared memory that Function allows, bytes; Raise raises it.
+	Limit   *atomic.Uint32
+	raising sync.Mutex
 	// Registers a thread and StaticShared bytes a block, for the cost model.
 	Registers, StaticShared int
 	// MaxThreads is how many threads a block of it may have: fewer than the original's where it needs more registers. 0: not known.
 	MaxThreads uint32
-	// Refused is set when the driver refused a launch of it; it is not used again.
+	// Refused is set when the driver refused a launch of it whose ops it takes one by one; it is not used again.
 	Refused atomic.Bool
+}
+
+// Raise lets Function have at least so much dynamic shared memory; set makes the driver call. Any thread may call it: of two that
+// raise it at once the smaller must not come last, or the driver would refuse what needs the larger.
+func (f *Form) Raise(bytes uint32, set func(bytes int) gpu.Result) gpu.Result {
+	if bytes <= f.Limit.Load() {
+		return gpu.Success
+	}
+	f.raising.Lock()
+	defer f.raising.Unlock()
+	if bytes <= f.Limit.Load() {
+		return gpu.Success
+	}
+	r := set(int(bytes))
+	if r == gpu.Success {
+		f.Limit.Store(bytes)
+	}
+	return r
 }
 
 // Takes tells whether blocks of so many threads can be launched.

@@ -67,9 +67,13 @@ type Failure struct {
 	Result gpu.Result
 }
 
-// Fail remembers that the driver refused op. The first refusal of a session stays. Any thread may call it.
+// Fail remembers that the driver refused op, and gives the session its error: it must be called before a done word of the op, or of
+// one behind it, can be written, so that whoever finds the op done finds the error too. The first refusal of a session stays. Any
+// thread may call it.
 func (s *Session) Fail(op *Op, r gpu.Result) {
-	s.failed.CompareAndSwap(0, uint64(uint32(r))|uint64(op.Kind)<<32|uint64(op.Lane)<<48)
+	if s.failed.CompareAndSwap(0, uint64(uint32(r))|uint64(op.Kind)<<32|uint64(op.Lane)<<48) {
+		s.words.SetError(uint32(r), shm.ReasonLaunchRefused)
+	}
 }
 
 // Failed returns what Fail remembered; Result is Success when nothing. Any thread may call it.

@@ -73,6 +73,7 @@ type Session struct {
 	// LanesDevice is the device address of the lane words.
 	LanesDevice uint64
 
+	words    Words
 	failed   atomic.Uint64
 	events   events
 	lanes    []Lane
@@ -102,16 +103,18 @@ type Session struct {
 	LastEnd     shm.RequestEnd
 }
 
-// Words gives the shared words of a lane; *shm.SessionFile has it.
+// Words are what a session shares with its client; *shm.SessionFile has them.
 type Words interface {
 	Lane(i uint32) *shm.Lane
+	// SetError makes the session's sticky error, unless it has one. Any thread may call it.
+	SetError(code, reason uint32) bool
 }
 
 // New makes the board of a session whose lane words are words. Survey must follow before the first Accept unless the session has
 // never been served.
 func New(id uint64, words Words) *Session {
 	s := &Session{
-		ID: id, lanes: make([]Lane, shm.Lanes), distant: map[uint32]*Kernel{},
+		ID: id, words: words, lanes: make([]Lane, shm.Lanes), distant: map[uint32]*Kernel{},
 		cells: make([]Op, OpsPerSession), order: make([]uint16, OpsPerSession), free: make([]uint16, OpsPerSession), deps: make([]shm.Dep, depsPerSession), busy: make([]uint32, 0, shm.Lanes),
 	}
 	for i := range s.free {
