@@ -66,8 +66,8 @@ func (x *executor) answerTrace(m shm.Message) {
 // start begins a recording. mu is held.
 func (t *tracing) start(p *poller, ask shm.Trace, client uint64) ([]byte, error) {
 	if t.now != nil && !t.now.Finished() {
-		return nil, refuse(shm.StatusFull, "a recording was begun %v ago and is not over; there is one at a time: wait, or end that heddle record",
-			time.Since(t.started).Round(time.Millisecond))
+		return nil, refuse(shm.StatusFull, "a recording was begun %v ago and is not over; there is one at a time: wait, or end that "+
+			"heddle record", time.Since(t.started).Round(time.Millisecond))
 	}
 	names, err := json.Marshal(TraceNames{Waits: sched.WaitNames[:], Paths: trace.Paths[:]})
 	if err != nil {

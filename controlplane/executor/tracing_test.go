@@ -151,7 +151,8 @@ func TestRecordingUnderLoad(t *testing.T) {
 
 	var file bytes.Buffer
 	err := trace.Write(&file, []trace.Executor{{Timeline: line, Names: trace.Names{
-		Waits: names.Waits, Paths: names.Paths, Clients: map[uint64]string{1: "one\x00\u202e" + strings.Repeat("x", 300)}, Kernels: map[uint32]string{1: "check"},
+		Waits: names.Waits, Paths: names.Paths, Kernels: map[uint32]string{1: "check"},
+		Clients: map[uint64]string{1: "one\x00\u202e" + strings.Repeat("x", 300)},
 	}}}, trace.Clocks())
 	if err != nil {
 		t.Fatal(err)

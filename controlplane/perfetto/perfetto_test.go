@@ -46,7 +46,9 @@ func TestRoundTrip(t *testing.T) {
 		"1 4611686018427387904 4611686018427387904 error 0 true map[] map[number:0] [] []",
 	}
 	for i, s := range tr.Slices {
-		if got := fmt.Sprintf("%d %d %d %s %d %t %v %v %v %v", s.Track, s.Begin, s.End, s.Name, s.Depth, s.Instant, s.Texts, s.Numbers, s.Flows, s.Ending); i >= len(want) || got != want[i] {
+		got := fmt.Sprintf("%d %d %d %s %d %t %v %v %v %v", s.Track, s.Begin, s.End, s.Name, s.Depth, s.Instant, s.Texts, s.Numbers,
+			s.Flows, s.Ending)
+		if i >= len(want) || got != want[i] {
 			t.Errorf("slice %d: %s", i, got)
 		}
 	}

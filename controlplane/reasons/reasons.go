@@ -23,14 +23,17 @@ var Questions = []struct {
 	Question string
 	Where    string
 }{
-	{Wait, "Why was an op not issued when it could have been?", "`heddle explain CLIENT`, `heddle record`, metrics of waits"},
+	{Wait, "Why was an op not issued when it could have been?",
+		"`heddle explain CLIENT`, `heddle record`, `heddle_op_waits_total`; traces have no `order` and no `admission`, which come before"},
 	{Apart, "Why did a launch not hold more kernels?", "`heddle kernels`, `heddle explain KERNEL`, `heddle_word_limits_total`"},
-	{PTX, "Why is a kernel's PTX not known?", "`heddle kernels`, `heddle explain KERNEL`, `heddle_form_refusals_total`; [harvest.md](harvest.md)"},
+	{PTX, "Why is a kernel's PTX not known?",
+		"`heddle kernels`, `heddle explain KERNEL`, `heddle_form_refusals_total`; [harvest.md](harvest.md)"},
 	{Rewrite, "Why is a kernel not rewritten?", "the same; [coalescing.md](coalescing.md)"},
 	{Compile, "Why is a rewritten kernel not there?", "the same; [compiler.md](compiler.md)"},
 	{Native, "Why does a client's process run something natively?",
 		"its own log (`HEDDLE_LOG=stderr`, `HEDDLE_LOG=stats` counts them); [interposer.md](interposer.md)"},
-	{Session, "Why did a client get an error that stays?", "`heddle ps --json`, `heddle explain CLIENT`, `heddle record`, `heddle_failed_clients`"},
+	{Session, "Why did a client get an error that stays?",
+		"`heddle ps --json`, `heddle explain CLIENT`, `heddle record`, `heddle_failed_clients`"},
 }
 
 // Reason is one code: what it means, and what can be done, if anything.

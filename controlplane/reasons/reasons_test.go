@@ -92,7 +92,8 @@ func TestList(t *testing.T) {
 		} else {
 			seen[key] = true
 		}
-		if !regexp.MustCompile(`^[a-z][a-z-]{1,30}$`).MatchString(r.Code) || !strings.HasSuffix(r.Sentence, ".") || strings.ContainsAny(r.Sentence, "|\n") {
+		if !regexp.MustCompile(`^[a-z][a-z-]{1,30}$`).MatchString(r.Code) || !strings.HasSuffix(r.Sentence, ".") ||
+			strings.ContainsAny(r.Sentence, "|\n") {
 			t.Errorf("%+v", r)
 		}
 		if !slices.ContainsFunc(Questions, func(q struct {
@@ -114,8 +115,8 @@ func TestList(t *testing.T) {
 func TestDocs(t *testing.T) {
 	const page = "../../docs/reasons.md"
 	var b strings.Builder
-	b.WriteString("# Why: the codes\n\nOne list for `heddle explain`, metrics (the label `reason`), traces and this page, which is written from " +
-		"[`controlplane/reasons`](../controlplane/reasons/reasons.go): `go test ./controlplane/reasons -update`.\n")
+	b.WriteString("# Why: the codes\n\nOne list for `heddle explain`, metrics (the label `reason`), traces and this page, which is " +
+		"written from [`controlplane/reasons`](../controlplane/reasons/reasons.go): `go test ./controlplane/reasons -update`.\n")
 	for _, q := range Questions {
 		fmt.Fprintf(&b, "\n## %s\nSeen in %s.\n\n| code | meaning |\n|---|---|\n", q.Question, q.Where)
 		for _, r := range All {

@@ -28,29 +28,37 @@ func TestRecord(t *testing.T) {
 	b := newBed(t)
 	b.startDaemon(gather)
 	file := filepath.Join(t.TempDir(), "t.pftrace")
-	if out, err := b.heddle("record", "-o", file, "--seconds", "0.01").CombinedOutput(); err == nil || !strings.Contains(string(out), "no executor runs") {
+	out, err := b.heddle("record", "-o", file, "--seconds", "0.01").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "no executor runs") {
 		t.Errorf("without an executor: %v\n%s", err, out)
 	}
-	const clients = 4
-	env := []string{"E2E_ROUNDS=14"}
+	const clients = 3
+	env := []string{"E2E_ROUNDS=9"}
 	native := b.nativeAlike(clients, env...)
 	var said, explained bytes.Buffer
 	b.company(native, alike(clients, append(env, "HEDDLE_LABEL=twin\x1b[31m")...), func(ctx context.Context) {
+		st, err := b.status()
+		if err != nil || len(st.Clients) == 0 {
+			t.Errorf("%+v, %v", st, err)
+			return
+		}
+		id := strconv.FormatUint(st.Clients[0].ID, 10)
+		text, err := b.heddle("explain", id, "--seconds", "0.3").CombinedOutput()
+		for _, want := range []string{"client " + id + ": twin", "class \"", "watched for 300ms: ", "kernels (all clients", "alike_add"} {
+			if err != nil || !strings.Contains(string(text), want) {
+				t.Errorf("explain %s: %v, no %q in\n%s", id, err, want, text)
+			}
+		}
 		record := b.heddle("record", "-o", file, "--seconds", "60", "--json")
 		record.Stdout, record.Stderr = &said, b.log
 		if err := record.Start(); err != nil {
 			t.Error(err)
 			return
 		}
-		st, err := b.status()
-		if err != nil || len(st.Clients) == 0 {
-			t.Errorf("%+v, %v", st, err)
-		} else {
-			explain := b.heddle("explain", "--json", "--seconds", "0", strconv.FormatUint(st.Clients[0].ID, 10))
-			explain.Stdout = &explained
-			if err := explain.Run(); err != nil {
-				t.Errorf("explain: %v", err)
-			}
+		explain := b.heddle("explain", "--json", "--seconds", "0", id)
+		explain.Stdout = &explained
+		if err := explain.Run(); err != nil {
+			t.Errorf("explain: %v", err)
 		}
 		<-ctx.Done()
 		record.Process.Signal(syscall.SIGINT)
@@ -74,7 +82,8 @@ func TestRecord(t *testing.T) {
 	for _, s := range tr.Slices {
 		for _, f := range s.Ending {
 			words[f] = s
-			if path := tr.Path(s.Track); !strings.HasPrefix(path[0], "executor of ") || !strings.HasPrefix(path[1], "stream ") {
+			path := tr.Path(s.Track)
+			if !strings.HasPrefix(path[0], "executor of ") || !strings.HasPrefix(path[1], "stream ") {
 				t.Fatalf("a word on %v", path)
 			}
 		}
@@ -87,7 +96,8 @@ func TestRecord(t *testing.T) {
 			if !ok || w.Begin < s.Begin || w.Numbers["word"] != s.Numbers["word"] || w.Numbers["width"] != s.Numbers["width"] {
 				t.Fatalf("%v: %+v flows into %+v", path, s, w)
 			}
-			if !strings.HasPrefix(path[0], "client ") || !strings.Contains(path[0], `twin?[31m, alike (pid `) || !strings.HasPrefix(path[1], "lane ") {
+			if !strings.HasPrefix(path[0], "client ") || !strings.Contains(path[0], `twin?[31m, alike (pid `) ||
+				!strings.HasPrefix(path[1], "lane ") {
 				t.Fatalf("an op on %q", path)
 			}
 			if n := w.Numbers["width"]; n > 1 && (!strings.HasPrefix(s.Name, "alike_") || !strings.Contains(w.Name, "×")) {
@@ -118,15 +128,17 @@ func TestRecord(t *testing.T) {
 			Steps []string
 		}
 	}
-	if err := json.Unmarshal(explained.Bytes(), &client); err != nil || client.Client.Class == "" || client.Selection.Class != client.Client.Class ||
-		len(client.Selection.Steps) == 0 {
+	if err := json.Unmarshal(explained.Bytes(), &client); err != nil || client.Client.Class == "" ||
+		client.Selection.Class != client.Client.Class || len(client.Selection.Steps) == 0 {
 		t.Errorf("%v: %s", err, explained.String())
 	}
 	text, err := b.heddle("explain", "alike_add").CombinedOutput()
 	if err != nil || !strings.Contains(string(text), "together with others") || !strings.Contains(string(text), "why launches did not hold more") {
 		t.Errorf("%v: %s", err, text)
 	}
-	for _, bad := range [][]string{{"explain", "999999"}, {"explain", "no_such_kernel"}, {"record", "--seconds", "-1"}, {"record", "-o", "/no/such/folder/t"}} {
+	for _, bad := range [][]string{
+		{"explain", "999999"}, {"explain", "no_such_kernel"}, {"record", "--seconds", "-1"}, {"record", "-o", "/no/such/folder/t"},
+	} {
 		if out, err := b.heddle(bad...).CombinedOutput(); err == nil || !strings.Contains(string(out), "heddle: ") {
 			t.Errorf("%v: %v: %s", bad, err, out)
 		}

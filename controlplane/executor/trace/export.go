@@ -31,8 +31,8 @@ type Executor struct {
 
 // kinds are the names of ops that are no launches, and of those whose kernel is not known.
 var kinds = map[uint16]string{
-	shm.KindLaunch: "kernel", shm.KindMemset: "memset", shm.KindCopy: "copy", shm.KindCopy3D: "copy 3D", shm.KindPut: "put", shm.KindGet: "get",
-	shm.KindEvent: "event",
+	shm.KindLaunch: "kernel", shm.KindMemset: "memset", shm.KindCopy: "copy", shm.KindCopy3D: "copy 3D", shm.KindPut: "put",
+	shm.KindGet: "get", shm.KindEvent: "event",
 }
 
 // Op names an op by its kind, or its kernel.

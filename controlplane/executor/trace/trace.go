@@ -7,6 +7,7 @@
 package trace
 
 import (
+	"cmp"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -219,9 +220,12 @@ func (t *Recorder) word(w *word.Word, number uint64) {
 			}
 		}
 	}
+	at := uint64(0) // of the whole word: no op goes into it later than it goes
 	e := t.next(of)
 	if e != nil {
-		e.Kind, e.Word, e.Stream, e.Path, e.Count, e.Op, e.Code = shm.TraceKindWord, number, stream, uint8(path), uint32(len(ops)), lead.Kind, code(lead)
+		at = e.Time
+		e.Kind, e.Word, e.Stream, e.Path = shm.TraceKindWord, number, stream, uint8(path)
+		e.Count, e.Op, e.Code = uint32(len(ops)), lead.Kind, code(lead)
 		if w.Batch != nil {
 			e.GridX, e.Slot = uint32(w.Batch.Form.Layout.Capacity), uint16(w.Batch.Form.Layout.Mapping)
 		}
@@ -232,6 +236,7 @@ func (t *Recorder) word(w *word.Word, number uint64) {
 		if e == nil {
 			continue
 		}
+		e.Time = cmp.Or(at, e.Time)
 		e.Kind, e.Word, e.Slot, e.Stream, e.Path = shm.TraceKindSlot, number, uint16(i), stream, uint8(path)
 		e.Op, e.Lane, e.Seq, e.Code, e.Count = op.Kind, op.Lane, op.Seq, code(op), uint32(len(ops))
 		if t.Why != nil && int64(e.Time)-t.r.offset-op.ReadyAt > waited {
