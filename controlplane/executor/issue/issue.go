@@ -420,14 +420,11 @@ func (e *Engine) Issue(w *word.Word) bool {
 	if n <= 8 {
 		need += queueLength - queueUse // the rest is for ops with many dependencies, which would never find room else
 	}
-	depth, more := on.Ops, 2*count
-	if on.joined {
-		depth /= 4 // many of them share a launch
-	}
+	more := 2 * count
 	if w.Batch != nil {
 		more = 2
 	}
-	if depth+on.extra+n+more > streamDepth || t.q.room() < need {
+	if on.depth()+n+more > streamDepth || t.q.room() < need {
 		return false
 	}
 	if n > 0 && !e.order(stream, waits, n) {
@@ -552,7 +549,7 @@ func (e *Engine) order(stream int, waits uint32, n int) bool {
 	}
 	for m := waits; m != 0; m &= m - 1 {
 		on := &e.streams[bits.TrailingZeros32(m)]
-		if on.Ops+on.extra >= streamDepth+64 || e.threads[on.thread].q.room() < 2*n+2 {
+		if on.depth() >= streamDepth+64 || e.threads[on.thread].q.room() < 2*n+2 {
 			return false
 		}
 	}
@@ -600,7 +597,7 @@ func (e *Engine) SignalAgain(s *scoreboard.Session, l *scoreboard.Lane) bool {
 func (e *Engine) signal(s *scoreboard.Session, l *scoreboard.Lane) bool {
 	on := &e.streams[l.Stream]
 	t := e.threads[on.thread]
-	if t.q.room() < 1 || on.Ops+on.extra >= streamDepth+64 {
+	if t.q.room() < 1 || on.depth() >= streamDepth+64 {
 		return false
 	}
 	l.Signalled, l.Want = l.Issued, false
@@ -637,6 +634,14 @@ func (e *Engine) Completed(stream, n int, drained bool) {
 		s.Lanes--
 	}
 	s.leave(n)
+}
+
+// depth is about how many commands the driver holds for the stream.
+func (s *Stream) depth() int {
+	if s.joined {
+		return s.Ops/4 + s.extra // many of the ops share a launch
+	}
+	return s.Ops + s.extra
 }
 
 // leave takes n ops off the stream.

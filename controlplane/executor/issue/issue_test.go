@@ -311,3 +311,23 @@ func TestElapsed(t *testing.T) {
 		t.Errorf("slots that were never recorded: %+v", slot)
 	}
 }
+
+// A stream with a thousand ops in few launches is not full: what is issued there can be signalled, and waited for.
+func TestDepth(t *testing.T) {
+	for _, joined := range []bool{false, true} {
+		e := engine(t, newRecorder(), 1)
+		p := newProgram(t)
+		if !e.Issue(one(p.launch(1, 0))) || !e.Issue(one(p.launch(2, 0))) {
+			t.Fatal("no room")
+		}
+		lane := p.s.Lane(1)
+		on := e.Stream(lane.Stream)
+		on.Ops, on.joined = on.Ops+streamDepth+100, joined
+		if room := e.Issue(one(p.launch(2, 0, shm.Dep{Lane: 1, Value: 1}))); room != joined {
+			t.Errorf("%d ops, joined: %v: an op of another stream can wait for them: %v", on.Ops, joined, room)
+		}
+		if room := e.Signal(p.s, lane); room != joined {
+			t.Errorf("%d ops, joined: %v: they can be signalled: %v", on.Ops, joined, room)
+		}
+	}
+}
