@@ -18,7 +18,7 @@ func TestEyes(t *testing.T) {
 	b.startDaemon(gather)
 	const clients = 4
 	during := 0
-	for i, r := range b.together(true, "alike", alike(clients, "E2E_ROUNDS=14"), func(ctx context.Context) {
+	for i, r := range b.together(true, "alike", alike(clients, "E2E_ROUNDS=6"), func(ctx context.Context) {
 		out, err := b.heddle("top", "--once", "--interval", "100ms").Output()
 		if err != nil || !strings.Contains(string(out), "OPS/S") || strings.Contains(string(out), "\x1b") {
 			t.Errorf("heddle top: %v\n%s", err, out)
