@@ -549,8 +549,8 @@ func (s *Scheduler) Issued(op *scoreboard.Op, cost int64, signalled bool, width 
 	}
 	waited := now - op.ReadyAt
 	st.Queue.Add(waited)
-	if op.Company {
-		st.Stagger.Add(waited)
+	if op.Held > 0 {
+		st.Stagger.Add(op.Held)
 	}
 	if waited > 0 {
 		st.Waits[k.why(op)]++

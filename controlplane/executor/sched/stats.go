@@ -11,7 +11,7 @@ type Stats struct {
 	Requests, Attained uint64
 	Ops, Coalesced     uint64
 	GPU                uint64 // ns of the whole chip, estimated
-	// Latency is of requests, Queue of ops from ready to issued, Stagger the part of it in which they were held for company.
+	// Latency is of requests, Queue of ops from ready to issued, Stagger the part of it in which they were held for company, of those that were.
 	Latency, Queue, Stagger Histogram
 	// Waits counts ops by why they were not issued, or not taken, at once.
 	Waits [WaitReasons]uint64
@@ -60,7 +60,7 @@ func (k *Class) why(op *scoreboard.Op) WaitReason {
 			return r
 		}
 	}
-	if op.Company {
+	if op.Held > 0 {
 		return WaitGather
 	}
 	return WaitRoom

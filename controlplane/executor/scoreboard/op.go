@@ -60,8 +60,6 @@ type Op struct {
 	Dropped bool
 	// Joined: it was issued in one launch with ops of others. Whoever builds such a word sets it before Issue.
 	Joined bool
-	// Company: it was held for ops to join it with. The gather sets it.
-	Company bool
 	// Ordered: it was its lane's first and could not be issued yet.
 	Ordered bool
 	Lane    uint32
@@ -74,6 +72,8 @@ type Op struct {
 	// Latest is when the op must start for its request to meet its objective, Deadline when the request must end; ns of the poller's
 	// clock. Without an objective Deadline is 0, and Latest is far but finite.
 	Latest, Deadline int64
+	// Held is how long it was held for ops to join it with, ns; the gather's.
+	Held int64
 	// Cost estimates how long it takes, ns of the whole chip; 0: not known.
 	Cost int64
 	// Passed counts the commands that the op's issue thread has executed, Number is the op's own; nil until it is issued. The op

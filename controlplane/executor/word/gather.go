@@ -272,7 +272,7 @@ func (g *Gather) Build(s *scoreboard.Shape) (w Word, ok bool) {
 	}
 	w.Measure = s.Times.Due(w.Len(), s.Words) && (w.Batch == nil || w.Batch.Alike)
 	for _, op := range w.Ops() {
-		op.Company = s.HeldAt >= op.ReadyAt && s.HeldAt > 0
+		op.Held = max(0, s.HeldAt-op.ReadyAt)
 	}
 	return w, true
 }
