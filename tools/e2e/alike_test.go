@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -154,6 +155,29 @@ func (b *bed) company(native []string, extra [][]string, meanwhile func(context.
 	}
 }
 
+// crowds is how often clients that work at once are tried until they have met: on a machine that is busy with other things they may
+// run one after another, or end before the kernels are compiled. Never in so many crowds is a defect.
+const crowds = 6
+
+// meet runs crowds of clients as company does until met says so of what the executor has counted, and gives its counters.
+func (b *bed) meet(native []string, extra [][]string, met func(executor.Stats) bool) executor.Stats {
+	b.t.Helper()
+	for i := 1; ; i++ {
+		b.company(native, extra, nil)
+		after, err := b.counters()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		if i == crowds || met(after) || b.t.Failed() {
+			return after
+		}
+		b.t.Logf("crowd %d did not meet", i)
+	}
+}
+
+// joined tells whether any op was coalesced.
+func joined(s executor.Stats) bool { return s.Coalescing.OpsCoalesced > 0 }
+
 // kernelRows gives `heddle kernels --json` by name, as the command prints it.
 func (b *bed) kernelRows() map[string]executor.CodeStats {
 	b.t.Helper()
@@ -204,25 +228,27 @@ func TestCoalescedIsNative(t *testing.T) {
 			b.t = t
 			env := append([]string{fmt.Sprintf("E2E_ROUNDS=%d", c.rounds)}, c.env...)
 			native := b.nativeAlike(c.clients, env...)
-			begun := time.Now()
-			b.company(native, alike(c.clients, env...), nil)
-			after, err := b.counters()
-			if err != nil {
-				t.Fatal(err)
-			}
-			launches, coalesced := after.Launches-before.Launches, after.Coalescing.OpsCoalesced-before.Coalescing.OpsCoalesced
-			share := float64(coalesced) / float64(launches)
-			t.Logf("%d launches, %.1f %% of them coalesced, in %s; %d forms", launches, 100*share, time.Since(begun).Round(time.Millisecond), after.Forms.Forms)
+			var share float64
+			after := b.meet(native, alike(c.clients, env...), func(after executor.Stats) bool {
+				launches, coalesced := after.Launches-before.Launches, after.Coalescing.OpsCoalesced-before.Coalescing.OpsCoalesced
+				share = float64(coalesced) / float64(launches)
+				t.Logf("%d launches, %.1f %% of them coalesced; %d forms", launches, 100*share, after.Forms.Forms)
+				before = after
+				return share >= c.least
+			})
 			if share < c.least {
 				t.Errorf("%.3f of the launches were coalesced, want %.3f; forms: %+v, apart: %v", share, c.least, after.Forms, after.Coalescing.Apart)
 			}
-			before = after
 		})
 	}
 	if f := before.Forms; f.Compiled == 0 || f.CacheHits != 0 || f.FirstCompileSeconds == 0 {
 		t.Errorf("the forms were not compiled here: %+v", f)
 	}
-	rows := b.kernelRows()
+	var rows map[string]executor.CodeStats
+	b.meet(b.nativeAlike(8), alike(8), func(executor.Stats) bool {
+		rows = b.kernelRows()
+		return !slices.ContainsFunc(alikeKernels, func(name string) bool { return rows[name].Coalesced == 0 })
+	})
 	for _, name := range alikeKernels {
 		if r := rows[name]; r.Coalesced == 0 || r.Coalesced > r.Launches || r.MeanWidth < 2 || len(r.Forms) == 0 || r.PTX != "image" {
 			t.Errorf("%s: %+v", name, r)
@@ -249,18 +275,21 @@ func TestCompilerKilled(t *testing.T) {
 	b.startDaemon(gather)
 	native := b.nativeAlike(8, "E2E_ROUNDS=8")
 	killed := 0
-	b.company(native, alike(8, "E2E_ROUNDS=8"), func(ctx context.Context) {
-		for ctx.Err() == nil {
-			for _, pid := range b.compilers() {
-				if syscall.Kill(pid, syscall.SIGKILL) == nil {
-					killed++
+	var after executor.Stats
+	for i := 0; i < crowds && !t.Failed() && (killed == 0 || after.Forms.Workers < 2); i++ {
+		b.company(native, alike(8, "E2E_ROUNDS=8"), func(ctx context.Context) {
+			for ctx.Err() == nil {
+				for _, pid := range b.compilers() {
+					if syscall.Kill(pid, syscall.SIGKILL) == nil {
+						killed++
+					}
 				}
 			}
+		})
+		var err error
+		if after, err = b.counters(); err != nil {
+			t.Fatal(err)
 		}
-	})
-	after, err := b.counters()
-	if err != nil {
-		t.Fatal(err)
 	}
 	t.Logf("%d compilers killed; %+v", killed, after.Forms)
 	if killed == 0 || after.Forms.Workers < 2 {
@@ -277,11 +306,9 @@ func TestCachePoisoned(t *testing.T) {
 		t.Helper()
 		b := newBed(t)
 		b.startDaemon(gather, "HEDDLE_CACHE_DIR="+cache)
-		b.company(native, alike(8, "E2E_ROUNDS=5"), nil)
-		after, err := b.counters()
-		if err != nil {
-			t.Fatal(err)
-		}
+		after := b.meet(native, alike(8, "E2E_ROUNDS=5"), func(s executor.Stats) bool {
+			return joined(s) && s.Forms.CacheHits+s.Forms.Compiled >= 5
+		})
 		f := after.Forms
 		t.Logf("%s: %d coalesced of %d; %+v", what, after.Coalescing.OpsCoalesced, after.Launches, f)
 		if after.Coalescing.OpsCoalesced == 0 || (f.CacheHits > 0) != good || !good && f.Compiled == 0 {
@@ -343,7 +370,7 @@ func TestFaultInCompany(t *testing.T) {
 	const guilty = 3
 	env := alike(8, "E2E_ROUNDS=6", "E2E_OWN=0", "HEDDLE_LOG=stderr:error")
 	native := b.nativeAlike(8, "E2E_ROUNDS=6", "E2E_OWN=0")
-	b.company(native, env, nil) // there are forms now
+	b.meet(native, env, joined) // there are forms now
 	env[guilty] = append(env[guilty], "E2E_FAULT=20")
 	native[guilty] = b.run(false, "alike", env[guilty]...).out
 	if !strings.HasPrefix(native[guilty], "after a wild store: 700, then 700\n") {
@@ -375,7 +402,7 @@ func TestKillsInCompany(t *testing.T) {
 		native[w] = b.run(false, "alike", env[w]...).out
 	}
 	b.startDaemon(gather)
-	b.company(native, env, nil) // there are forms now
+	coalesced := b.meet(native, env, joined).Coalescing.OpsCoalesced // there are forms now
 	n, strikes := tally{}, make([]*strike, workers)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -393,7 +420,7 @@ func TestKillsInCompany(t *testing.T) {
 		})
 	}
 	rnd := rand.New(rand.NewPCG(11, uint64(kills())))
-	executors, clients, coalesced := 0, 0, uint64(0)
+	executors, clients := 0, 0
 	for executors+clients < kills()/5 && !t.Failed() {
 		// The pause is what is random here: it chooses the point of the kill.
 		time.Sleep(time.Duration(rnd.IntN(80_000)) * time.Microsecond)
