@@ -11,6 +11,7 @@ import (
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/trace"
+	"github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/controlplane/perfetto/perfettotest"
 	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/shm"
@@ -326,5 +327,32 @@ func TestRecorderAllocates(t *testing.T) {
 	}
 	if n, dropped := r.Counts(); n < 4*200 || dropped > 0 { // ready, word, slot, done
 		t.Errorf("%d events, %d dropped", n, dropped)
+	}
+}
+
+// BenchmarkRecorder is what one op costs the poller: off, and on (ready, word, slot).
+func BenchmarkRecorder(b *testing.B) {
+	h := newBench(b)
+	c, g := h.client(nil)
+	g.push(1, true)
+	for c.board.Lane(1).First() == nil && c.board.OpsDone == 0 {
+		h.poller.scan(c)
+	}
+	op := c.board.Lane(1).First()
+	if op == nil {
+		b.Fatal("the op is gone")
+	}
+	w := word.One(op)
+	for _, on := range []bool{false, true} {
+		b.Run(fmt.Sprintf("on=%t", on), func(b *testing.B) {
+			var t trace.Recorder
+			for i := 0; b.Loop(); i++ {
+				if on && i%50_000 == 0 {
+					t.Begin(trace.New(h.poller.base, trace.MaxEvents, time.Minute, 0), h.poller.base)
+				}
+				t.Ready(op)
+				t.Word(&w, uint64(i))
+			}
+		})
 	}
 }

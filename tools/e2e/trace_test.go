@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/heddle-gpu/heddle/controlplane/perfetto/perfettotest"
 )
@@ -136,6 +137,37 @@ func TestRecord(t *testing.T) {
 	if err != nil || !strings.Contains(string(text), "together with others") || !strings.Contains(string(text), "why launches did not hold more") {
 		t.Errorf("%v: %s", err, text)
 	}
+	// There is one recording at a time; one whose executor dies ends, and what came until then is written.
+	record := b.heddle("record", "-o", file, "--seconds", "60")
+	ended := &lockedBuffer{}
+	record.Stdout, record.Stderr = ended, ended
+	if err := record.Start(); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(clientTimeout)
+	for !strings.Contains(string(out), "one at a time") {
+		if out, err = b.heddle("record", "-o", file+"2", "--seconds", "0.01").CombinedOutput(); time.Now().After(deadline) {
+			t.Fatalf("two recordings at once: %v\n%s", err, out)
+		}
+	}
+	st, err := b.status()
+	if err != nil || len(st.Executors) != 1 || st.Executors[0].Pid == 0 {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	if err := syscall.Kill(st.Executors[0].Pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = record.Wait()
+	if code := record.ProcessState.ExitCode(); code != 4 || !strings.Contains(ended.String(), "ended early") {
+		t.Errorf("exit code %d\n%s", code, ended)
+	}
+	if raw, err = os.ReadFile(file); err == nil {
+		_, err = perfettotest.Decode(raw)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+
 	for _, bad := range [][]string{
 		{"explain", "999999"}, {"explain", "no_such_kernel"}, {"record", "--seconds", "-1"}, {"record", "-o", "/no/such/folder/t"},
 	} {

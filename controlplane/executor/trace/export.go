@@ -263,7 +263,9 @@ func (x *exporter) requests(t *Timeline, client func(uint64) uint64) {
 
 func (x *exporter) moments(t *Timeline, n *Names, client func(uint64) uint64) {
 	tracks := map[uint64]uint64{}
-	for _, m := range t.Moments {
+	order := slices.Clone(t.Moments)
+	slices.SortStableFunc(order, func(a, b Moment) int { return cmp.Compare(a.Time, b.Time) })
+	for _, m := range order {
 		if tracks[m.Client] == 0 {
 			tracks[m.Client] = x.newTrack(client(m.Client), "marks and errors")
 		}

@@ -7,7 +7,6 @@
 package trace
 
 import (
-	"cmp"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -155,15 +154,18 @@ func (t *Recorder) Mark(client uint64, m *shm.RequestBegin) {
 // Fault records that a client got a sticky error; reason is one of shm.Reason.
 func (t *Recorder) Fault(client uint64, result gpu.Result, reason uint32) {
 	if t.r != nil {
-		if e := t.next(client); e != nil {
+		if e := t.next(client, t.now()); e != nil {
 			e.Kind, e.Count, e.Reason = shm.TraceKindFault, uint32(result), uint8(reason)
 			t.push()
 		}
 	}
 }
 
-// next is the cell for an event of a client that happens now, nil when it is not to be recorded.
-func (t *Recorder) next(client uint64) *shm.TraceEvent {
+// now is CLOCK_MONOTONIC, ns.
+func (t *Recorder) now() int64 { return int64(time.Since(t.base)) + t.r.offset }
+
+// next is the cell for an event of a client at a time, nil when it is not to be recorded.
+func (t *Recorder) next(client uint64, at int64) *shm.TraceEvent {
 	r := t.r
 	if r.client != 0 && client != r.client {
 		return nil
@@ -174,7 +176,7 @@ func (t *Recorder) next(client uint64) *shm.TraceEvent {
 		return nil
 	}
 	e := &r.cells[tail&uint64(len(r.cells)-1)]
-	*e = shm.TraceEvent{Time: uint64(int64(time.Since(t.base)) + r.offset), Client: client}
+	*e = shm.TraceEvent{Time: uint64(at), Client: client}
 	return e
 }
 
@@ -188,7 +190,7 @@ func code(op *scoreboard.Op) uint32 {
 }
 
 func (t *Recorder) ready(op *scoreboard.Op) {
-	e := t.next(op.Session.ID)
+	e := t.next(op.Session.ID, t.now())
 	if e == nil {
 		return
 	}
@@ -220,10 +222,9 @@ func (t *Recorder) word(w *word.Word, number uint64) {
 			}
 		}
 	}
-	at := uint64(0) // of the whole word: no op goes into it later than it goes
-	e := t.next(of)
+	at := t.now() // of the whole word: no op goes into it later than it goes
+	e := t.next(of, at)
 	if e != nil {
-		at = e.Time
 		e.Kind, e.Word, e.Stream, e.Path = shm.TraceKindWord, number, stream, uint8(path)
 		e.Count, e.Op, e.Code = uint32(len(ops)), lead.Kind, code(lead)
 		if w.Batch != nil {
@@ -232,14 +233,13 @@ func (t *Recorder) word(w *word.Word, number uint64) {
 		t.push()
 	}
 	for i, op := range ops {
-		e := t.next(op.Session.ID)
+		e := t.next(op.Session.ID, at)
 		if e == nil {
 			continue
 		}
-		e.Time = cmp.Or(at, e.Time)
 		e.Kind, e.Word, e.Slot, e.Stream, e.Path = shm.TraceKindSlot, number, uint16(i), stream, uint8(path)
 		e.Op, e.Lane, e.Seq, e.Code, e.Count = op.Kind, op.Lane, op.Seq, code(op), uint32(len(ops))
-		if t.Why != nil && int64(e.Time)-t.r.offset-op.ReadyAt > waited {
+		if t.Why != nil && at-t.r.offset-op.ReadyAt > waited {
 			e.Reason = 1 + t.Why(op)
 		}
 		t.push()
@@ -247,7 +247,7 @@ func (t *Recorder) word(w *word.Word, number uint64) {
 }
 
 func (t *Recorder) done(client uint64, lane *scoreboard.Lane, stream, n int) {
-	if e := t.next(client); e != nil {
+	if e := t.next(client, t.now()); e != nil {
 		e.Kind, e.Lane, e.Seq, e.Count, e.Stream = shm.TraceKindDone, lane.Index, lane.Done, uint32(n), uint8(stream)
 		t.push()
 	}
@@ -261,21 +261,21 @@ func (t *Recorder) request(last *int64, client uint64, begun int64, open bool) {
 		return
 	}
 	if *last != 0 {
-		if e := t.next(client); e != nil {
+		if e := t.next(client, t.now()); e != nil {
 			e.Kind = shm.TraceKindRequestEnd
 			t.push()
 		}
 	}
 	if *last = begun; begun != 0 {
-		if e := t.next(client); e != nil {
-			e.Kind, e.Time = shm.TraceKindRequestBegin, uint64(begun+t.r.offset)
+		if e := t.next(client, begun+t.r.offset); e != nil {
+			e.Kind = shm.TraceKindRequestBegin
 			t.push()
 		}
 	}
 }
 
 func (t *Recorder) mark(client uint64, m *shm.RequestBegin) {
-	if e := t.next(client); e != nil {
+	if e := t.next(client, t.now()); e != nil {
 		mark := (*shm.TraceMark)(unsafe.Pointer(e))
 		mark.Kind, mark.Request, mark.Label = shm.TraceKindMark, m.Request, m.Label
 		t.push()

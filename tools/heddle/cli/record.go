@@ -163,11 +163,11 @@ func (r *recording) name(ctx context.Context, conn *admin.Conn, before []admin.C
 		n.Executor = fmt.Sprintf("executor of %s, user %d (pid %d)", short(part.page.GPU), part.page.UID, part.page.Pid)
 		n.Clients, n.Kernels, n.Faults = map[uint64]string{}, map[uint32]string{}, map[uint32]string{}
 		for _, c := range append(slices.Clone(before), st.Clients...) {
-			name := fmt.Sprintf("client %d: %s (pid %d)", c.ID, filepath.Base(c.Exe), c.Pid)
+			program := filepath.Base(c.Exe)
 			if c.Label != "" {
-				name = fmt.Sprintf("client %d: %s, %s (pid %d)", c.ID, c.Label, filepath.Base(c.Exe), c.Pid)
+				program = c.Label + ", " + program
 			}
-			n.Clients[c.ID] = name
+			n.Clients[c.ID] = fmt.Sprintf("client %d: %s (pid %d, class %s)", c.ID, program, c.Pid, c.Class)
 		}
 		for _, e := range kernels {
 			if e.GPU != part.page.GPU || e.UID != part.page.UID {
@@ -244,6 +244,8 @@ func (o *options) recorded(r *recording, output string) error {
 		fmt.Fprintf(o.stderr, "ended early: %s\n", e)
 	}
 	switch {
+	case slices.ContainsFunc(r.parts, func(p *recordedPart) bool { return p.page.Problem != "" }):
+		return fail(ExitDegraded, "an executor's recording ended early; next: heddle ps")
 	case s.Dropped > 0:
 		return fail(ExitDegraded, "%d events were dropped because they came faster than they were read; next: --client, or fewer --seconds", s.Dropped)
 	case len(r.parts) == 0:
