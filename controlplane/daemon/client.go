@@ -167,13 +167,18 @@ func (d *Daemon) hello(p peer, m shm.Message) (*session, shm.Welcome, error) {
 		return nil, none, refuse(shm.StatusFull, "%v", err)
 	}
 	s.windows, s.host = []span{window}, host
-	s.class = d.classOf(p, s.label)
-	s.wire = classBody(d.policies.current.Load(), s.class)
+	policy := d.policies.current.Load()
+	s.class = policy.Select(facts(p, s.label), false).Class
+	s.wire = classBody(policy, s.class)
 	if err := sl.join(s); err != nil {
 		d.device.give(window)
 		d.host.give(host)
 		s.release()
 		return nil, none, refuse(shm.StatusDevice, "%v", err)
+	}
+	for now := d.policies.current.Load(); now != policy; now = d.policies.current.Load() { // a reload may have passed the slot by before s was in it
+		sl.reclassify(now)
+		policy = now
 	}
 	return s, shm.Welcome{
 		ClientID: s.id, WindowBase: window.base, WindowBytes: window.bytes, HostBase: host.base, HostBytes: host.bytes, SessionBytes: uint64(len(s.file.Bytes())),

@@ -92,11 +92,6 @@ func (d *Daemon) reloadPolicy() ([]policy.Change, error) {
 	return changes, nil
 }
 
-// classOf chooses a new client's class.
-func (d *Daemon) classOf(p peer, label string) *policy.Class {
-	return d.policies.current.Load().Select(facts(p, label), false).Class
-}
-
 func facts(p peer, label string) policy.Client {
 	return policy.Client{UID: p.uid, GID: p.gid, Exe: p.exe, Cgroup: p.cgroup, Label: label}
 }
