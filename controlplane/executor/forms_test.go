@@ -18,7 +18,6 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/shm"
-	"github.com/heddle-gpu/heddle/tools/simgpu/simtest"
 )
 
 // compilerEnv makes this test's binary a compiler process.
@@ -188,18 +187,10 @@ func (b *formBench) launch(f *scoreboard.Form, block uint32, instances []one) {
 
 // Forms from demand to launch, on the software GPU.
 func TestForms(t *testing.T) {
-	if os.Getenv(clientEnv) == "" {
-		server := simtest.Start(t)
-		cmd := server.Command(os.Args[0], "-test.run=^TestForms$", "-test.v", "-test.timeout=120s")
-		cmd.Env = append(cmd.Env, clientEnv+"=1", gpu.LibraryEnv+"="+simtest.Library(t)+"/libcuda.so.1")
-		out, err := cmd.CombinedOutput()
-		if t.Logf("%s", out); err != nil {
-			t.Errorf("%v", err)
-		}
+	s := onSimGPU(t)
+	if s == nil {
 		return
 	}
-	s := &sim{t: t, jobs: newLoader()}
-	s.open()
 	t.Setenv(compilerEnv, "1")
 	command := []string{os.Args[0]}
 	dir := filepath.Join(t.TempDir(), "forms")

@@ -238,21 +238,31 @@ func (s *sim) program(c *tester, seed uint64, n int) {
 	}
 }
 
-// The executor as a process, on a driver that is not a double: simgpu's libcuda.so.1. A process keeps the driver that it loaded
-// first, so the client's side is a process of this run's own too.
-func TestSimulatedGPU(t *testing.T) {
+// onSimGPU runs the test once more in a process of its own, where simgpu's library is the driver: a process keeps the one that it
+// loaded first. There it gives the client's side, and nil in the process that only waits.
+func onSimGPU(t *testing.T) *sim {
+	t.Helper()
 	if os.Getenv(clientEnv) == "" {
 		server := simtest.Start(t)
-		cmd := server.Command(os.Args[0], "-test.run=^TestSimulatedGPU$", "-test.v", "-test.timeout=120s")
+		cmd := server.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=120s")
 		cmd.Env = append(cmd.Env, clientEnv+"=1", gpu.LibraryEnv+"="+simtest.Library(t)+"/libcuda.so.1")
 		out, err := cmd.CombinedOutput()
 		if t.Logf("%s", out); err != nil {
 			t.Errorf("%v", err)
 		}
-		return
+		return nil
 	}
 	s := &sim{t: t, jobs: newLoader()}
 	s.open()
+	return s
+}
+
+// The executor as a process, on a driver that is not a double: simgpu's libcuda.so.1.
+func TestSimulatedGPU(t *testing.T) {
+	s := onSimGPU(t)
+	if s == nil {
+		return
+	}
 	t.Run("additions", func(t *testing.T) {
 		s.t = t
 		d := s.process(nil)

@@ -144,13 +144,7 @@ func TestKills(t *testing.T) {
 	if n.right.Load() == 0 {
 		t.Error("nobody finished: the kills prove nothing")
 	}
-	b.settles("every session gone", func() error {
-		st, err := b.status()
-		if err != nil || len(st.Clients) > 0 {
-			return fmt.Errorf("clients left: %+v, %v", st.Clients, err)
-		}
-		return nil
-	})
+	b.empties()
 	if r := b.run(true, "vector", seeded(0)); r.code != 0 || r.out != native["vector"+seeded(0)] {
 		t.Errorf("afterwards: exit code %d\n%s%s", r.code, r.out, r.err)
 	}
@@ -213,6 +207,18 @@ func (b *bed) memoryUsed() uint64 {
 		n += d.Used
 	}
 	return n
+}
+
+// empties waits until the daemon has no client.
+func (b *bed) empties() {
+	b.t.Helper()
+	b.settles("every session gone", func() error {
+		st, err := b.status()
+		if err != nil || len(st.Clients) > 0 {
+			return fmt.Errorf("clients left: %+v, %v", st.Clients, err)
+		}
+		return nil
+	})
 }
 
 // settles waits for a state that other processes bring about.
