@@ -410,10 +410,10 @@ func (p *poller) offer(c *client, l *scoreboard.Lane) {
 		op.Signal = true
 	}
 	l.Queued = true
-	p.estimate(op)
 	p.sched.Ready(op, p.now)
 	p.trace.Ready(op)
 	if c.hold != nil || !p.gather.Add(op, p.engine.LevelOf(c.board, l.Priority)) {
+		estimate(op)
 		p.sched.Add(op)
 	}
 }
@@ -745,7 +745,7 @@ func (p *poller) anythingNew() bool {
 		return true
 	}
 	for _, c := range p.clients {
-		if !c.broken && !c.limited && !c.ring.Empty() && c.board.Room() {
+		if !c.broken && !c.limited && (!c.stopped || c.past) && !c.ring.Empty() && c.board.Room() {
 			return true
 		}
 	}

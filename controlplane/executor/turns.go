@@ -20,8 +20,8 @@ func (p *poller) classify(c *client, name string, t sched.Settings) {
 	k := p.sched.Set(name, c.settings)
 	if c.books.Class() != k {
 		p.unqueue(c) // offered again in the next pass
-		p.sched.Move(c.books, k)
 	}
+	p.sched.Move(c.books, k)
 	p.relevel()
 }
 
@@ -108,15 +108,14 @@ func (p *poller) note(c *client, v *shm.RecordView, a scoreboard.Action) {
 	}
 }
 
-// estimate says what an op costs, as far as it is known.
-func (p *poller) estimate(op *scoreboard.Op) {
+// estimate says what an op costs that the gather did not know.
+func estimate(op *scoreboard.Op) {
+	if op.Cost > 0 {
+		return
+	}
 	const bytesPerNanosecond, overhead = 1000, 2000 // of a copy; an H100 moves some 1.5 KB a ns, and starts within 2 µs
 	if op.Kind != shm.KindLaunch {
 		op.Cost = overhead + int64(min(op.Bytes(), 1<<40))/bytesPerNanosecond
-		return
-	}
-	if s := scoreboard.Known(op); s != nil && s.Cost > 0 {
-		op.Cost = s.Cost
 		return
 	}
 	op.Cost = sched.Unknown

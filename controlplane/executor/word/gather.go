@@ -80,6 +80,7 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 	if s == nil {
 		return false
 	}
+	op.Cost = s.Cost
 	switch {
 	case op.Session.Class != nil && op.Session.Class.Apart:
 		g.apart(c, scoreboard.ReasonClass)
@@ -257,6 +258,9 @@ func (g *Gather) Build(s *scoreboard.Shape) (w Word, ok bool) {
 	lead := s.Ready.First()
 	w = Word{Shape: s}
 	limit := g.limit(s)
+	if c := lead.Session.Class; c != nil && lead.Cost > 0 && c.Longest/lead.Cost < int64(limit) {
+		limit = max(1, int(c.Longest/lead.Cost)) // a class above must not wait longer for the word
+	}
 	if limit > 1 || s.Limit > 1 {
 		b := g.pool.peek()
 		if b == nil {
@@ -292,7 +296,10 @@ func (g *Gather) Weigh(s *scoreboard.Shape) {
 // Cost is what each op of a word costs, ns of the whole chip: no more than its part of the word's time.
 func (g *Gather) Cost(w *Word) int64 {
 	s, n := w.Shape, w.Len()
-	lead := w.Ops()[0].Cost
+	lead := max(w.Ops()[0].Cost, s.Cost)
+	if lead == 0 {
+		lead = unknownTime / 2
+	}
 	if n == 1 || s.Weight == 0 {
 		return lead
 	}

@@ -129,6 +129,67 @@ func form(m coalesce.Mapping, capacity int, codes ...*scoreboard.Code) *scoreboa
 
 func code(id uint32) *scoreboard.Code { return &scoreboard.Code{ID: id} }
 
+// A word takes no longer than a class above its ops' class lets one take, and the holds are those of the op's class.
+func TestClassBounds(t *testing.T) {
+	b := newBench(t, nil)
+	c := code(1)
+	scoreboard.Publish(form(coalesce.ByZ, 8, c))
+	class := &scoreboard.Class{Hold: 1000, Longest: 3500}
+	shape := func() *scoreboard.Shape { return c.ReadyShapes()[0] }
+	offer := func(now int64) {
+		s := b.session(c)
+		s.board.Class = class
+		if !s.offer(launch{}, now) {
+			t.Fatal("not kept")
+		}
+	}
+	for range 6 {
+		offer(0)
+	}
+	s := shape()
+	s.Times.Add(1, 16_000)
+	b.g.Weigh(s)
+	if s.Cost != 1000 { // a sixteenth of the chip at least
+		t.Fatalf("cost %d", s.Cost)
+	}
+	for op := s.Ready.First(); op != nil; op = op.Alike() {
+		op.Cost = s.Cost
+	}
+	if n := len(b.next(0)); n != 3 {
+		t.Errorf("%d ops in a word that may take as long as three", n)
+	}
+	class.Longest = 999
+	if got := b.next(0); got != nil {
+		t.Errorf("%v went: longer than may begin now", got)
+	}
+	class.Longest = 1 << 60
+	if n := len(b.next(0)); n != 3 {
+		t.Errorf("%d of three", n)
+	}
+	s.Expect = 8
+	offer(100)
+	for _, at := range []int64{100, 1099} {
+		if got := b.next(at); got != nil {
+			t.Errorf("at %d %v went; others are expected until 1100", at, got)
+		}
+	}
+	if n := len(b.next(1100)); n != 1 {
+		t.Errorf("%d ops went when the class's patience ended", n)
+	}
+	class.Hold = 0
+	s.Expect = 8
+	offer(2000)
+	if n := len(b.next(2000)); n != 1 {
+		t.Error("an op of a class without patience was held")
+	}
+	class.Apart = true
+	op := b.session(c)
+	op.board.Class = class
+	if op.offer(launch{}, 3000) || b.g.Apart[scoreboard.ReasonClass] != 1 {
+		t.Error("an op of a class that is never joined was kept")
+	}
+}
+
 // What is ready together goes together: at most what the form holds, oldest first.
 func TestTogether(t *testing.T) {
 	b := newBench(t, nil)
