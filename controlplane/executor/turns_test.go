@@ -276,6 +276,9 @@ func TestMaxQueueSize(t *testing.T) {
 	if c.ring.Empty() || c.books.Class().Stats.Waits[sched.WaitAdmission] == 0 {
 		t.Error("everything was taken")
 	}
+	if !c.stopped || c.past || b.poller.anythingNew() {
+		t.Error("what a client submits that is not listened to keeps the executor awake")
+	}
 	for w.done(1) != 500 {
 		b.tick()
 	}
