@@ -1,0 +1,259 @@
+package simulate
+
+import (
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	execword "github.com/heddle-gpu/heddle/controlplane/executor/word"
+	"github.com/heddle-gpu/heddle/controlplane/policy"
+	"github.com/heddle-gpu/heddle/jit/coalesce"
+)
+
+// Bounds of the executor's poller (executor.Tuning's defaults), on which the scheduler's surroundings depend.
+const (
+	gatherHold   = int64(20e3)
+	ahead        = int64(30e3)
+	wordsPerPass = 16
+	newAhead     = 8
+	newWindow    = 32
+	minWindow    = 4
+	shortOp      = int64(50e3)
+	progress     = int64(1e6)
+	// instances is how many ops a form holds.
+	instances = 64
+	// heldAgain and blockedAgain are how soon a pass comes when ops are held, or nothing may go: the real poller spins.
+	heldAgain, blockedAgain = int64(2e3), int64(50e3)
+)
+
+// heddle is the real scheduler and the real gather, driven as the executor's poller drives them. Every kernel has a rewritten form
+// from the start unless the scenario says otherwise.
+type heddle struct {
+	d            *device
+	sched        *sched.Scheduler
+	gather       *execword.Gather
+	clients      []*sched.Client
+	levels       map[int32]int // priority → place among those that there are
+	passes       uint64
+	lastComplete int64
+	ops          []*op // of the word at hand
+	later        []*scoreboard.Op
+}
+
+// settings are what the daemon tells an executor of a class.
+func settings(p *policy.Policy, c *policy.Class) sched.Settings {
+	return sched.Settings{
+		Latency: int64(c.LatencyP99), QueueDelay: int64(c.MaxQueueDelay), MaxWait: int64(c.MaxWait),
+		MaxQueue: int(c.MaxQueueSize),
+		MinShare: c.MinShare, Priority: int32(c.Priority), Coalesce: c.Coalesce && p.Daemon.Coalesce, DelayLate: c.TimeoutAction == "delay",
+	}
+}
+
+func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
+	g, err := execword.NewGather(execword.Options{Chip: d.chip.cost(), Hold: gatherHold, Ahead: ahead})
+	if err != nil {
+		return nil, fmt.Errorf("simulate: %w", err)
+	}
+	h := &heddle{d: d, sched: sched.New(), gather: g, levels: map[int32]int{}}
+	for i, c := range d.r.codes {
+		if d.r.sc.kernels[i].Alone {
+			continue
+		}
+		l := coalesce.Layout{
+			Mapping: coalesce.ByZ, Capacity: instances, Stride: 8, ParamBytes: 8 * instances, Align: 8,
+			BodyBytes: []int{8}, GlobalNames: [][]string{nil},
+		}
+		limit := &atomic.Uint32{}
+		limit.Store(uint32(d.r.sc.kernels[i].Shared))
+		scoreboard.Publish(&scoreboard.Form{Layout: l, Bodies: []*scoreboard.Code{c}, Limit: limit, Registers: d.r.sc.kernels[i].Registers})
+	}
+	for _, c := range d.r.clients {
+		h.clients = append(h.clients, h.sched.Attach(c.board, h.sched.Set(c.class.Name, settings(p, c.class.Class))))
+	}
+	for i, v := range h.sched.Priorities() {
+		h.levels[v] = i
+	}
+	return h, nil
+}
+
+func (h *heddle) submit(o *op) { h.sched.Arrive(h.clients[o.c.slot], &o.Op, h.d.r.now) }
+
+// waits: the host waits for the lane in which it submitted last.
+func (h *heddle) waits(c *client) {
+	q := c.current
+	ln := c.lanes[q.ops[len(q.ops)-1].lane]
+	h.sched.Wait(h.clients[c.slot], ln.Index, ln.Scanned, h.d.r.now)
+}
+
+// level is the urgency of a client's streams.
+func (h *heddle) level(o *op) int { return h.levels[int32(o.c.class.Priority)] }
+
+// streams are divided among the priorities that there are.
+func (h *heddle) streams(o *op) (first, count int) {
+	n, level := h.d.chip.Streams, h.level(o)
+	levels := min(len(h.levels), n)
+	level = min(level, levels-1)
+	first = level * n / levels
+	return first, (level+1)*n/levels - first
+}
+
+// window is how many ops of a lane may be in flight, as the poller has it.
+func (h *heddle) window(o *op) int { return window(o, execword.Joins(&o.Op)) }
+
+func window(o *op, joins bool) int {
+	pace := o.ln.Pace
+	switch {
+	case joins && pace == 0:
+		return newAhead
+	case joins:
+		return max(2, int(ahead/max(pace, 2000)))
+	case pace > shortOp:
+		return max(minWindow, int(newWindow*shortOp/pace))
+	}
+	return newWindow
+}
+
+func (h *heddle) offer(o *op) {
+	o.Cost = sched.Unknown
+	if s := scoreboard.Known(&o.Op); s != nil && s.Cost > 0 {
+		o.Cost = s.Cost
+	}
+	h.sched.Ready(&o.Op, h.d.r.now)
+	if !h.gather.Add(&o.Op, h.level(o)) {
+		h.sched.Add(&o.Op)
+	}
+}
+
+// pass is the poller's.
+func (h *heddle) pass() (again int64) {
+	d, now := h.d, h.d.r.now
+	h.passes++
+	h.gather.Begin(h.passes)
+	if d.flying == 0 {
+		h.lastComplete = now
+	}
+	stuck := now - h.lastComplete
+	if stuck < progress {
+		stuck = 0
+	}
+	h.sched.Begin(now, stuck)
+	for words := 0; ; {
+		var s *scoreboard.Shape
+		if h.gather.Len() > 0 && words < wordsPerPass {
+			if s = h.gather.Next(now, stuck > 0); s == nil {
+				words = wordsPerPass
+			}
+		}
+		o := h.sched.Peek()
+		if s != nil && (o == nil || !before(o, s.Ready.First())) {
+			words++
+			h.join(s)
+			continue
+		}
+		if o == nil {
+			break
+		}
+		h.sched.Next()
+		if d.full() {
+			h.later = append(h.later, o)
+			continue
+		}
+		w := execword.One(o)
+		w.Shape, w.Measure = h.gather.Plain(o)
+		cost := o.Cost
+		h.issue(&w)
+		h.gather.PlainIssued(&w)
+		h.sched.Issued(o, cost, true, 1, now)
+	}
+	for i, o := range h.later {
+		h.sched.Add(o)
+		h.later[i] = nil
+	}
+	h.later = h.later[:0]
+	switch {
+	case d.full():
+		return never // asked again when there is room
+	case h.gather.Len() > 0:
+		return now + heldAgain
+	case h.sched.Len() > 0:
+		return now + blockedAgain
+	}
+	return never
+}
+
+// before is the poller's: an op by itself goes before a shape's.
+func before(o, first *scoreboard.Op) bool {
+	a, b := o.Place(), first.Place()
+	return a < b || (a == b && o.Before(first))
+}
+
+// join issues a word of a shape's ops.
+func (h *heddle) join(s *scoreboard.Shape) {
+	w, ok := execword.Word{}, false
+	if !h.d.full() {
+		w, ok = h.gather.Build(s)
+	}
+	if !ok {
+		s.Tried = h.passes
+		return
+	}
+	h.issue(&w)
+	h.gather.Issued(&w, h.d.r.now)
+	cost := h.gather.Cost(&w)
+	for _, o := range w.Ops() {
+		h.sched.Issued(o, cost, true, w.Len(), h.d.r.now)
+		c := h.d.r.clients[o.Session.Slot]
+		h.d.look(c, c.lanes[o.Lane])
+	}
+}
+
+// issue hands a word to the chip.
+func (h *heddle) issue(w *execword.Word) {
+	h.ops = h.ops[:0]
+	for _, o := range w.Ops() {
+		h.ops = append(h.ops, h.d.r.clients[o.Session.Slot].lanes[o.Lane].waiting[0])
+	}
+	var measured func(int64)
+	if s := w.Shape; s != nil && w.Measure {
+		n := w.Len()
+		s.Samples++
+		measured = func(ns int64) {
+			s.Samples--
+			s.Times.Add(n, ns)
+			s.Code.Use.Times.Add(n, ns)
+			h.gather.Weigh(s)
+		}
+	}
+	h.d.issue(h.ops, h.level(h.ops[0]), measured)
+}
+
+func (h *heddle) completed(ln *lane, c *client) {
+	h.lastComplete = h.d.r.now
+	h.sched.Completed(h.clients[c.slot], ln.Lane, 1, h.d.r.now)
+}
+
+// Names of the schedulers that are compared, in the order of the report.
+var Names = []string{"heddle", "fifo", "round-robin", "edf", "oracle"}
+
+// start makes the run's backend.
+func (r *run) start(name string, p *policy.Policy) (err error) {
+	switch name {
+	case "oracle":
+		r.backend = &oracle{r: r}
+	case "heddle":
+		r.backend = newDevice(r, func(d *device) picker {
+			var h *heddle
+			h, err = newHeddle(d, p)
+			return h
+		})
+	default:
+		i := slices.Index(Names, name)
+		if i < 0 {
+			return fmt.Errorf("simulate: there is no scheduler %q; there are %v", name, Names)
+		}
+		r.backend = newDevice(r, func(d *device) picker { return newBaseline(d, name) })
+	}
+	return err
+}

@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/heddle-gpu/heddle/controlplane/policy"
+	"github.com/heddle-gpu/heddle/controlplane/simulate"
+)
+
+func newSim(o *options) *cobra.Command {
+	var file, scenario, replay string
+	var seed uint64
+	var list bool
+	cmd := &cobra.Command{
+		Use:   "sim [--policy FILE] --scenario FILE|NAME | --replay TRACE",
+		Short: "Judge a policy before it meets a GPU",
+		Long: `Drives the scheduler that executors run with recorded or synthetic arrivals on
+a modelled GPU, and first come first served, round robin, earliest deadline first
+without coalescing, and an oracle beside it on the same arrivals. No GPU, no daemon.
+docs/sim.md says what is modelled and how to write scenarios and traces.
+
+The same files and seed give the same output. How long it took goes to stderr.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if list {
+				return o.printScenarios()
+			}
+			if (scenario == "") == (replay == "") {
+				return fail(ExitUsage, "give --scenario FILE|NAME or --replay TRACE, one of them; heddle sim --list has the builtin scenarios")
+			}
+			var p *policy.Policy
+			if file != "" {
+				var err error
+				if p, err = o.load(file); err != nil {
+					return err
+				}
+				if len(p.Files) == 0 {
+					return fail(ExitFailed, "policy %s does not exist", file)
+				}
+			}
+			load := simulate.Load
+			if replay != "" {
+				scenario, load = replay, simulate.LoadTrace
+			}
+			sc, err := load(scenario)
+			if err != nil {
+				return exitError{ExitFailed, err}
+			}
+			began := time.Now()
+			rep, err := simulate.Run(sc, simulate.Options{Policy: p, Seed: seed})
+			if err != nil {
+				return exitError{ExitFailed, err}
+			}
+			ops := uint64(0)
+			for _, r := range rep.Results {
+				ops += r.Ops
+			}
+			took := time.Since(began)
+			fmt.Fprintf(o.stderr, "%d ops in %v: %.0f a second\n", ops, took.Round(time.Millisecond), float64(ops)/took.Seconds())
+			if o.json {
+				return o.printJSON(rep)
+			}
+			return rep.Print(o.stdout)
+		},
+	}
+	cmd.Flags().StringVar(&file, "policy", "", "policy in TOML (docs/policy.md); without it the builtin one")
+	cmd.Flags().StringVar(&scenario, "scenario", "", "a file, or a builtin scenario's name")
+	cmd.Flags().StringVar(&replay, "replay", "", "a trace of requests, JSON lines")
+	cmd.Flags().Uint64Var(&seed, "seed", 1, "of everything random")
+	cmd.Flags().BoolVar(&list, "list", false, "the builtin scenarios")
+	return cmd
+}
+
+// printScenarios lists what --scenario takes by name.
+func (o *options) printScenarios() error {
+	type row struct {
+		Name  string `json:"name"`
+		About string `json:"about"`
+	}
+	var rows []row
+	for _, name := range simulate.Builtin() {
+		sc, err := simulate.Load(name)
+		if err != nil {
+			return exitError{ExitFailed, err}
+		}
+		rows = append(rows, row{name, sc.About})
+	}
+	if o.json {
+		return o.printJSON(rows)
+	}
+	for _, r := range rows {
+		fmt.Fprintf(o.stdout, "%-28s %s\n", r.Name, r.About)
+	}
+	return nil
+}
