@@ -276,7 +276,7 @@ func (a *analysis) look(i int, in *ptx.Inst) {
 			return
 		case mod("const"):
 			return
-		case in.Op == "st" && mod("volatile", "relaxed", "release"):
+		case in.Op == "st" && mod("volatile", "relaxed", "release") && !mod("mmio", "async"):
 			// A store like any other, to memory in which nobody waits for it.
 		case mod("volatile", "relaxed", "acquire", "release", "mmio", "async", "bulk"):
 			giveUp(in.Pos, "%s%s talks to others while the kernel runs", in.Op, strings.Join(in.Mods, ""))

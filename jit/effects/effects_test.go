@@ -289,6 +289,7 @@ LOOP:
 		"a module's variable by register": {body: "mov.u64 %rd3, counter; st.global.u32 [%rd3+4], %r5; ret;", harmful: true, why: "variable"},
 		"a clock":                         {body: "mov.u64 %rd3, %clock64; st.global.u64 [%rd2], %rd3; ret;", harmful: true, why: "clock"},
 		"a volatile store":                {body: "st.volatile.global.u32 [%rd2], %r5; ret;"},
+		"a store to a device's register":  {body: "st.mmio.relaxed.sys.global.u32 [%rd2], %r5; ret;", harmful: true, why: "talks to others"},
 		"a flag for others":               {body: "ld.volatile.global.u32 %r6, [%rd1]; st.global.u32 [%rd2], %r6; ret;", harmful: true, why: "talks to others"},
 		"a call":                          {body: "{ .param .b32 v; st.param.b32 [v], %r5; call.uni f, (v); } ret;", harmful: true, why: "calls"},
 		"nothing is executed":             {b: a, n: 0, body: "setp.ge.s32 %p1, %r5, %r1; @%p1 ret; mul.wide.s32 %rd3, %r5, 4; add.s64 %rd4, %rd1, %rd3; ld.global.u32 %r6, [%rd4]; st.global.u32 [%rd2], %r6; ret;"},
