@@ -11,9 +11,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/heddle-gpu/heddle/controlplane/perfetto/perfettotest"
+	"github.com/heddle-gpu/heddle/controlplane/reasons"
 )
 
 // heddle runs a command of Heddle's against this bed's daemon.
@@ -34,7 +34,7 @@ func TestRecord(t *testing.T) {
 		t.Errorf("without an executor: %v\n%s", err, out)
 	}
 	const clients = 3
-	env := []string{"E2E_ROUNDS=9"}
+	env := []string{"E2E_ROUNDS=16"}
 	native := b.nativeAlike(clients, env...)
 	var said, explained bytes.Buffer
 	b.company(native, alike(clients, append(env, "HEDDLE_LABEL=twin\x1b[31m")...), func(ctx context.Context) {
@@ -44,8 +44,8 @@ func TestRecord(t *testing.T) {
 			return
 		}
 		id := strconv.FormatUint(st.Clients[0].ID, 10)
-		text, err := b.heddle("explain", id, "--seconds", "0.3").CombinedOutput()
-		for _, want := range []string{"client " + id + ": twin", "class \"", "watched for 300ms: ", "kernels (all clients", "alike_add"} {
+		text, err := b.heddle("explain", id, "--seconds", "0.1").CombinedOutput()
+		for _, want := range []string{"client " + id + ": twin", "class \"", "watched for 100ms: ", "kernels (all clients", "alike_add"} {
 			if err != nil || !strings.Contains(string(text), want) {
 				t.Errorf("explain %s: %v, no %q in\n%s", id, err, want, text)
 			}
@@ -111,15 +111,26 @@ func TestRecord(t *testing.T) {
 			in[w.Numbers["word"]][path[0]] = true
 		}
 	}
+	requests, waits := 0, 0
+	for _, s := range tr.Slices {
+		if path := tr.Path(s.Track); len(path) == 2 && path[1] == "requests" && s.End > s.Begin {
+			requests++
+		}
+		if code, ok := strings.CutPrefix(s.Name, "waits: "); ok {
+			if waits++; reasons.Sentence(reasons.Wait, code) == "" || s.Depth != 1 {
+				t.Fatalf("%+v", s)
+			}
+		}
+	}
 	joined := 0
 	for _, who := range in {
 		if len(who) > 1 {
 			joined++
 		}
 	}
-	t.Logf("%+v; %d bytes, %d flows, %d words of several clients", summary, len(raw), flows, joined)
-	if flows == 0 || joined == 0 {
-		t.Errorf("%d flows, %d words of several clients", flows, joined)
+	t.Logf("%+v; %d bytes, %d flows, %d words of several clients, %d requests, %d waits", summary, len(raw), flows, joined, requests, waits)
+	if flows == 0 || joined == 0 || requests == 0 || waits == 0 {
+		t.Errorf("%d flows, %d words of several clients, %d requests, %d waits", flows, joined, requests, waits)
 	}
 
 	var client struct {
@@ -138,17 +149,20 @@ func TestRecord(t *testing.T) {
 		t.Errorf("%v: %s", err, text)
 	}
 	// There is one recording at a time; one whose executor dies ends, and what came until then is written.
-	record := b.heddle("record", "-o", file, "--seconds", "60")
-	ended := &lockedBuffer{}
-	record.Stdout, record.Stderr = ended, ended
-	if err := record.Start(); err != nil {
-		t.Fatal(err)
+	type end struct {
+		code int
+		said string
 	}
-	deadline := time.Now().Add(clientTimeout)
-	for !strings.Contains(string(out), "one at a time") {
-		if out, err = b.heddle("record", "-o", file+"2", "--seconds", "0.01").CombinedOutput(); time.Now().After(deadline) {
-			t.Fatalf("two recordings at once: %v\n%s", err, out)
-		}
+	ends := make(chan end, 2)
+	for range 2 {
+		cmd := b.heddle("record", "-o", file, "--seconds", "60")
+		go func() {
+			said, _ := cmd.CombinedOutput()
+			ends <- end{cmd.ProcessState.ExitCode(), string(said)}
+		}()
+	}
+	if e := <-ends; e.code != 1 || !strings.Contains(e.said, "one at a time") {
+		t.Fatalf("two recordings at once: exit code %d\n%s", e.code, e.said)
 	}
 	st, err := b.status()
 	if err != nil || len(st.Executors) != 1 || st.Executors[0].Pid == 0 {
@@ -157,9 +171,8 @@ func TestRecord(t *testing.T) {
 	if err := syscall.Kill(st.Executors[0].Pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	_ = record.Wait()
-	if code := record.ProcessState.ExitCode(); code != 4 || !strings.Contains(ended.String(), "ended early") {
-		t.Errorf("exit code %d\n%s", code, ended)
+	if e := <-ends; e.code != 4 || !strings.Contains(e.said, "ended early") {
+		t.Errorf("exit code %d\n%s", e.code, e.said)
 	}
 	if raw, err = os.ReadFile(file); err == nil {
 		_, err = perfettotest.Decode(raw)
