@@ -159,8 +159,10 @@ func (f *fakeForm) run(l *gpu.Launch, params []byte) {
 }
 
 // signal stores the done words of a launch.
-func (f *fakeForm) signal(l *gpu.Launch) {
-	params := bytesAt(l.Params, l.ParamBytes)
+func (f *fakeForm) signal(l *gpu.Launch) { f.signalFrom(l, bytesAt(l.Params, l.ParamBytes)) }
+
+// signalFrom has the parameter block at hand.
+func (f *fakeForm) signalFrom(l *gpu.Launch, params []byte) {
 	for i := range f.count(l, params) {
 		at := params[i*f.layout.Stride+f.layout.Tail:]
 		if done := binary.LittleEndian.Uint64(at[coalesce.OffDone:]); done != 0 {

@@ -44,8 +44,7 @@ func (g *clockGPU) Launch(l *gpu.Launch) gpu.Result {
 	if f, ok := g.forms.Load(l.Function); ok {
 		own := *l
 		params := append([]byte(nil), bytesAt(l.Params, l.ParamBytes)...)
-		own.Params = addressOf(params)
-		g.due = append(g.due, dueWrite{end, func() { f.(*fakeForm).signal(&own); runtime.KeepAlive(params) }})
+		g.due = append(g.due, dueWrite{end, func() { f.(*fakeForm).signalFrom(&own, params) }})
 	}
 	return gpu.Success
 }

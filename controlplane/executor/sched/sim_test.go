@@ -114,7 +114,6 @@ func (m *sim) submit(src *source) {
 
 // step completes what is done, submits what is due, and schedules, then goes to the next moment at which something happens.
 func (m *sim) step() {
-	const window = 4
 	for len(m.chip) > 0 && m.chip[0].end <= m.now {
 		f := m.chip[0]
 		m.chip = m.chip[1:]
