@@ -493,6 +493,7 @@ func (p *poller) scan(c *client) bool {
 		return false
 	}
 	did := false
+	most := c.books.Class().MaxQueue
 	c.past = c.board.InFlight() == 0 && c.books.Queued() == 0
 	budget := scanBudget
 	if c.board.Waiting() > farAhead {
@@ -507,7 +508,7 @@ func (p *poller) scan(c *client) bool {
 		if c.limited && int64(c.ring.Read()-c.limit) >= 0 {
 			break
 		}
-		if p.full(c) {
+		if most > 0 && p.full(c, most) {
 			break
 		}
 		v, ok, err := c.ring.Next()

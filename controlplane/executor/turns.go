@@ -72,11 +72,10 @@ func (p *poller) relevel() {
 	}
 }
 
-// full says whether a client has as many ops waiting as its class allows, and something to wait for: then its ring fills, and its
+// full says whether a client has as many ops waiting as its class allows (most), and something to wait for: then its ring fills, and its
 // launches block.
-func (p *poller) full(c *client) bool {
-	most := c.books.Class().MaxQueue
-	if most == 0 || c.board.Waiting() < most {
+func (p *poller) full(c *client, most int) bool {
+	if c.board.Waiting() < most {
 		c.stopped, c.past = false, false // from here on they have not been looked at
 		return false
 	}

@@ -100,7 +100,11 @@ var firstBucket = func() (t [65]uint8) {
 
 // Add counts one duration; a negative one, of a clock that jumped, is 0.
 func (h *Histogram) Add(ns int64) {
-	ns = max(ns, 0)
+	if ns <= Bounds[0] { // nearly always: what is ready is issued in the same pass
+		h.Counts[0]++
+		h.Sum += max(ns, 0)
+		return
+	}
 	h.Sum += ns
 	b := int(firstBucket[bits.Len64(uint64(ns))])
 	for b < len(Bounds) && ns > Bounds[b] {
