@@ -5,15 +5,23 @@ import (
 	"slices"
 )
 
-// baseline is a scheduler to compare with: it issues one op a launch, in one of three orders. It keeps two launches a stream in
-// flight, so that its order decides, and knows nothing of classes but the objectives (edf).
+// baseline is a scheduler to compare with: it issues one op a launch, in one of three orders. So that its order decides, it keeps
+// little in flight: it knows how long ops take. It knows nothing of classes but the objectives (edf), whose ops have the more urgent
+// half of the streams then.
 type baseline struct {
 	d     *device
 	ranks func(o *op) int64
+	edf   bool
 	heap  opHeap
 	turn  []int64 // round robin: the round of each client's next op
 	round int64
 }
+
+// Bounds on what a baseline has in flight: launches on their way to the chip, and work, ns of the whole chip.
+const (
+	baselineIssued = 4
+	baselineWork   = 300e3
+)
 
 func newBaseline(d *device, name string) *baseline {
 	b := &baseline{d: d, turn: make([]int64, len(d.r.clients))}
@@ -28,6 +36,7 @@ func newBaseline(d *device, name string) *baseline {
 		}
 	case "edf":
 		b.ranks = func(o *op) int64 { return o.req.deadline }
+		b.edf = true
 	}
 	return b
 }
@@ -36,7 +45,23 @@ func (b *baseline) submit(*op)               {}
 func (b *baseline) waits(*client)            {}
 func (b *baseline) completed(*lane, *client) {}
 
-func (b *baseline) streams(*op) (first, count int) { return 0, b.d.chip.Streams }
+func (b *baseline) level(o *op) int {
+	if b.edf && o.req.deadline == never {
+		return 1
+	}
+	return 0
+}
+
+func (b *baseline) streams(o *op) (first, count int) {
+	n := b.d.chip.Streams
+	switch {
+	case !b.edf || n < 2:
+		return 0, n
+	case b.level(o) == 0:
+		return 0, n / 2
+	}
+	return n / 2, n - n/2
+}
 
 func (b *baseline) window(o *op) int { return window(o, true) }
 
@@ -46,10 +71,11 @@ func (b *baseline) offer(o *op) {
 }
 
 func (b *baseline) pass() (again int64) {
-	for len(b.heap) > 0 && !b.d.full() && b.d.flying < 2*b.d.chip.Streams {
+	most := min(baselineIssued, b.d.chip.Queue)
+	for len(b.heap) > 0 && len(b.d.issued) < most && b.d.work < baselineWork {
 		o := heap.Pop(&b.heap).(*op)
 		b.round = max(b.round, o.Latest)
-		b.d.issue([]*op{o}, 0, nil)
+		b.d.issue([]*op{o}, b.level(o), nil)
 		b.d.look(o.c, o.ln)
 	}
 	return never // there is room again only when something ends

@@ -113,6 +113,7 @@ type device struct {
 	over    []*word // ended, not yet seen
 	free    int64   // when the issue threads have time
 	flying  int     // words issued and not seen
+	work    float64 // of their ops, ns of the whole chip
 	order   uint64
 	again   int64
 	touched []*lane // first ops of these may be offered
@@ -301,6 +302,7 @@ func (d *device) issue(ops []*op, level int, measured func(int64)) {
 	longest := int64(0)
 	for _, o := range ops {
 		longest = max(longest, o.ns)
+		d.work += float64(o.ns) * o.k.need
 		w.block = max(w.block, float64(o.ns)/o.k.rounds)
 		w.need += o.k.need
 		w.room += o.k.room
@@ -373,7 +375,9 @@ func (d *device) seen(w *word) {
 		ln.Completed(1, d.r.now)
 		d.pick.completed(ln, c)
 		d.touch(c, ln)
-		d.r.done(o, float64(o.ns)*o.k.need, n)
+		work := float64(o.ns) * o.k.need
+		d.work -= work
+		d.r.done(o, work, n)
 	}
 	clear(w.ops)
 	d.words = append(d.words, w)

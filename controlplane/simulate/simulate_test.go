@@ -114,7 +114,7 @@ func TestDeterminism(t *testing.T) {
 	text := func(seed uint64) string {
 		var out bytes.Buffer
 		for _, name := range []string{"bursts", "rising-load"} {
-			sc := load(t, name, 30*time.Millisecond)
+			sc := load(t, name, 12*time.Millisecond)
 			sc.Loads = sc.Loads[:1]
 			rep, err := Run(sc, Options{Seed: seed})
 			if err != nil {
@@ -180,7 +180,7 @@ func random(r *rand.Rand) (scenario, rules string) {
 // Whatever the scenario, the policy and the scheduler: every op is submitted, issued and done once, in its lane's order, and what
 // arrives does not depend on who schedules it.
 func TestConservation(t *testing.T) {
-	seeds := uint64(12)
+	seeds := uint64(6)
 	if os.Getenv("HEDDLE_NIGHTLY") != "" {
 		seeds = 400
 	}
@@ -262,7 +262,7 @@ func TestMinShare(t *testing.T) {
 // Nobody meets more objectives than the oracle.
 func TestOracle(t *testing.T) {
 	for _, name := range Builtin() {
-		sc := load(t, name, 60*time.Millisecond)
+		sc := load(t, name, 20*time.Millisecond)
 		sc.Loads = sc.Loads[len(sc.Loads)-1:]
 		got := simulated(t, sc, nil)
 		for _, other := range Names {
@@ -275,7 +275,7 @@ func TestOracle(t *testing.T) {
 
 // Where launches are the bottleneck, joined ones carry more than any order of single ones.
 func TestCoalescing(t *testing.T) {
-	sc := load(t, "rising-load", 150*time.Millisecond)
+	sc := load(t, "rising-load", 60*time.Millisecond)
 	sc.Loads = []float64{2}
 	got := simulated(t, sc, nil, "heddle", "edf")
 	h, e := got["heddle"]["all"], got["edf"]["all"]
@@ -287,7 +287,7 @@ func TestCoalescing(t *testing.T) {
 // Two thousand clients take seconds.
 func TestCrowd(t *testing.T) {
 	began := time.Now()
-	rep, err := Run(load(t, "crowd", 100*time.Millisecond), Options{Schedulers: []string{"heddle", "oracle"}})
+	rep, err := Run(load(t, "crowd", 40*time.Millisecond), Options{Schedulers: []string{"heddle", "oracle"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -351,7 +351,7 @@ func TestExamples(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sc.Duration = Duration(100 * time.Millisecond)
+		sc.Duration = Duration(50 * time.Millisecond)
 		got := simulated(t, sc, p, "heddle", "fifo")
 		if h, f := got["heddle"]["all"].Attained, got["fifo"]["all"].Attained; h < f || h < 0.9 {
 			t.Errorf("%s: attained %.3f, by fifo %.3f", file, h, f)
