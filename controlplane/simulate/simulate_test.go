@@ -227,7 +227,7 @@ func TestConservation(t *testing.T) {
 
 // Beside work that fills the chip, an interactive client's objective is met by its class, and not by the order of arrival.
 func TestPriority(t *testing.T) {
-	got := simulated(t, load(t, "interactive-beside-batch", 300*time.Millisecond), nil, "heddle", "fifo")
+	got := simulated(t, load(t, "interactive-beside-batch", 150*time.Millisecond), nil, "heddle", "fifo")
 	if h, f := got["heddle"]["interactive"].Attained, got["fifo"]["interactive"].Attained; h < 0.99 || f > 0.5 {
 		t.Errorf("the interactive class attained %.3f by heddle, %.3f by fifo", h, f)
 	}
@@ -262,7 +262,7 @@ func TestMinShare(t *testing.T) {
 // Nobody meets more objectives than the oracle.
 func TestOracle(t *testing.T) {
 	for _, name := range Builtin() {
-		sc := load(t, name, 20*time.Millisecond)
+		sc := load(t, name, 40*time.Millisecond)
 		sc.Loads = sc.Loads[len(sc.Loads)-1:]
 		got := simulated(t, sc, nil)
 		for _, other := range Names {
