@@ -50,7 +50,7 @@ func TestRecord(t *testing.T) {
 				t.Errorf("explain %s: %v, no %q in\n%s", id, err, want, text)
 			}
 		}
-		record := b.heddle("record", "-o", file, "--seconds", "60", "--json")
+		record := b.heddle("record", "-o", file, "--seconds", "60", "--json", "--requests", file+".jsonl")
 		record.Stdout, record.Stderr = &said, b.log
 		if err := record.Start(); err != nil {
 			t.Error(err)
@@ -67,8 +67,8 @@ func TestRecord(t *testing.T) {
 			t.Errorf("record: %v", err)
 		}
 	})
-	var summary struct{ Ops, Words, Clients, Dropped int }
-	if err := json.Unmarshal(said.Bytes(), &summary); err != nil || summary.Ops == 0 || summary.Words == 0 || summary.Words >= summary.Ops {
+	var summary struct{ Ops, Words, Clients, Dropped, Requests int }
+	if err := json.Unmarshal(said.Bytes(), &summary); err != nil || summary.Ops == 0 || summary.Requests == 0 || summary.Words >= summary.Ops {
 		t.Fatalf("%v: %s", err, said.String())
 	}
 	raw, err := os.ReadFile(file)
@@ -147,6 +147,16 @@ func TestRecord(t *testing.T) {
 	text, err := b.heddle("explain", "alike_add").CombinedOutput()
 	if err != nil || !strings.Contains(string(text), "together with others") || !strings.Contains(string(text), "why launches did not hold more") {
 		t.Errorf("%v: %s", err, text)
+	}
+	// What was recorded can be replayed, as often as one likes with the same result.
+	var replayed [2][]byte
+	for i := range replayed {
+		if replayed[i], err = b.heddle("sim", "--replay", file+".jsonl").Output(); err != nil || !strings.Contains(string(replayed[i]), "default") {
+			t.Errorf("%v: %s", err, replayed[i])
+		}
+	}
+	if !bytes.Equal(replayed[0], replayed[1]) {
+		t.Errorf("two replays:\n%s\n%s", replayed[0], replayed[1])
 	}
 	// There is one recording at a time; one whose executor dies ends, and what came until then is written.
 	type end struct {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/heddle-gpu/heddle/controlplane/perfetto/perfettotest"
+	"github.com/heddle-gpu/heddle/controlplane/simulate"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -18,7 +19,7 @@ func TestAnyEvents(t *testing.T) {
 		shm.TraceKindReady, shm.TraceKindWord, shm.TraceKindSlot, shm.TraceKindDone, shm.TraceKindRequestBegin, shm.TraceKindRequestEnd,
 		shm.TraceKindMark, shm.TraceKindFault, 0, 99,
 	}
-	slots := 0
+	slots, requests := 0, 0
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 5))
 		line := NewTimeline()
@@ -44,6 +45,17 @@ func TestAnyEvents(t *testing.T) {
 		if err := Write(&file, []Executor{{line, names}, {NewTimeline(), Names{}}, {line, Names{Dropped: 3}}}, Clocks()); err != nil {
 			t.Fatal(err)
 		}
+		var replay bytes.Buffer
+		sources := map[uint64]Source{0: {"a", "x"}, 1: {"", ""}, 2: {strings.Repeat("ü\n", 90), "x"}}
+		n, err := WriteRequests(&replay, []Executor{{line, names}}, sources, func(int, uint32) Cost { return Cost{} })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if requests += n; n > 0 {
+			if _, err := simulate.ParseTrace("t", replay.String()); err != nil {
+				t.Fatalf("seed %d: %v\n%s", seed, err, replay.String())
+			}
+		}
 		tr, err := perfettotest.Decode(file.Bytes())
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
@@ -54,8 +66,8 @@ func TestAnyEvents(t *testing.T) {
 			}
 		}
 	}
-	if slots == 0 {
-		t.Error("no op went into a word")
+	if slots == 0 || requests == 0 {
+		t.Errorf("%d ops went into words, %d requests were whole", slots, requests)
 	}
 	if err := NewTimeline().Add(make([]byte, EventBytes+1)); err == nil {
 		t.Error("half an event was taken")
@@ -87,5 +99,43 @@ func TestNumbersWrap(t *testing.T) {
 	}
 	if !slices.Equal(done, []int64{200, 200, 200, 0}) || line.Words[2].Done != 200 || line.Words[3].Done != 0 {
 		t.Errorf("%v %+v", done, line.Words)
+	}
+}
+
+// A request becomes a line of what was submitted in it: alike ops as one, with the time measured on the GPU or the shortest seen.
+func TestWriteRequests(t *testing.T) {
+	line := NewTimeline()
+	at := uint64(1000)
+	event := func(e shm.TraceEvent) {
+		e.Time, e.Client = at, 5
+		at += 10
+		if err := line.Add(shm.Encode(e)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	op := func(seq, code, grid uint32, kind uint16) {
+		event(shm.TraceEvent{Kind: shm.TraceKindReady, Op: kind, Lane: 7, Seq: seq, Code: code, GridX: grid, GridY: 2, GridZ: 1, Threads: 64})
+		event(shm.TraceEvent{Kind: shm.TraceKindSlot, Op: kind, Lane: 7, Seq: seq, Code: code, Word: uint64(seq), Count: 1})
+		event(shm.TraceEvent{Kind: shm.TraceKindDone, Lane: 7, Seq: seq, Count: 1})
+	}
+	op(1, 1, 4, shm.KindLaunch) // of a request whose beginning is not there
+	event(shm.TraceEvent{Kind: shm.TraceKindRequestEnd})
+	event(shm.TraceEvent{Kind: shm.TraceKindRequestBegin})
+	op(2, 1, 4, shm.KindLaunch)
+	op(3, 1, 4, shm.KindLaunch)
+	op(4, 2, 1, shm.KindLaunch)
+	op(5, 0, 0, shm.KindMemset)
+	event(shm.TraceEvent{Kind: shm.TraceKindRequestEnd})
+	event(shm.TraceEvent{Kind: shm.TraceKindRequestBegin}) // its end is not there
+	op(6, 1, 4, shm.KindLaunch)
+	var out bytes.Buffer
+	n, err := WriteRequests(&out, []Executor{{line, Names{Kernels: map[uint32]string{1: "gemm"}}}}, map[uint64]Source{5: {"chat", "interactive"}},
+		func(_ int, code uint32) Cost { return map[uint32]Cost{1: {Alone: 900, Joined: true}}[code] })
+	want := `{"client":"chat-5","class":"interactive","at_ns":40,"gap_ns":30,"ops":[` +
+		`{"kernel":"gemm","blocks":8,"threads":64,"ns":900,"times":2,"lane":0,"alone":false},` +
+		`{"kernel":"kernel 2","blocks":2,"threads":64,"ns":10,"times":1,"lane":0,"alone":true},` +
+		`{"kernel":"memset","blocks":2,"threads":64,"ns":10,"times":1,"lane":0,"alone":true}]}` + "\n"
+	if err != nil || n != 1 || out.String() != want {
+		t.Errorf("%d, %v\n%s\nwant\n%s", n, err, out.String(), want)
 	}
 }

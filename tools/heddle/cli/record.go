@@ -29,7 +29,7 @@ const (
 )
 
 func newRecord(o *options) *cobra.Command {
-	var output string
+	var output, requests string
 	var seconds float64
 	var client uint64
 	var most int
@@ -74,10 +74,16 @@ op to the word that it went in. ^C ends it early. docs/tracing.md explains it.`,
 			if err := errors.Join(file.Chmod(0o644), file.Close(), os.Rename(file.Name(), output)); err != nil {
 				return exitError{ExitFailed, err}
 			}
+			if requests != "" {
+				if err := r.writeRequests(requests); err != nil {
+					return exitError{ExitFailed, err}
+				}
+			}
 			return o.recorded(r, output)
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "heddle.pftrace", "file to write")
+	cmd.Flags().StringVar(&requests, "requests", "", "file for the requests too, as heddle sim --replay reads them")
 	cmd.Flags().Float64Var(&seconds, "seconds", 5, "how long")
 	cmd.Flags().Uint64Var(&client, "client", 0, "only what concerns this client (its ID in heddle ps)")
 	cmd.Flags().IntVar(&most, "events", defaultEvents, "end early after this many events (about 100 bytes of the file each)")
@@ -96,6 +102,9 @@ type recording struct {
 	parts  []*recordedPart
 	clocks []perfetto.Reading
 	early  string // why it ended before its time
+	// sources are the clients, requests is how many were written as such; -1: none were asked for.
+	sources  map[uint64]trace.Source
+	requests int
 }
 
 // recordedPart is one executor's.
@@ -103,13 +112,14 @@ type recordedPart struct {
 	page  admin.TracePage // the last one
 	names trace.Names
 	line  *trace.Timeline
+	costs map[uint32]trace.Cost // of kernels
 }
 
 var errEnoughEvents = errors.New("enough events")
 
 // record takes a recording. The end of ctx ends it early; what was recorded until then counts.
 func record(ctx context.Context, conn *admin.Conn, o admin.TraceOptions, most int) (*recording, error) {
-	r := &recording{clocks: trace.Clocks()}
+	r := &recording{clocks: trace.Clocks(), sources: map[uint64]trace.Source{}, requests: -1}
 	events := 0
 	err := conn.Trace(ctx, o, func(p *admin.TracePage) error {
 		part := r.part(p)
@@ -148,7 +158,7 @@ func (r *recording) part(p *admin.TracePage) *recordedPart {
 			return part
 		}
 	}
-	part := &recordedPart{line: trace.NewTimeline()}
+	part := &recordedPart{line: trace.NewTimeline(), costs: map[uint32]trace.Cost{}}
 	r.parts = append(r.parts, part)
 	return part
 }
@@ -163,6 +173,7 @@ func (r *recording) name(ctx context.Context, conn *admin.Conn, before []admin.C
 		n.Executor = fmt.Sprintf("executor of %s, user %d (pid %d)", short(part.page.GPU), part.page.UID, part.page.Pid)
 		n.Clients, n.Kernels, n.Faults = map[uint64]string{}, map[uint32]string{}, map[uint32]string{}
 		for _, c := range append(slices.Clone(before), st.Clients...) {
+			r.sources[c.ID] = trace.Source{Label: c.Label, Class: c.Class}
 			program := filepath.Base(c.Exe)
 			if c.Label != "" {
 				program = c.Label + ", " + program
@@ -177,6 +188,7 @@ func (r *recording) name(ctx context.Context, conn *admin.Conn, before []admin.C
 				var row executor.CodeStats
 				if json.Unmarshal(raw, &row) == nil {
 					n.Kernels[row.ID] = row.Name
+					part.costs[row.ID] = trace.Cost{Alone: row.AloneNS, Joined: len(row.Forms) > 0}
 				}
 			}
 		}
@@ -194,6 +206,17 @@ func (r *recording) executors() []trace.Executor {
 	return all
 }
 
+// writeRequests writes what heddle sim can replay.
+func (r *recording) writeRequests(path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	r.requests, err = trace.WriteRequests(file, r.executors(), r.sources, func(part int, code uint32) trace.Cost { return r.parts[part].costs[code] })
+	return errors.Join(err, file.Close())
+}
+
 // recordSummary is what heddle record says when it is done.
 type recordSummary struct {
 	File    string   `json:"file"`
@@ -204,6 +227,8 @@ type recordSummary struct {
 	Ops     int      `json:"ops"`
 	Words   int      `json:"words"`
 	Early   []string `json:"ended_early,omitempty"`
+	// Requests in the file of --requests: those that lie wholly within the recording.
+	Requests int `json:"requests,omitempty"`
 }
 
 func (r *recording) summary(file string) recordSummary {
@@ -222,7 +247,7 @@ func (r *recording) summary(file string) recordSummary {
 			s.Early = append(s.Early, fmt.Sprintf("executor %d: %s", part.page.Pid, part.page.Problem))
 		}
 	}
-	s.Clients = len(clients)
+	s.Clients, s.Requests = len(clients), max(r.requests, 0)
 	if r.early != "" {
 		s.Early = append(s.Early, r.early)
 	}
@@ -238,6 +263,9 @@ func (o *options) recorded(r *recording, output string) error {
 		}
 	} else {
 		fmt.Fprintf(o.stdout, "%s: %d ops of %d clients in %d words, %.2f s, %d events\n", s.File, s.Ops, s.Clients, s.Words, s.Seconds, s.Events)
+		if r.requests >= 0 {
+			fmt.Fprintf(o.stdout, "%d whole requests; next: heddle sim --replay FILE\n", r.requests)
+		}
 		fmt.Fprintln(o.stdout, "next: open it on https://ui.perfetto.dev (it stays in your browser)")
 	}
 	for _, e := range s.Early {
