@@ -305,6 +305,18 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// Policies with ever new names leave no more behind than a bound, and nothing of a class that has clients.
+func TestClassesAreForgotten(t *testing.T) {
+	s := New()
+	kept := s.Attach(newBoard(1, 0), s.Set("kept", Settings{Latency: ms})).Class()
+	for i := range 2 * maxClasses {
+		s.Set(fmt.Sprint(i), Settings{})
+	}
+	if n := len(s.Classes()); n != maxClasses || s.Set("kept", Settings{Latency: ms}) != kept {
+		t.Errorf("%d classes are known", n)
+	}
+}
+
 func TestHistogram(t *testing.T) {
 	var h Histogram
 	r := rand.New(rand.NewPCG(1, 1))

@@ -156,6 +156,7 @@ func New() *Scheduler { return &Scheduler{byName: map[string]*Class{}} }
 func (s *Scheduler) Set(name string, t Settings) *Class {
 	k := s.byName[name]
 	if k == nil {
+		s.forget()
 		k = &Class{Name: name}
 		s.byName[name] = k
 	}
@@ -163,6 +164,22 @@ func (s *Scheduler) Set(name string, t Settings) *Class {
 	k.Class.Priority, k.Hold, k.Apart = t.Priority, t.QueueDelay, !t.Coalesce
 	s.sort()
 	return k
+}
+
+// maxClasses bounds how many classes are remembered: policies are reloaded with ever new names.
+const maxClasses = 2048
+
+// forget makes room for one more class.
+func (s *Scheduler) forget() {
+	if len(s.byName) < maxClasses {
+		return
+	}
+	for name, k := range s.byName {
+		if k.Clients == 0 {
+			delete(s.byName, name)
+			return
+		}
+	}
 }
 
 // Classes are those that have clients now or had some, by name; read-only.
