@@ -406,3 +406,42 @@ func TestNoAllocationsJoined(t *testing.T) {
 		t.Error("nothing was joined")
 	}
 }
+
+// A kernel that waits for one in another lane: what follows it in its lane takes nobody along, who may be what it waits for.
+func TestBehindOneThatWaits(t *testing.T) {
+	g := newFakeGPU()
+	var flag atomic.Int32
+	var over atomic.Bool
+	set := func(p []byte) { flag.Add(int32(p[0])) }
+	g.define("check", set)
+	g.define("other", func([]byte) {
+		for flag.Load() < 100 && !over.Load() {
+			time.Sleep(10 * time.Microsecond)
+		}
+	})
+	_, all := joinedClients(t, g, 1, nil, func(name string, c *scoreboard.Code) {
+		if name == "check" {
+			g.publish(newFakeForm(coalesce.ByZ, 8, 8, set), c)
+		}
+	})
+	c := all[0]
+	ready := func(h *shm.Header) { h.Ready, h.Flags = 1, shm.RecordFlagWantSignal }
+	c.launch(2, 1, u64s(0), nil)
+	c.launch(1, 1, u64s(0), ready)
+	c.launch(1, 2, u64s(100), ready)
+	c.ring.Publish()
+	until(t, "the waiter is issued", func() bool { return atomic.LoadUint32(&c.file.Lane(1).Issued) == 1 })
+	atomic.StoreUint32(&c.file.Lane(2).Ready, 1)
+	atomic.StoreUint32(&c.file.Lane(1).Ready, 1)
+	end := time.Now().Add(3 * time.Second)
+	for c.done(2) != 1 && time.Now().Before(end) {
+		time.Sleep(time.Millisecond)
+	}
+	if c.done(2) != 1 {
+		t.Error("lane 2 waits for lane 1, which waits for lane 2")
+	}
+	over.Store(true)
+	if err := c.await(1, 2); err != nil {
+		t.Error(err)
+	}
+}

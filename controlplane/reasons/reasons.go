@@ -60,7 +60,7 @@ var All = []Reason{
 	{Apart, "full", "The launch held as many as the form takes; a larger form is made when this goes on."},
 	{Apart, "cost", "More would not have paid: the chip was full, or instances took longer in such company."},
 	{Apart, "priority", "Others had ops of it ready at another level of urgency."},
-	{Apart, "excluded", "Ops of cooperative launches are never joined, nor those of a client that faulted in company."},
+	{Apart, "excluded", "Ops of cooperative launches are never joined, nor those of a client that faulted in company, nor, while a client uses several streams, what follows a kernel without forms."},
 	{Apart, "class", "Ops of its class are never joined (`coalesce = false`)."},
 
 	{PTX, "bad-image", "The image is not understood, or has no code for the device."},

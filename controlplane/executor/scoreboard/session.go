@@ -26,6 +26,9 @@ type Lane struct {
 	// Work estimates how long what is in flight takes, Quiet the part of it behind the last done word that was asked for; ns of the
 	// whole chip. The scheduler's.
 	Work, Quiet int64
+	// Unknown is the last kernel issued of which nobody knows that it waits for no other (Code.Forms: coalesce refuses those that do),
+	// 0 when it is known done.
+	Unknown uint32
 	// Want: somebody asked for lane.done and the command found no room yet.
 	Want bool
 
@@ -97,6 +100,9 @@ type Session struct {
 	OpsDone, OpsDropped uint64
 	// Launches counts kernels issued, Joined those of them in words of two or more, Slots the widths of those words, added up for each of the kernels.
 	Launches, Joined, Slots uint64
+	// lastLane is where the last op was issued, switchedAt when that was last another one than before.
+	lastLane   uint32
+	switchedAt int64
 	// LastElapsed is the body of the record for which Accept returned Elapsed, LastBegin and LastEnd of RequestBegin and RequestEnd.
 	LastElapsed shm.Elapsed
 	LastBegin   shm.RequestBegin
@@ -369,6 +375,13 @@ func (s *Session) Ready(l *Lane) *Op {
 	return op
 }
 
+// MayWait reports whether the ready op's lane has a kernel in flight that may wait for one of the session's other lanes: it has used
+// several of late. Whatever is joined with the op would wait too, and may be what that kernel waits for.
+func (s *Session) MayWait(op *Op) bool {
+	const lately = int64(1e9)
+	return s.lanes[op.Lane].Unknown != 0 && (len(s.busy) > 1 || (s.switchedAt > 0 && op.ReadyAt-s.switchedAt < lately))
+}
+
 // Outstanding reports the lane on which d is issued but not known done, nil when d needs no ordering on the GPU any more.
 func (s *Session) Outstanding(d shm.Dep) *Lane {
 	if d.Lane&shm.DepReady != 0 {
@@ -391,6 +404,12 @@ func (s *Session) Issue(op *Op, stream int) {
 	}
 	op.next = nil
 	l.Issued = op.Seq
+	if op.Kind == shm.KindLaunch && (op.Kernel.Code == nil || op.Kernel.Code.Forms.Load() == nil) {
+		l.Unknown = op.Seq
+	}
+	if op.Lane != s.lastLane {
+		s.lastLane, s.switchedAt = op.Lane, op.ReadyAt
+	}
 	l.Stream = stream
 	l.Queued = false
 	s.waiting--
@@ -421,6 +440,9 @@ func (s *Session) Poll(l *Lane) (completed int, ok bool) {
 	l.Done = v
 	s.inFlight -= n
 	s.OpsDone += uint64(n)
+	if l.Unknown != 0 && shm.Reached(v, l.Unknown) {
+		l.Unknown = 0
+	}
 	if l.Issued == l.Done {
 		l.Stream = NoStream
 		if s.dropping {

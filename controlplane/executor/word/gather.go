@@ -85,7 +85,7 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 	case op.Session.Class != nil && op.Session.Class.Apart:
 		g.apart(c, scoreboard.ReasonClass)
 		return false
-	case k.Apart || op.Launch().Flags&shm.LaunchFlagCooperative != 0:
+	case k.Apart || op.Launch().Flags&shm.LaunchFlagCooperative != 0 || op.Session.MayWait(op):
 		g.apart(c, scoreboard.ReasonExcluded)
 		return false
 	case c.Forms.Load() == nil:
