@@ -55,7 +55,7 @@ type client struct {
 	slot  int
 	board *scoreboard.Session
 	lanes []*lane
-	codes []*scoreboard.Kernel // by kernel
+	codes map[int]*scoreboard.Kernel // by kernel
 
 	arrivals, jitter *rand.Rand // apart: what arrives does not depend on how it is scheduled
 	rate             float64
@@ -160,7 +160,7 @@ func newRun(sc *Scenario, p *policy.Policy, load float64, seed uint64) (*run, er
 func (r *run) client(spec *Client, k *class, load float64, seed uint64) {
 	slot := len(r.clients)
 	c := &client{
-		spec: spec, class: k, slot: slot, codes: make([]*scoreboard.Kernel, len(r.codes)), place: -1,
+		spec: spec, class: k, slot: slot, codes: map[int]*scoreboard.Kernel{}, place: -1,
 		arrivals: rand.New(rand.NewPCG(seed, uint64(2*slot))), jitter: rand.New(rand.NewPCG(seed, uint64(2*slot+1))),
 		rate: spec.Rate * load, next: int64(spec.Start),
 	}
@@ -310,10 +310,10 @@ func (r *run) submit(c *client, q *request) {
 	r.ops++
 	o.c, o.ln, o.req, o.k, o.ns = c, ln, q, k, c.times[q.next]
 	o.Session, o.Kind, o.Lane, o.Seq, o.Arrival = c.board, shm.KindLaunch, uint32(p.lane), ln.Scanned, r.ops
-	if c.codes[p.kernel] == nil {
-		c.codes[p.kernel] = &scoreboard.Kernel{ID: uint32(p.kernel + 1), Code: r.codes[p.kernel], Key: r.codes[p.kernel].Image}
+	if o.Kernel = c.codes[p.kernel]; o.Kernel == nil {
+		o.Kernel = &scoreboard.Kernel{ID: uint32(p.kernel + 1), Code: r.codes[p.kernel], Key: r.codes[p.kernel].Image}
+		c.codes[p.kernel] = o.Kernel
 	}
-	o.Kernel = c.codes[p.kernel]
 	grid, block := [3]uint32{uint32(k.Blocks), 1, 1}, [3]uint32{uint32(k.Threads), 1, 1}
 	*o.Launch() = gpu.Launch{Grid: grid, Block: block, SharedBytes: uint32(k.Shared), ParamBytes: 8}
 	ln.waiting = append(ln.waiting, o)
