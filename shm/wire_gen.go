@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0x25a480d79017f363
+	LayoutHash = 0x9f6f053c497d9cad
 )
 
 // Sizes, limits and magics of the wire.
@@ -91,10 +91,7 @@ const (
 // ClassFlag values (docs/protocol.md).
 const (
 	ClassFlagCoalesce  = 1
-	ClassFlagRelaxed   = 2
-	ClassFlagDelayLate = 4
-	ClassFlagSetApart  = 8
-	ClassFlagConfine   = 16
+	ClassFlagDelayLate = 2
 )
 
 // Status values (docs/protocol.md).

@@ -148,7 +148,7 @@ var (
 	metricClassOps   = counter(classes, "heddle_class_ops_total", "Ops issued.", ofClass)
 	metricClassJoin  = counter(classes, "heddle_class_coalesced_ops_total", "Ops that shared a launch with others.", ofClass)
 	metricGPUTime    = counter(classes, "heddle_gpu_seconds_total", "Estimate of the time that the ops kept the GPU busy.", ofClass)
-	metricStragglers = counter(classes, "heddle_stragglers_total", "Times that a client was set apart because it slowed others down.", ofClass)
+	metricStragglers = counter(classes, "heddle_stragglers_total", "Times that a client was set apart because it slowed others down; this version sets none apart.", ofClass)
 
 	metricPoller    = counter(schedulers, "heddle_poller_busy_seconds_total", "Time of the poller's rounds that found something to do.", ofExecutor)
 	metricIssue     = counter(schedulers, "heddle_issue_busy_seconds_total", "Time of the issue threads in driver calls.", ofExecutor)

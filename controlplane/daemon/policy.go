@@ -136,10 +136,7 @@ func classBody(p *policy.Policy, c *policy.Class) shm.Class {
 		flag uint32
 	}{
 		{c.Coalesce && p.Daemon.Coalesce, shm.ClassFlagCoalesce},
-		{c.Numerics == "relaxed", shm.ClassFlagRelaxed},
 		{c.TimeoutAction == "delay", shm.ClassFlagDelayLate},
-		{c.Straggler != "off", shm.ClassFlagSetApart},
-		{c.Straggler == "limit", shm.ClassFlagConfine},
 	} {
 		if f.on {
 			b.Flags |= f.flag

@@ -36,7 +36,7 @@ func TestAReloadReachesTheExecutorAndAMistakeDoesNot(t *testing.T) {
 	h := start(t, func(c *Config) { c.PolicyPath = path })
 	c := h.dial()
 	eventually(t, "live", func() bool { return c.state() == shm.StateLive })
-	if want := "CLASS client=1 fds=0 name=a priority=7 latency=5000000 flags=25"; !strings.Contains(h.told(), want) {
+	if want := "CLASS client=1 fds=0 name=a priority=7 latency=5000000 flags=1"; !strings.Contains(h.told(), want) {
 		t.Fatalf("the executor heard\n%s\nexpected %s", h.told(), want)
 	}
 	ctx := context.Background()

@@ -55,11 +55,10 @@ type Class struct {
 	MaxQueueDelay time.Duration // how long an op may wait for partners
 	MaxWait       time.Duration // how long an op of this class may wait for less urgent work to leave the chip; 0: no bound
 	Coalesce      bool
-	Numerics      string  // "bitwise" or "relaxed"
+	Numerics      string  // "bitwise"
 	MinShare      float64 // of GPU time while the class has work, 0 to 1
 	MaxQueueSize  int64   // ops that a client may have waiting before its launches block; 0: what its ring holds
 	TimeoutAction string  // "keep" or "delay": what becomes of the urgency of a request that has missed its objective
-	Straggler     string  // "off", "apart" or "limit": how far a client that slows others down is set apart
 	AllowUID      []int64
 	AllowCgroup   []string
 	origins

@@ -24,7 +24,7 @@ const SchemaVersion = 1
 const (
 	MaxFileBytes  = 64 << 20
 	MaxClients    = 10_000
-	MaxKernels    = 16_384 // a name with another grid is another
+	MaxKernels    = 16_384     // a name with another grid is another
 	MaxRequestOps = 16_384     // of one request
 	MaxOps        = 20_000_000 // of all requests of one run
 	MaxLanes      = 32         // of a client
