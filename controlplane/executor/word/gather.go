@@ -85,7 +85,7 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 	case op.Session.Class != nil && op.Session.Class.Apart:
 		g.apart(c, scoreboard.ReasonClass)
 		return false
-	case k.Apart || op.Launch().Flags&shm.LaunchFlagCooperative != 0 || op.Session.MayWait(op):
+	case k.Apart || op.Launch().Flags&shm.LaunchFlagCooperative != 0:
 		g.apart(c, scoreboard.ReasonExcluded)
 		return false
 	case c.Forms.Load() == nil:
@@ -93,6 +93,9 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 		if g.options.Demand != nil {
 			g.see(s, op)
 		}
+		return false
+	case op.Session.MayWait(op):
+		g.apart(c, scoreboard.ReasonExcluded)
 		return false
 	}
 	g.meet(s, op)
