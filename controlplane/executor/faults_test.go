@@ -180,7 +180,9 @@ func TestTrialFindsTheGuilty(t *testing.T) {
 		c.resume()
 	}
 	first.mustSync(0, later)
-	s.clients[2].mustSync(1, 1)
+	for lane := range uint32(lanesEach) {
+		s.clients[2].mustSync(lane, 1)
+	}
 	for i, c := range s.clients {
 		if code, _ := c.sticky(); (code != 0) != (i == 1) {
 			t.Errorf("client %d: error %d", c.id, code)
