@@ -284,6 +284,8 @@ func TestJoinedKernelsAreNamed(t *testing.T) {
 	}
 	b.poller.end = &ending{code: ExitFault, result: 700}
 	b.poller.account()
+	// In whatever order the poller serves them.
+	slices.SortFunc(b.poller.end.apart, func(a, b [2]uint64) int { return int(a[0]) - int(b[0]) })
 	if e := b.poller.end; len(e.inFlight) != 3 || e.blamed != 0 || !slices.Equal(e.apart, [][2]uint64{{1, 1}, {2, 1}}) {
 		t.Errorf("%+v; want three in flight, and kernel 1 of clients 1 and 2 set apart", e)
 	}
