@@ -21,7 +21,7 @@ if [ -n "${HEDDLE_NIGHTLY:-}" ]; then
   tools/test/fuzz.sh 10m
 else
   step "fuzzing, seconds a target"
-  tools/test/fuzz.sh 5s
+  tools/test/fuzz.sh 3s
 fi
 
 step "everything: Go, C with sanitizers, layout, PTX conformance, software GPU"
