@@ -133,7 +133,7 @@ func TestEveryQueryOfTheDashboardIsAnswered(t *testing.T) {
 	// What the dashboard is for must be on it.
 	for _, name := range []string{
 		"heddle_requests_attained_total", "heddle_request_latency_seconds_bucket", "heddle_class_objective_seconds", "heddle_op_queue_seconds_bucket", "heddle_op_stagger_seconds_sum",
-		"heddle_word_width_bucket", "heddle_coalesced_ops_total", "heddle_form_refusals_total", "heddle_word_limits_total", "heddle_stragglers_total", "heddle_executor_losses_total",
+		"heddle_word_width_bucket", "heddle_coalesced_ops_total", "heddle_form_refusals_total", "heddle_word_limits_total", "heddle_executor_losses_total",
 		"heddle_failed_clients", "heddle_ring_used_bytes", "heddle_policy_last_reload_successful", "heddle_gpu_seconds_total",
 	} {
 		if !asked[name] {

@@ -78,7 +78,6 @@ type classStats struct {
 	Ops              uint64        `json:"ops"`
 	Coalesced        uint64        `json:"coalesced"`
 	GPUSeconds       float64       `json:"gpu_seconds"`
-	Stragglers       uint64        `json:"stragglers"`
 	// Waits counts ops by why they were not issued when they were ready.
 	Waits map[string]uint64 `json:"waits"`
 }
@@ -103,7 +102,6 @@ func (c *classStats) merge(o *classStats) {
 	c.Ops += o.Ops
 	c.Coalesced += o.Coalesced
 	c.GPUSeconds += o.GPUSeconds
-	c.Stragglers += o.Stragglers
 	waits := maps.Clone(c.Waits)
 	for code, n := range o.Waits {
 		if waits == nil {
@@ -362,7 +360,6 @@ func (at place) told(s *executorStats) {
 		at.one(metricClassOps, float64(r.Ops), class)
 		at.one(metricClassJoin, float64(r.Coalesced), class)
 		at.one(metricGPUTime, r.GPUSeconds, class)
-		at.one(metricStragglers, float64(r.Stragglers), class)
 		at.each(metricWaits, r.Waits, class)
 		at.histogram(metricLatency, durationBounds, r.Latency.Counts, r.Latency.Sum, class)
 		at.histogram(metricQueue, durationBounds, r.Queue.Counts, r.Queue.Sum, class)

@@ -45,7 +45,7 @@ func someStats() *executor.Stats {
 }
 
 func someClass(name string) executor.ClassStats {
-	c := executor.ClassStats{Class: name, Clients: 1, ObjectiveSeconds: 0.005, Requests: 100, Attained: 98, Ops: 500, Coalesced: 400, GPUSeconds: 3.5, Stragglers: 2, Waits: map[string]uint64{"gather": 21}}
+	c := executor.ClassStats{Class: name, Clients: 1, ObjectiveSeconds: 0.005, Requests: 100, Attained: 98, Ops: 500, Coalesced: 400, GPUSeconds: 3.5, Waits: map[string]uint64{"gather": 21}}
 	for i := range 100 {
 		c.Latency.Add(int64(i) * 50_000)
 		c.Queue.Add(int64(i) * 1_000)
@@ -148,7 +148,7 @@ func TestMetricsSayWhatTheExecutorSays(t *testing.T) {
 		`heddle_word_limits_total{` + by("reason", "cost") + `} 6`, `heddle_form_refusals_total{` + by("reason", "spin-wait") + `} 4`,
 		`heddle_issue_busy_seconds_total{` + at + `} 0.75`, `heddle_signals_total{` + by("path", "kernel") + `} 60`,
 		`heddle_class_objective_seconds{` + class + `} 0.005`, `heddle_requests_total{` + class + `} 100`, `heddle_requests_attained_total{` + class + `} 98`,
-		`heddle_gpu_seconds_total{` + class + `} 3.5`, `heddle_op_waits_total{` + strings.Replace(class, ",uid", `,reason="gather",uid`, 1) + `} 21`, `heddle_stragglers_total{` + class + `} 2`,
+		`heddle_gpu_seconds_total{` + class + `} 3.5`, `heddle_op_waits_total{` + strings.Replace(class, ",uid", `,reason="gather",uid`, 1) + `} 21`,
 		`heddle_request_latency_seconds_bucket{` + class + `,le="+Inf"} 101`, `heddle_request_latency_seconds_bucket{` + class + `,le="2.5"} 100`,
 		`heddle_op_queue_seconds_count{` + class + `} 100`, `heddle_op_stagger_seconds_sum{` + class + `} 3e-05`, `heddle_image_store_bytes{` + at + `}`,
 		`process_cpu_seconds_total `,

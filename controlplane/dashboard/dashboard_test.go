@@ -34,7 +34,7 @@ func (s *scene) status() admin.Status {
 	st := admin.Status{Version: "test " + hostile, Pid: 42, Since: time.Now().Add(-time.Minute)}
 	x := executor.Stats{Ops: 400 * n, Launches: 300 * n, InFlight: 3, Waiting: 2, PollerBusySeconds: 0.01 * float64(n)}
 	x.Coalescing = executor.CoalescingStats{WordsAlone: 50 * n, WordsCoalesced: 50 * n, OpsCoalesced: 250 * n, Widths: [cost.Buckets]uint64{50 * n, 0, 0, 50 * n}}
-	slow := executor.ClassStats{Class: "interactive", Clients: s.clients, ObjectiveSeconds: 0.02, Requests: 100 * n, Attained: 97 * n, Ops: 300 * n, Coalesced: 250 * n, GPUSeconds: 0.1 * float64(n), Stragglers: 1}
+	slow := executor.ClassStats{Class: "interactive", Clients: s.clients, ObjectiveSeconds: 0.02, Requests: 100 * n, Attained: 97 * n, Ops: 300 * n, Coalesced: 250 * n, GPUSeconds: 0.1 * float64(n)}
 	slow.Latency.Counts[12], slow.Latency.Counts[13] = 98*n, 2*n // up to 10 ms, up to 25 ms
 	slow.Queue.Counts[4] = 300 * n
 	slow.Stagger.Sum = 0.03 * float64(n)

@@ -20,8 +20,6 @@ type ClassStats struct {
 	Ops        uint64  `json:"ops"`
 	Coalesced  uint64  `json:"coalesced"`
 	GPUSeconds float64 `json:"gpu_seconds"`
-	// Stragglers counts the times that a client was set apart.
-	Stragglers uint64 `json:"stragglers"`
 	// Waits counts ops by why they were not issued when they were ready (sched.WaitNames; docs/reasons.md).
 	Waits map[string]uint64 `json:"waits,omitempty"`
 }

@@ -111,13 +111,13 @@ function show(status) {
         cell(count(w ? rate(h.requests, w.requests) : 0), 'n'), cell(duration(number(r.objective_seconds)), 'n'),
         cell(p99(latency.some(v => v > 0) ? latency : h.latency), 'n'), met,
         cell(p99(queue.some(v => v > 0) ? queue : h.queue), 'n'), cell(ops > 0 ? duration(since(h.stagger, w.stagger) / ops) : '–', 'n'),
-        cell(percent(since(h.joined, w ? w.joined : undefined), ops), 'n'), cell(w && past > 0 ? percent(since(h.gpu, w.gpu), past) : '–', 'n'), cell(count(number(r.stragglers)), 'n')));
+        cell(percent(since(h.joined, w ? w.joined : undefined), ops), 'n'), cell(w && past > 0 ? percent(since(h.gpu, w.gpu), past) : '–', 'n')));
     }
   }
   for (const key of history.keys()) if (!now.executors.has(key)) history.delete(key);
   if (cards.length === 0) cards.push(element('p', { class: 'weak' }, 'none: no client is here. Start one with: heddle run -- COMMAND'));
   document.getElementById('executors').replaceChildren(...cards);
-  fill('classes', classRows, 12, 'no executor has told of classes');
+  fill('classes', classRows, 11, 'no executor has told of classes');
 
   const lanes = clients.map(c => {
     const id = number(c.id), ops = number(c.ops);

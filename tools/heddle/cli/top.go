@@ -159,7 +159,6 @@ type TopClass struct {
 	StaggerPerOp      float64 `json:"stagger_seconds_per_op"`
 	CoalescedShare    float64 `json:"coalesced_share"`
 	GPUShare          float64 `json:"gpu_share"`
-	Stragglers        uint64  `json:"stragglers"`
 }
 
 // TopClient is one client in the interval.
@@ -288,7 +287,7 @@ func classNamed(all []executor.ClassStats, name string) *executor.ClassStats {
 }
 
 func topClass(e *admin.Executor, x, y *executor.ClassStats, seconds float64) TopClass {
-	t := TopClass{GPU: e.GPU, UID: e.UID, Class: x.Class, Clients: x.Clients, Objective: x.ObjectiveSeconds, Stragglers: x.Stragglers}
+	t := TopClass{GPU: e.GPU, UID: e.UID, Class: x.Class, Clients: x.Clients, Objective: x.ObjectiveSeconds}
 	ended, attained := grown(x.Requests, y.Requests), grown(x.Attained, y.Attained)
 	t.RequestsPerSecond = ratio(float64(ended), seconds)
 	if ended == 0 {
@@ -386,14 +385,14 @@ func (r *TopReport) print(w io.Writer, l layout) error {
 	}
 	if len(r.Classes) > 0 {
 		line("")
-		line("%-16s %7s %6s %8s %8s %9s %7s %6s %5s", "CLASS", "CLIENTS", "REQ/S", "ATTAINED", "P99", "OBJECTIVE", "QUEUE99", "GPU", "STRAG")
+		line("%-16s %7s %6s %8s %8s %9s %7s %6s", "CLASS", "CLIENTS", "REQ/S", "ATTAINED", "P99", "OBJECTIVE", "QUEUE99", "GPU")
 		for _, c := range r.Classes {
 			attained := "-"
 			if c.Objective > 0 && c.Requests > 0 {
 				attained = percent(c.Attained)
 			}
-			text := fit(fmt.Sprintf("%-16s %7d %6s %8s %8s %9s %7s %6s %5d", pad(c.Class, 16), c.Clients, amount(c.RequestsPerSecond), attained, bound(c.LatencyP99),
-				span(c.Objective), bound(c.QueueP99), percent(c.GPUShare), c.Stragglers), l.columns)
+			text := fit(fmt.Sprintf("%-16s %7d %6s %8s %8s %9s %7s %6s", pad(c.Class, 16), c.Clients, amount(c.RequestsPerSecond), attained, bound(c.LatencyP99),
+				span(c.Objective), bound(c.QueueP99), percent(c.GPUShare)), l.columns)
 			if l.colour && c.Objective > 0 && c.Requests > 0 {
 				switch {
 				case c.Attained < 0.95:

@@ -31,7 +31,7 @@ const hostileLabel = "\x1b]0;taken\x07\x1b[2J\u202egnp\u200b漢字漢字漢字�
 func topStatus(n uint64) *admin.Status {
 	x := executor.Stats{Ops: 400 * n, InFlight: 3, Waiting: 2, PollerBusySeconds: 0.25 * float64(n)}
 	x.Coalescing = executor.CoalescingStats{WordsAlone: 50 * n, WordsCoalesced: 50 * n, OpsCoalesced: 250 * n, Widths: [cost.Buckets]uint64{50 * n, 0, 0, 50 * n}}
-	met := executor.ClassStats{Class: "interactive", Clients: 2, ObjectiveSeconds: 0.02, Requests: 100 * n, Attained: 97 * n, Ops: 300 * n, Coalesced: 150 * n, GPUSeconds: 0.5 * float64(n), Stragglers: 4}
+	met := executor.ClassStats{Class: "interactive", Clients: 2, ObjectiveSeconds: 0.02, Requests: 100 * n, Attained: 97 * n, Ops: 300 * n, Coalesced: 150 * n, GPUSeconds: 0.5 * float64(n)}
 	met.Latency.Counts[12], met.Latency.Counts[13] = 98*n, 2*n // up to 10 ms, up to 25 ms
 	met.Queue.Counts[4] = 300 * n
 	late := executor.ClassStats{Class: hostileLabel, ObjectiveSeconds: 0.001, Requests: 10 * n, Attained: n}
