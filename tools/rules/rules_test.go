@@ -163,6 +163,41 @@ func TestFilesStayReadable(t *testing.T) {
 	}
 }
 
+// ARCHITECTURE.md leads a newcomer to rooms that are there.
+func TestTheArchitectureNamesWhatExists(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "ARCHITECTURE.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := 0
+	for _, m := range regexp.MustCompile("`([^` ]+/[^` ]*)`").FindAllSubmatch(text, -1) {
+		path := string(m[1])
+		top, _, _ := strings.Cut(path, "/")
+		if !slices.Contains(topLevel, top) {
+			continue // below a folder that the sentence names
+		}
+		// "{a,b}" is as in a shell.
+		before, rest, braces := strings.Cut(path, "{")
+		inside, after, _ := strings.Cut(rest, "}")
+		paths := []string{path}
+		if braces {
+			paths = nil
+			for part := range strings.SplitSeq(inside, ",") {
+				paths = append(paths, before+part+after)
+			}
+		}
+		for _, p := range paths {
+			named++
+			if _, err := os.Stat(filepath.Join(root, p)); err != nil {
+				t.Errorf("ARCHITECTURE.md names %s: %v", p, err)
+			}
+		}
+	}
+	if named == 0 {
+		t.Error("ARCHITECTURE.md names no path: has its form changed?")
+	}
+}
+
 // Nothing that a wheel or another project brought is committed, and nothing that
 // the build makes. Code compiled from sources of ours that lie beside it, for
 // tests of readers, is neither.
