@@ -69,7 +69,7 @@ func Load(path string) (*Policy, error) {
 		return nil, fmt.Errorf("policy: %s holds %d files; at most %d are read", DropIns(path), len(names)-1, MaxFiles-1)
 	}
 	for _, name := range names {
-		text, err := read(name)
+		text, err := ReadFile(name, MaxFileBytes)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -81,23 +81,23 @@ func Load(path string) (*Policy, error) {
 	return Parse(files)
 }
 
-// read takes a regular file of bounded size: a pipe must not hold the daemon up.
-func read(name string) (string, error) {
+// ReadFile reads a regular file of at most most bytes: a pipe must not hold anybody up, nor a large file fill the memory.
+func ReadFile(name string, most int64) (string, error) {
 	info, err := os.Stat(name)
 	if err != nil {
 		return "", err
 	}
-	if !info.Mode().IsRegular() || info.Size() > MaxFileBytes {
-		return "", fmt.Errorf("%s: expected a regular file of at most %d bytes", name, MaxFileBytes)
+	if !info.Mode().IsRegular() || info.Size() > most {
+		return "", fmt.Errorf("%s: expected a regular file of at most %d bytes", name, most)
 	}
 	f, err := os.Open(name)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
-	if len(b) > MaxFileBytes {
-		return "", fmt.Errorf("%s: more than %d bytes", name, MaxFileBytes)
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = fmt.Errorf("%s: more than %d bytes", name, most)
 	}
 	return string(b), err
 }

@@ -85,7 +85,7 @@ func watchFolders(fd int, path string) error {
 func Signature(path string) [32]byte {
 	h := sha256.New()
 	add := func(name string) {
-		text, err := read(name)
+		text, err := ReadFile(name, MaxFileBytes)
 		fmt.Fprintf(h, "%q %q %v\n", name, text, err)
 	}
 	add(path)

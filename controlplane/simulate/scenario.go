@@ -4,7 +4,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"path"
@@ -166,7 +165,7 @@ func Load(name string) (*Scenario, error) {
 		}
 		return Parse(name, string(b))
 	}
-	text, err := read(name)
+	text, err := policy.ReadFile(name, MaxFileBytes)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("scenario %s: no such file, and no builtin scenario: those are %s", name, strings.Join(Builtin(), ", "))
 	}
@@ -181,32 +180,11 @@ func Load(name string) (*Scenario, error) {
 
 // LoadTrace reads a trace.
 func LoadTrace(name string) (*Scenario, error) {
-	text, err := read(name)
+	text, err := policy.ReadFile(name, MaxFileBytes)
 	if err != nil {
 		return nil, fmt.Errorf("trace %w", err)
 	}
 	return ParseTrace(name, text)
-}
-
-// read takes a regular file of bounded size.
-func read(name string) (string, error) {
-	info, err := os.Stat(name)
-	if err != nil {
-		return "", err
-	}
-	if !info.Mode().IsRegular() || info.Size() > MaxFileBytes {
-		return "", fmt.Errorf("%s: expected a regular file of at most %d bytes", name, MaxFileBytes)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, MaxFileBytes+1))
-	if err == nil && len(b) > MaxFileBytes {
-		err = fmt.Errorf("%s: more than %d bytes", name, MaxFileBytes)
-	}
-	return string(b), err
 }
 
 // Parse reads a scenario in TOML. The error names every mistake.
