@@ -143,11 +143,7 @@ func (d *Daemon) hello(p peer, m shm.Message) (*session, shm.Welcome, error) {
 	if err := inventory.Read().Serves(inventory.FormatUUID(h.DeviceUUID)); err != nil {
 		return nil, none, refuse(shm.StatusDevice, "%v", err)
 	}
-	sharers := p.uid
-	if d.policies.current.Load().Daemon.Share == "any" {
-		sharers = d.uid
-	}
-	sl, err := d.slotFor(slotKey{h.DeviceUUID, sharers})
+	sl, err := d.slotFor(slotKey{h.DeviceUUID, d.sharers(p)})
 	if err != nil {
 		return nil, none, refuse(shm.StatusDevice, "%v", err)
 	}

@@ -125,6 +125,14 @@ func (p *executorProcess) classify(s *session) error {
 	return err
 }
 
+// sharers is the user whose executor serves a client.
+func (d *Daemon) sharers(p peer) uint32 {
+	if d.policies.current.Load().Daemon.Share == "any" {
+		return d.uid
+	}
+	return p.uid
+}
+
 // classBody is a class as the executor reads it.
 func classBody(p *policy.Policy, c *policy.Class) shm.Class {
 	b := shm.Class{

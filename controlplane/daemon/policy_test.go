@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heddle-gpu/heddle/controlplane/policy"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -88,5 +89,20 @@ func TestADaemonDoesNotStartWithAWrongPolicy(t *testing.T) {
 	err := Run(context.Background(), Config{Dir: t.TempDir(), PolicyPath: path, Log: slog.New(slog.DiscardHandler)})
 	if err == nil || !strings.Contains(err.Error(), path+":3:1: class.a.priority") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Who shares an executor is the policy's word: with "any" the slot is the daemon's own user's, whoever the client is.
+func TestWhoSharesAnExecutor(t *testing.T) {
+	for share, want := range map[string]uint32{"same-uid": 4242, "any": 7} {
+		d := &Daemon{uid: 7}
+		p, err := policy.Parse([]policy.File{{Name: "f", Text: "schema_version = 1\n[daemon]\nshare = \"" + share + "\"\n"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.policies.current.Store(p)
+		if got := d.sharers(peer{uid: 4242}); got != want {
+			t.Errorf("share = %q: executor of uid %d; expected %d", share, got, want)
+		}
 	}
 }
