@@ -37,6 +37,7 @@ var kinds = [...]kindFacts{
 
 	KindRequestBegin: {uint32(unsafe.Sizeof(RequestBegin{})), false, true},
 	KindRequestEnd:   {uint32(unsafe.Sizeof(RequestEnd{})), false, true},
+	KindGraph:        {uint32(unsafe.Sizeof(GraphLaunch{})), true, true},
 }
 
 // HasSeq reports whether records of a kind take a number in their lane.
@@ -113,6 +114,9 @@ func (v *RecordView) Elapsed() Elapsed { return *(*Elapsed)(v.as(KindElapsed)) }
 
 // RequestBegin is the body of a KindRequestBegin record; its label ends inside its field. Request and Time are what the client says.
 func (v *RecordView) RequestBegin() RequestBegin { return *(*RequestBegin)(v.as(KindRequestBegin)) }
+
+// Graph is the body of a KindGraph record.
+func (v *RecordView) Graph() GraphLaunch { return *(*GraphLaunch)(v.as(KindGraph)) }
 
 // RequestEnd is the body of a KindRequestEnd record. Nothing says that such a request was begun.
 func (v *RecordView) RequestEnd() RequestEnd { return *(*RequestEnd)(v.as(KindRequestEnd)) }

@@ -53,7 +53,7 @@ func badImages() []badImage {
 		{name: "size beyond the end", want: "size is out of bounds", image: one(KindSignal, nil, func(r *Record) { r.Size = 32 })[:16], at: 1, extra: 16},
 		{name: "half a header", want: "smaller than a header", image: one(KindSignal, nil, func(r *Record) { r.Size = 16 })},
 		{name: "pad in the middle", want: "pad", image: one(KindPad, nil, nil)},
-		{name: "kind unknown", want: "kind", image: one(KindRequestEnd+1, nil, nil)},
+		{name: "kind unknown", want: "kind", image: one(KindGraph+1, nil, nil)},
 		{name: "kind huge", want: "kind", image: one(0xffff, nil, nil)},
 		{name: "flag unknown", want: "flags", image: one(KindCopy, Encode(Copy{}), func(r *Record) { r.Flags = 4 })},
 		{name: "flag without number", want: "flags", image: one(KindSignal, nil, func(r *Record) { r.Flags = RecordFlagWantSignal })},

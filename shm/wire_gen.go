@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0x9f6f053c497d9cad
+	LayoutHash = 0xd72e60da3b18ee37
 )
 
 // Sizes, limits and magics of the wire.
@@ -27,6 +27,9 @@ const (
 	MaxDeps        = 64
 	MaxParamBytes  = 32764
 	MaxInlineBytes = 65536
+	MaxGraphNodes  = 131072
+	MaxGraphBytes  = 67108864
+	MaxGraphs      = 4096
 	MessageBytes   = 32768
 	MessageFds     = 4
 	LabelBytes     = 64
@@ -69,6 +72,7 @@ const (
 	KindElapsed      = 11
 	KindRequestBegin = 12
 	KindRequestEnd   = 13
+	KindGraph        = 14
 )
 
 // RecordFlag values (docs/protocol.md).
@@ -143,6 +147,8 @@ const (
 	TypeFuncAttr        = 11
 	TypeLimit           = 12
 	TypeBye             = 13
+	TypeGraph           = 14
+	TypeGraphDrop       = 15
 	TypeAttach          = 32
 	TypeResume          = 33
 	TypeDetach          = 34
@@ -372,6 +378,14 @@ type RequestEnd struct {
 	Time    uint64
 }
 
+// GraphLaunch is heddle_wire_graph_launch, 16 bytes.
+type GraphLaunch struct {
+	_     structs.HostLayout
+	Graph uint32
+	pad0  uint32
+	pad1  uint64
+}
+
 // MessageHeader is heddle_wire_message, 24 bytes.
 type MessageHeader struct {
 	_         structs.HostLayout
@@ -439,6 +453,16 @@ type Setting struct {
 	KernelID uint32
 	What     uint32
 	Value    uint64
+}
+
+// Graph is heddle_wire_graph, 24 bytes.
+type Graph struct {
+	_          structs.HostLayout
+	Bytes      uint64
+	Nodes      uint32
+	GraphID    uint32
+	CUDAResult uint32
+	pad0       uint32
 }
 
 // Attach is heddle_wire_attach, 40 bytes.
@@ -559,6 +583,10 @@ func BodyBytes(typ uint16, reply bool) int {
 		request, answer = int(unsafe.Sizeof(Setting{})), int(unsafe.Sizeof(Setting{}))
 	case TypeBye:
 		request, answer = 0, 0
+	case TypeGraph:
+		request, answer = int(unsafe.Sizeof(Graph{})), int(unsafe.Sizeof(Graph{}))
+	case TypeGraphDrop:
+		request, answer = int(unsafe.Sizeof(Graph{})), int(unsafe.Sizeof(Graph{}))
 	case TypeAttach:
 		request, answer = int(unsafe.Sizeof(Attach{})), 0
 	case TypeResume:
@@ -607,6 +635,8 @@ var typeNames = map[uint16]string{
 	TypeFuncAttr:        "FUNC_ATTR",
 	TypeLimit:           "LIMIT",
 	TypeBye:             "BYE",
+	TypeGraph:           "GRAPH",
+	TypeGraphDrop:       "GRAPH_DROP",
 	TypeAttach:          "ATTACH",
 	TypeResume:          "RESUME",
 	TypeDetach:          "DETACH",
@@ -740,6 +770,8 @@ var layoutTable = []Offset{
 	{"request_end", "", unsafe.Sizeof(RequestEnd{})},
 	{"request_end", "request", unsafe.Offsetof(RequestEnd{}.Request)},
 	{"request_end", "time", unsafe.Offsetof(RequestEnd{}.Time)},
+	{"graph_launch", "", unsafe.Sizeof(GraphLaunch{})},
+	{"graph_launch", "graph", unsafe.Offsetof(GraphLaunch{}.Graph)},
 	{"message", "", unsafe.Sizeof(MessageHeader{})},
 	{"message", "magic", unsafe.Offsetof(MessageHeader{}.Magic)},
 	{"message", "type", unsafe.Offsetof(MessageHeader{}.Type)},
@@ -780,6 +812,11 @@ var layoutTable = []Offset{
 	{"setting", "kernel_id", unsafe.Offsetof(Setting{}.KernelID)},
 	{"setting", "what", unsafe.Offsetof(Setting{}.What)},
 	{"setting", "value", unsafe.Offsetof(Setting{}.Value)},
+	{"graph", "", unsafe.Sizeof(Graph{})},
+	{"graph", "bytes", unsafe.Offsetof(Graph{}.Bytes)},
+	{"graph", "nodes", unsafe.Offsetof(Graph{}.Nodes)},
+	{"graph", "graph_id", unsafe.Offsetof(Graph{}.GraphID)},
+	{"graph", "cuda_result", unsafe.Offsetof(Graph{}.CUDAResult)},
 	{"attach", "", unsafe.Sizeof(Attach{})},
 	{"attach", "client_id", unsafe.Offsetof(Attach{}.ClientID)},
 	{"attach", "pid", unsafe.Offsetof(Attach{}.PID)},

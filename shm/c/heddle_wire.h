@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x9f6f053c497d9cad)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0xd72e60da3b18ee37)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -21,6 +21,9 @@
 #define HEDDLE_WIRE_MAX_DEPS 64u
 #define HEDDLE_WIRE_MAX_PARAM_BYTES 32764u
 #define HEDDLE_WIRE_MAX_INLINE_BYTES 65536u
+#define HEDDLE_WIRE_MAX_GRAPH_NODES 131072u
+#define HEDDLE_WIRE_MAX_GRAPH_BYTES 67108864u
+#define HEDDLE_WIRE_MAX_GRAPHS 4096u
 #define HEDDLE_WIRE_MESSAGE_BYTES 32768u
 #define HEDDLE_WIRE_MESSAGE_FDS 4u
 #define HEDDLE_WIRE_LABEL_BYTES 64u
@@ -59,6 +62,7 @@ enum heddle_wire_kind {
   HEDDLE_WIRE_KIND_ELAPSED = 11,
   HEDDLE_WIRE_KIND_REQUEST_BEGIN = 12,
   HEDDLE_WIRE_KIND_REQUEST_END = 13,
+  HEDDLE_WIRE_KIND_GRAPH = 14,
 };
 
 enum heddle_wire_record_flag {
@@ -125,6 +129,8 @@ enum heddle_wire_type {
   HEDDLE_WIRE_TYPE_FUNC_ATTR = 11,
   HEDDLE_WIRE_TYPE_LIMIT = 12,
   HEDDLE_WIRE_TYPE_BYE = 13,
+  HEDDLE_WIRE_TYPE_GRAPH = 14,
+  HEDDLE_WIRE_TYPE_GRAPH_DROP = 15,
   HEDDLE_WIRE_TYPE_ATTACH = 32,
   HEDDLE_WIRE_TYPE_RESUME = 33,
   HEDDLE_WIRE_TYPE_DETACH = 34,
@@ -455,6 +461,16 @@ _Static_assert(sizeof(struct heddle_wire_request_end) == 16, "size of request_en
 _Static_assert(offsetof(struct heddle_wire_request_end, request) == 0, "request_end.request");
 _Static_assert(offsetof(struct heddle_wire_request_end, time) == 8, "request_end.time");
 
+struct heddle_wire_graph_launch {
+  uint32_t graph;
+  uint32_t pad0;
+  uint64_t pad1;
+};
+_Static_assert(sizeof(struct heddle_wire_graph_launch) == 16, "size of graph_launch");
+_Static_assert(offsetof(struct heddle_wire_graph_launch, graph) == 0, "graph_launch.graph");
+_Static_assert(offsetof(struct heddle_wire_graph_launch, pad0) == 4, "graph_launch.pad0");
+_Static_assert(offsetof(struct heddle_wire_graph_launch, pad1) == 8, "graph_launch.pad1");
+
 struct heddle_wire_message {
   uint32_t magic;
   uint16_t type;
@@ -550,6 +566,20 @@ _Static_assert(sizeof(struct heddle_wire_setting) == 16, "size of setting");
 _Static_assert(offsetof(struct heddle_wire_setting, kernel_id) == 0, "setting.kernel_id");
 _Static_assert(offsetof(struct heddle_wire_setting, what) == 4, "setting.what");
 _Static_assert(offsetof(struct heddle_wire_setting, value) == 8, "setting.value");
+
+struct heddle_wire_graph {
+  uint64_t bytes;
+  uint32_t nodes;
+  uint32_t graph_id;
+  uint32_t cuda_result;
+  uint32_t pad0;
+};
+_Static_assert(sizeof(struct heddle_wire_graph) == 24, "size of graph");
+_Static_assert(offsetof(struct heddle_wire_graph, bytes) == 0, "graph.bytes");
+_Static_assert(offsetof(struct heddle_wire_graph, nodes) == 8, "graph.nodes");
+_Static_assert(offsetof(struct heddle_wire_graph, graph_id) == 12, "graph.graph_id");
+_Static_assert(offsetof(struct heddle_wire_graph, cuda_result) == 16, "graph.cuda_result");
+_Static_assert(offsetof(struct heddle_wire_graph, pad0) == 20, "graph.pad0");
 
 struct heddle_wire_attach {
   uint64_t client_id;
@@ -714,6 +744,10 @@ static inline int heddle_wire_body_bytes(uint32_t type, int reply) {
     return reply ? (int)sizeof(struct heddle_wire_setting) : (int)sizeof(struct heddle_wire_setting);
   case HEDDLE_WIRE_TYPE_BYE:
     return reply ? 0 : 0;
+  case HEDDLE_WIRE_TYPE_GRAPH:
+    return reply ? (int)sizeof(struct heddle_wire_graph) : (int)sizeof(struct heddle_wire_graph);
+  case HEDDLE_WIRE_TYPE_GRAPH_DROP:
+    return reply ? (int)sizeof(struct heddle_wire_graph) : (int)sizeof(struct heddle_wire_graph);
   case HEDDLE_WIRE_TYPE_ATTACH:
     return reply ? 0 : (int)sizeof(struct heddle_wire_attach);
   case HEDDLE_WIRE_TYPE_RESUME:
