@@ -11,6 +11,7 @@ typedef heddle_gpu_result R;
 // As cuda.h 13.0 has them on 64-bit Linux.
 _Static_assert(sizeof(struct heddle_gpu_memcpy3d) == 200 && offsetof(struct heddle_gpu_memcpy3d, width) == 176, "CUDA_MEMCPY3D_v2");
 _Static_assert(sizeof(struct heddle_gpu_prop) == 32 && sizeof(struct heddle_gpu_access) == 12, "CUmemAllocationProp_v1, CUmemAccessDesc_v1");
+_Static_assert(sizeof(struct heddle_gpu_kernel_node) == 72 && sizeof(struct heddle_gpu_memset_node) == 40, "CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMSET_NODE_PARAMS_v1");
 _Static_assert(sizeof(struct heddle_gpu_attribute) == 72 && sizeof(struct heddle_gpu_config) == 56, "CUlaunchAttribute, CUlaunchConfig");
 
 // One row per entry point: field, exported symbol (the CUDA 13 ABI version), 1 = required, prototype.
@@ -56,6 +57,19 @@ _Static_assert(sizeof(struct heddle_gpu_attribute) == 72 && sizeof(struct heddle
   X(copyHtoD, "cuMemcpyHtoDAsync_v2", 1, (uint64_t, const void *, size_t, void *)) \
   X(copyDtoH, "cuMemcpyDtoHAsync_v2", 1, (void *, uint64_t, size_t, void *)) \
   X(copy3d, "cuMemcpy3DAsync_v2", 1, (const struct heddle_gpu_memcpy3d *, void *)) \
+  X(graphCreate, "cuGraphCreate", 1, (void **, unsigned)) \
+  X(graphDestroy, "cuGraphDestroy", 1, (void *)) \
+  X(graphKernel, "cuGraphAddKernelNode_v2", 1, (void **, void *, void *const *, size_t, const struct heddle_gpu_kernel_node *)) \
+  X(graphAttribute, "cuGraphKernelNodeSetAttribute", 1, (void *, int, const void *)) \
+  X(graphMemset, "cuGraphAddMemsetNode", 1, (void **, void *, void *const *, size_t, const struct heddle_gpu_memset_node *, void *)) \
+  X(graphCopy, "cuGraphAddMemcpyNode", 1, (void **, void *, void *const *, size_t, const struct heddle_gpu_memcpy3d *, void *)) \
+  X(graphEmpty, "cuGraphAddEmptyNode", 1, (void **, void *, void *const *, size_t)) \
+  X(graphInstantiate, "cuGraphInstantiateWithFlags", 1, (void **, void *, unsigned long long)) \
+  X(graphSetKernel, "cuGraphExecKernelNodeSetParams_v2", 1, (void *, void *, const struct heddle_gpu_kernel_node *)) \
+  X(graphSetEnabled, "cuGraphNodeSetEnabled", 1, (void *, void *, unsigned)) \
+  X(graphUpload, "cuGraphUpload", 1, (void *, void *)) \
+  X(graphLaunch, "cuGraphLaunch", 1, (void *, void *)) \
+  X(graphExecDestroy, "cuGraphExecDestroy", 1, (void *)) \
   X(reserve, "cuMemAddressReserve", 1, (uint64_t *, size_t, size_t, uint64_t, unsigned long long)) \
   X(reserveFree, "cuMemAddressFree", 1, (uint64_t, size_t)) \
   X(import, "cuMemImportFromShareableHandle", 1, (unsigned long long *, void *, int)) \
@@ -179,6 +193,19 @@ R heddle_gpu_event_record(uint64_t e, uint64_t s) { return d.eventRecord(P(e), P
 R heddle_gpu_event_query(uint64_t e) { return d.eventQuery(P(e)); }
 R heddle_gpu_event_elapsed(float *ms, uint64_t start, uint64_t end) { return d.eventElapsed(ms, P(start), P(end)); }
 
+// The attributes that l asks for; a has room for three. Returns their number.
+static uint32_t attributes(const struct heddle_gpu_launch *l, struct heddle_gpu_attribute a[3]) {
+  uint32_t n = 0;
+  memset(a, 0, 3 * sizeof *a);
+  if (l->flags & 1) { a[n].id = 2; a[n++].value.number = 1; } // CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+  if (l->flags & 2) {
+    a[n].id = 4; // CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+    memcpy(a[n++].value.dim, l->cluster, sizeof l->cluster);
+    if (l->cluster_policy) { a[n].id = 5; a[n++].value.number = (int32_t)l->cluster_policy; } // CLUSTER_SCHEDULING_POLICY_PREFERENCE
+  }
+  return n;
+}
+
 R heddle_gpu_launch(const struct heddle_gpu_launch *l) {
   size_t bytes = l->param_bytes;
   // CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END (driver API, cuLaunchKernel).
@@ -187,14 +214,8 @@ R heddle_gpu_launch(const struct heddle_gpu_launch *l) {
   if (!l->flags)
     return d.launch(P(l->function), l->grid[0], l->grid[1], l->grid[2], l->block[0], l->block[1], l->block[2], l->shared_bytes, P(l->stream), NULL, params);
   struct heddle_gpu_attribute a[3];
-  memset(a, 0, sizeof a);
-  struct heddle_gpu_config c = {l->grid[0], l->grid[1], l->grid[2], l->block[0], l->block[1], l->block[2], l->shared_bytes, P(l->stream), a, 0};
-  if (l->flags & 1) { a[c.count].id = 2; a[c.count++].value.number = 1; } // CU_LAUNCH_ATTRIBUTE_COOPERATIVE
-  if (l->flags & 2) {
-    a[c.count].id = 4; // CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
-    memcpy(a[c.count++].value.dim, l->cluster, sizeof l->cluster);
-    if (l->cluster_policy) { a[c.count].id = 5; a[c.count++].value.number = (int32_t)l->cluster_policy; } // CLUSTER_SCHEDULING_POLICY_PREFERENCE
-  }
+  uint32_t n = attributes(l, a);
+  struct heddle_gpu_config c = {l->grid[0], l->grid[1], l->grid[2], l->block[0], l->block[1], l->block[2], l->shared_bytes, P(l->stream), a, n};
   return d.launchEx(&c, P(l->function), NULL, params);
 }
 
@@ -218,15 +239,89 @@ R heddle_gpu_copy(uint64_t s, uint64_t dst, uint64_t src, uint64_t bytes) { retu
 R heddle_gpu_copy_to_device(uint64_t s, uint64_t dst, uint64_t host, uint64_t bytes) { return d.copyHtoD(dst, P(host), bytes, P(s)); }
 R heddle_gpu_copy_to_host(uint64_t s, uint64_t host, uint64_t src, uint64_t bytes) { return d.copyDtoH(P(host), src, bytes, P(s)); }
 
-R heddle_gpu_copy3d(uint64_t s, const uint64_t c[15]) {
+static struct heddle_gpu_memcpy3d pitched(const uint64_t c[15]) {
   struct heddle_gpu_memcpy3d m;
   memset(&m, 0, sizeof m);
   m.dst_type = m.src_type = MEMORY_UNIFIED; // the driver finds out whether an address is a device window or a host segment
   m.dst_device = c[0]; m.dst_pitch = c[1]; m.dst_height = c[2]; m.dst_x = c[3]; m.dst_y = c[4]; m.dst_z = c[5];
   m.src_device = c[6]; m.src_pitch = c[7]; m.src_height = c[8]; m.src_x = c[9]; m.src_y = c[10]; m.src_z = c[11];
   m.width = c[12]; m.height = c[13]; m.depth = c[14];
+  return m;
+}
+R heddle_gpu_copy3d(uint64_t s, const uint64_t c[15]) {
+  struct heddle_gpu_memcpy3d m = pitched(c);
   return d.copy3d(&m, P(s));
 }
+
+// A graph's nodes hold driver pointers; Go holds them as numbers of the same size.
+_Static_assert(sizeof(void *) == sizeof(uint64_t), "handles");
+#define AFTER ((void *const *)(const void *)after)
+
+R heddle_gpu_graph_create(uint64_t *graph) {
+  void *g = NULL;
+  R r = d.graphCreate(&g, 0);
+  *graph = (uintptr_t)g;
+  return r;
+}
+R heddle_gpu_graph_destroy(uint64_t graph) { return d.graphDestroy(P(graph)); }
+
+static struct heddle_gpu_kernel_node kernel_node(const struct heddle_gpu_launch *l, void **extra) {
+  struct heddle_gpu_kernel_node k;
+  memset(&k, 0, sizeof k);
+  k.function = P(l->function);
+  k.grid_x = l->grid[0]; k.grid_y = l->grid[1]; k.grid_z = l->grid[2];
+  k.block_x = l->block[0]; k.block_y = l->block[1]; k.block_z = l->block[2];
+  k.shared_bytes = l->shared_bytes;
+  k.extra = l->param_bytes ? extra : NULL;
+  return k;
+}
+R heddle_gpu_graph_kernel(uint64_t graph, const uint64_t *after, uint64_t count, const struct heddle_gpu_launch *l, uint64_t *node) {
+  size_t bytes = l->param_bytes;
+  void *extra[] = {P(1), P(l->params), P(2), &bytes, P(0)};
+  struct heddle_gpu_kernel_node k = kernel_node(l, extra);
+  void *n = NULL;
+  R r = d.graphKernel(&n, P(graph), AFTER, count, &k);
+  *node = (uintptr_t)n;
+  struct heddle_gpu_attribute a[3];
+  uint32_t want = r ? 0 : attributes(l, a);
+  for (uint32_t i = 0; i < want && !r; i++) r = d.graphAttribute(n, (int)a[i].id, &a[i].value);
+  return r;
+}
+R heddle_gpu_graph_memset(uint64_t context, uint64_t graph, const uint64_t *after, uint64_t count, const struct heddle_gpu_memset_node *m, uint64_t *node) {
+  void *n = NULL;
+  R r = d.graphMemset(&n, P(graph), AFTER, count, m, P(context));
+  *node = (uintptr_t)n;
+  return r;
+}
+R heddle_gpu_graph_copy3d(uint64_t context, uint64_t graph, const uint64_t *after, uint64_t count, const uint64_t c[15], uint64_t *node) {
+  struct heddle_gpu_memcpy3d m = pitched(c);
+  void *n = NULL;
+  R r = d.graphCopy(&n, P(graph), AFTER, count, &m, P(context));
+  *node = (uintptr_t)n;
+  return r;
+}
+R heddle_gpu_graph_empty(uint64_t graph, const uint64_t *after, uint64_t count, uint64_t *node) {
+  void *n = NULL;
+  R r = d.graphEmpty(&n, P(graph), AFTER, count);
+  *node = (uintptr_t)n;
+  return r;
+}
+R heddle_gpu_graph_instantiate(uint64_t graph, uint64_t *exec) {
+  void *x = NULL;
+  R r = d.graphInstantiate(&x, P(graph), 0);
+  *exec = (uintptr_t)x;
+  return r;
+}
+R heddle_gpu_graph_set_kernel(uint64_t exec, uint64_t node, const struct heddle_gpu_launch *l) {
+  size_t bytes = l->param_bytes;
+  void *extra[] = {P(1), P(l->params), P(2), &bytes, P(0)};
+  struct heddle_gpu_kernel_node k = kernel_node(l, extra);
+  return d.graphSetKernel(P(exec), P(node), &k);
+}
+R heddle_gpu_graph_set_enabled(uint64_t exec, uint64_t node, uint32_t enabled) { return d.graphSetEnabled(P(exec), P(node), enabled); }
+R heddle_gpu_graph_upload(uint64_t exec, uint64_t s) { return d.graphUpload(P(exec), P(s)); }
+R heddle_gpu_graph_launch(uint64_t exec, uint64_t s) { return d.graphLaunch(P(exec), P(s)); }
+R heddle_gpu_graph_exec_destroy(uint64_t exec) { return d.graphExecDestroy(P(exec)); }
 
 R heddle_gpu_reserve(uint64_t address, uint64_t bytes, uint64_t *got) { return d.reserve(got, bytes, 0, address, 0); }
 R heddle_gpu_reserve_free(uint64_t address, uint64_t bytes) { return d.reserveFree(address, bytes); }

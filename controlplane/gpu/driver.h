@@ -60,6 +60,20 @@ struct heddle_gpu_launch {
   uint64_t params, param_bytes;
 };
 
+// CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMSET_NODE_PARAMS_v1.
+struct heddle_gpu_kernel_node {
+  void *function;
+  uint32_t grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes;
+  void **params, **extra;
+  void *kernel, *context;
+};
+struct heddle_gpu_memset_node {
+  uint64_t dst;
+  size_t pitch;
+  uint32_t value, element;
+  size_t width, height;
+};
+
 // Opens the driver library; NULL path: libcuda.so.1. Idempotent: the first success stays. Returns NULL, or a static
 // description of what is missing (valid until the next call).
 const char *heddle_gpu_open(const char *path);
@@ -100,6 +114,21 @@ heddle_gpu_result heddle_gpu_copy(uint64_t stream, uint64_t dst, uint64_t src, u
 heddle_gpu_result heddle_gpu_copy_to_device(uint64_t stream, uint64_t dst, uint64_t host, uint64_t bytes);
 heddle_gpu_result heddle_gpu_copy_to_host(uint64_t stream, uint64_t host, uint64_t src, uint64_t bytes);
 heddle_gpu_result heddle_gpu_copy3d(uint64_t stream, const uint64_t c[15]);
+
+// Graphs. `after` names `count` nodes of the same graph that come before the new one. A kernel node takes what heddle_gpu_launch
+// takes, but for the stream; the parameter bytes are copied by the call.
+heddle_gpu_result heddle_gpu_graph_create(uint64_t *graph);
+heddle_gpu_result heddle_gpu_graph_destroy(uint64_t graph);
+heddle_gpu_result heddle_gpu_graph_kernel(uint64_t graph, const uint64_t *after, uint64_t count, const struct heddle_gpu_launch *l, uint64_t *node);
+heddle_gpu_result heddle_gpu_graph_memset(uint64_t context, uint64_t graph, const uint64_t *after, uint64_t count, const struct heddle_gpu_memset_node *m, uint64_t *node);
+heddle_gpu_result heddle_gpu_graph_copy3d(uint64_t context, uint64_t graph, const uint64_t *after, uint64_t count, const uint64_t c[15], uint64_t *node);
+heddle_gpu_result heddle_gpu_graph_empty(uint64_t graph, const uint64_t *after, uint64_t count, uint64_t *node);
+heddle_gpu_result heddle_gpu_graph_instantiate(uint64_t graph, uint64_t *exec);
+heddle_gpu_result heddle_gpu_graph_set_kernel(uint64_t exec, uint64_t node, const struct heddle_gpu_launch *l);
+heddle_gpu_result heddle_gpu_graph_set_enabled(uint64_t exec, uint64_t node, uint32_t enabled);
+heddle_gpu_result heddle_gpu_graph_upload(uint64_t exec, uint64_t stream);
+heddle_gpu_result heddle_gpu_graph_launch(uint64_t exec, uint64_t stream);
+heddle_gpu_result heddle_gpu_graph_exec_destroy(uint64_t exec);
 
 heddle_gpu_result heddle_gpu_reserve(uint64_t address, uint64_t bytes, uint64_t *got);
 heddle_gpu_result heddle_gpu_reserve_free(uint64_t address, uint64_t bytes);

@@ -13,6 +13,11 @@ package gpu
 #include "driver.h"
 #cgo noescape heddle_gpu_launch
 #cgo nocallback heddle_gpu_launch
+#cgo nocallback heddle_gpu_graph_launch
+#cgo noescape heddle_gpu_graph_set_kernel
+#cgo nocallback heddle_gpu_graph_set_kernel
+#cgo noescape heddle_gpu_graph_kernel
+#cgo nocallback heddle_gpu_graph_kernel
 #cgo nocallback heddle_gpu_memset
 #cgo nocallback heddle_gpu_copy
 #cgo nocallback heddle_gpu_copy_to_device
@@ -50,6 +55,10 @@ type (
 	Module uint64
 	// Function is a CUfunction.
 	Function uint64
+	// Graph is a CUgraph, GraphNode a CUgraphNode of one, GraphExec a CUgraphExec.
+	Graph     uint64
+	GraphNode uint64
+	GraphExec uint64
 	// Memory is a CUmemGenericAllocationHandle.
 	Memory uint64
 )

@@ -187,6 +187,8 @@ func TestBinding(t *testing.T) {
 	l.Flags, l.Cluster = 1, [3]uint32{1, 1, 1}
 	ok(d.Launch(l))
 
+	graphs(t, d, s, f, where, at, host)
+
 	start, r := d.EventCreate(true)
 	ok(r)
 	end, r := d.EventCreate(true)
@@ -252,4 +254,76 @@ func TestBinding(t *testing.T) {
 	if text := IllegalAddress.Error(); !strings.HasPrefix(text, "CUDA_ERROR_ILLEGAL_ADDRESS (700)") {
 		t.Errorf("%q", text)
 	}
+}
+
+// graphs builds one graph of every kind of node: kernels that add to the word at global, between memory at at and pinned memory at
+// host; and changes it. The word holds what it held before.
+func graphs(t *testing.T, d *Device, s Stream, f Function, global, at, host uint64) {
+	t.Helper()
+	ok := func(r Result) {
+		t.Helper()
+		if r != Success {
+			t.Fatal(r)
+		}
+	}
+	words := unsafe.Slice((*uint32)(unsafe.Add(unsafe.Pointer(nil), host)), 2048)
+	params := make([]byte, 12) // Go memory: adding a node copies it
+	var pin runtime.Pinner
+	pin.Pin(&params[0])
+	defer pin.Unpin()
+	add := func(by int32) *Launch {
+		binary.LittleEndian.PutUint64(params, global)
+		binary.LittleEndian.PutUint32(params[8:], uint32(by))
+		return &Launch{Function: f, Grid: [3]uint32{1, 1, 1}, Block: [3]uint32{1, 1, 1}, Params: uint64(uintptr(unsafe.Pointer(&params[0]))), ParamBytes: 12}
+	}
+	g, r := d.GraphCreate()
+	ok(r)
+	a, r := d.GraphKernel(g, nil, add(10))
+	ok(r)
+	cooperative := add(100)
+	cooperative.Flags, cooperative.Cluster, cooperative.ClusterPolicy = 3, [3]uint32{1, 1, 1}, 1
+	b, r := d.GraphKernel(g, []GraphNode{a}, cooperative)
+	ok(r)
+	c, r := d.GraphCopy(g, []GraphNode{b}, host, global, 4)
+	ok(r)
+	m, r := d.GraphMemset(g, nil, at+32768, 0, 16, 1, 4, 9)
+	ok(r)
+	pitched, r := d.GraphMemset(g, []GraphNode{m}, at+32768, 16, 2, 2, 2, 7)
+	ok(r)
+	e, r := d.GraphEmpty(g, []GraphNode{pitched, c})
+	ok(r)
+	_, r = d.GraphCopy3D(g, []GraphNode{e}, &Copy3D{host + 64, 16, 4, 0, 0, 0, at + 32768, 16, 4, 0, 0, 0, 16, 4, 1})
+	ok(r)
+	nothing, r := d.GraphMemset(g, nil, at, 0, 0, 1, 4, 1)
+	ok(r)
+	if _, r = d.GraphCopy(g, []GraphNode{nothing}, at, host, 0); r != Success {
+		t.Errorf("a copy of nothing: %v", r)
+	}
+	if _, r := d.GraphEmpty(g, []GraphNode{1 << 40}); r == Success {
+		t.Error("a node that does not exist was taken for a predecessor")
+	}
+	x, r := d.GraphInstantiate(g)
+	ok(r)
+	ok(d.GraphUpload(x, s))
+	ok(d.GraphLaunch(x, s))
+	ok(d.GraphLaunch(x, s))
+	ok(d.StreamSynchronize(s))
+	first := words[0]
+	if words[16] != 0x00070007 || words[17] != 9 || words[20] != 0x00070007 || words[24] != 9 {
+		t.Errorf("memsets and pitched copy: %x", words[16:32])
+	}
+	ok(d.GraphSetKernel(x, a, add(-110)))
+	ok(d.GraphSetEnabled(x, b, false))
+	ok(d.GraphLaunch(x, s))
+	ok(d.GraphLaunch(x, s))
+	ok(d.StreamSynchronize(s))
+	if words[0] != first-220 {
+		t.Errorf("after a change of one node, with another disabled: %d; want %d", words[0], first-220)
+	}
+	ok(d.GraphDestroy(g))
+	ok(d.GraphLaunch(x, s))
+	ok(d.GraphExecDestroy(x))
+	ok(d.StreamSynchronize(s))
+	ok(d.Launch(&Launch{Function: f, Stream: s, Grid: [3]uint32{1, 1, 1}, Block: [3]uint32{1, 1, 1}, Params: add(110).Params, ParamBytes: 12}))
+	ok(d.StreamSynchronize(s))
 }

@@ -250,6 +250,11 @@ static CUresult set_kernel(struct sim_work *work, struct sim_node *n, const CUDA
         return res;
     struct sim_launch l = {.f = f, .grid = {p->gridDimX, p->gridDimY, p->gridDimZ}, .block = {p->blockDimX, p->blockDimY, p->blockDimZ},
                            .cluster = {1, 1, 1}, .shared = p->sharedMemBytes, .params = p->kernelParams, .extra = p->extra};
+    if (work->op == SIM_OP_LAUNCH) { /* attributes stay when parameters change */
+        for (int i = 0; i < 3; i++)
+            l.cluster[i] = (unsigned)work->args[10 + i];
+        l.cooperative = work->args[14] != 0;
+    }
     res = sim_launch_prepare(ctx, &l, &req, &blob);
     if (res == CUDA_SUCCESS)
         res = sim_work_copy(work, &req);
