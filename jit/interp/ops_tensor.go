@@ -25,7 +25,7 @@ type TensorMap struct {
 	Address  uint64
 	Dim      [5]uint64 // elements, innermost first
 	Stride   [4]uint64 // bytes from one index to the next in dimensions 1 to 4
-	Box      [5]uint32 // elements of a tile
+	Box      [5]uint32 // elements of a tile: the call's boxDim, divided by its elementStrides and rounded up
 	Step     [5]uint32 // element strides; 0 counts as 1
 }
 

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/heddle-gpu/heddle/jit/image"
@@ -12,15 +13,20 @@ import (
 
 // For a GPU, parameters stand where ptxas has them.
 func TestPlace(t *testing.T) {
-	aligned := 0
+	aligned, maps := 0, 0
 	defer func() { paramBase = 0 }()
 	for _, arch := range []string{"sm_75", "sm_90a"} {
 		paramBase = baseOf(arch)
 		entries := map[string]map[string]image.Entry{}
 		for _, k := range kernels.All() {
 			k, ok := k.For(arch)
-			if name := filepath.Base(k.Source.File); !ok || name != "params.ptx" && name != "hopper.ptx" {
+			name := filepath.Base(k.Source.File)
+			hasMap := slices.ContainsFunc(k.Params, func(p kernels.Param) bool { return p.Kind == "map" })
+			if !ok || !hasMap && name != "params.ptx" && name != "hopper.ptx" {
 				continue
+			}
+			if hasMap {
+				maps++
 			}
 			if entries[k.Source.File] == nil {
 				in, out := filepath.Join(t.TempDir(), "k.ptx"), filepath.Join(t.TempDir(), "k.cubin")
@@ -43,7 +49,7 @@ func TestPlace(t *testing.T) {
 				t.Errorf("%s: %s begins at %#x; want %#x", arch, k.Name, e.Base, paramBase)
 			}
 			plain, _ := k.Layout()
-			offsets, size := place(k)
+			offsets, size := k.LayoutAt(paramBase)
 			n := 0
 			for i, at := range offsets {
 				if at < 0 {
@@ -61,6 +67,9 @@ func TestPlace(t *testing.T) {
 				t.Errorf("%s: %s: %d parameters in %d bytes; ptxas has %+v", arch, k.Name, n, size, e.Params)
 			}
 		}
+	}
+	if maps < 2 {
+		t.Errorf("only %d kernels have tensor maps", maps)
 	}
 	if aligned < 4 {
 		t.Errorf("only %d parameters stand elsewhere than in a block that begins at 0", aligned)

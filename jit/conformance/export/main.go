@@ -231,7 +231,7 @@ func (e *exporter) kernel(k kernels.Kernel) error {
 	if err := e.write(out.File, k.PTX()); err != nil {
 		return err
 	}
-	offsets, size := place(k)
+	offsets, size := k.LayoutAt(paramBase)
 	out.ParamBytes = size
 	out.Params = []Param{}
 	for i, p := range k.Params {
@@ -266,30 +266,6 @@ func (e *exporter) kernel(k kernels.Kernel) error {
 	}
 	e.m.Kernels = append(e.m.Kernels, out)
 	return e.write(out.Data, data)
-}
-
-// place is k.Layout for a block that begins at paramBase.
-func place(k kernels.Kernel) (offsets []int, size int) {
-	offsets, size = k.Layout()
-	if paramBase == 0 {
-		return offsets, size
-	}
-	at := paramBase
-	for i, p := range k.Params {
-		n, align := p.Elem(), p.Elem()
-		switch {
-		case p.Stored:
-			continue
-		case p.Buffer():
-			n, align = 8, 8
-		case p.Kind == "struct":
-			n, align = p.N, p.Align
-		}
-		at = (at + align - 1) / align * align
-		offsets[i] = at - paramBase
-		at += n
-	}
-	return offsets, at - paramBase
 }
 
 // word makes one form of the kernels with these numbers; false when it is refused.

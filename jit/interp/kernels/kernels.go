@@ -263,7 +263,12 @@ func (k Kernel) Inputs(seed uint64) [][]byte {
 // Layout gives the offset of each parameter in the parameter block (-1 for
 // what is stored in another), and its size: naturally aligned, structs at 8 or
 // as they say.
-func (k Kernel) Layout() (offsets []int, size int) {
+func (k Kernel) Layout() (offsets []int, size int) { return k.LayoutAt(0) }
+
+// LayoutAt is Layout for a block that begins at base of a GPU's bank of constants,
+// in which ptxas aligns parameters (image.Entry.Base).
+func (k Kernel) LayoutAt(base int) (offsets []int, size int) {
+	end := base
 	for _, p := range k.Params {
 		if p.Stored {
 			offsets = append(offsets, -1)
@@ -277,11 +282,11 @@ func (k Kernel) Layout() (offsets []int, size int) {
 		case p.Kind == "struct" || p.Kind == "map":
 			n, a = p.N, p.Align
 		}
-		size = (size + a - 1) / a * a
-		offsets = append(offsets, size)
-		size += n
+		at := (end + a - 1) / a * a
+		offsets = append(offsets, at-base)
+		end = at + n
 	}
-	return offsets, size
+	return offsets, end - base
 }
 
 // ParamBlock gives the parameter block of a launch: addr gives the device address

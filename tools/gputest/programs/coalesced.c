@@ -24,6 +24,7 @@ static struct progress {
   int ok, bad, words;
   double compiling;
   char doing[512]; // name of the kernel under way
+  char launch[160]; // which launch of it: a failure is often told only by the call after it
 } *progress;
 
 // ---- JSON: as much as the manifest needs
@@ -140,7 +141,7 @@ static void *file(const char *name, size_t *size) {
   do {                                                                                 \
     CUresult r_ = (x);                                                                 \
     if (r_) {                                                                          \
-      printf("BAD %s: %s: %d %s\n", progress->doing, #x, r_, error_name(r_));          \
+      printf("BAD %s: %s: %s: %d %s\n", progress->doing, progress->launch, #x, r_, error_name(r_)); \
       fflush(stdout);                                                                  \
       _exit(FAILED);                                                                   \
     }                                                                                  \
@@ -381,11 +382,13 @@ static int compare(json *w, kernel *all, int nall) {
     }
   }
 
-  // N launches
+  // N launches, each waited for: a fault is of the one that is named
   CALL(cuMemcpyHtoD(arena, before, arena_bytes));
   for (int i = 0; i < n; i++) {
     instance *in = &ins[i];
+    snprintf(progress->launch, sizeof progress->launch, "the original alone, grid %ux%ux%u", in->grid[0], in->grid[1], in->grid[2]);
     launch(in->k->fn, in->grid, in->k->block, in->k->cluster, in->k->shared, in->params, in->k->param_bytes);
+    CALL(cuCtxSynchronize());
     for (int v = 0; v < in->nglobals; v++) {
       CUdeviceptr p;
       size_t bytes;
@@ -394,10 +397,10 @@ static int compare(json *w, kernel *all, int nall) {
       CALL(cuMemcpyHtoD(p, in->initial[v], bytes));
     }
   }
-  CALL(cuCtxSynchronize());
   CALL(cuMemcpyDtoH(alone, arena, arena_bytes));
 
   // one word
+  snprintf(progress->launch, sizeof progress->launch, "the word %.120s", str(w, "file"));
   CUmodule m = load(str(w, "file"));
   CUfunction f;
   CALL(cuModuleGetFunction(&f, m, "heddle_word"));
@@ -502,6 +505,7 @@ static void work(json *words, kernel *all, int nall, char **wanted, int nwanted)
     progress->next = number;
     if (!take) continue;
     alarm(LIMIT_S);
+    snprintf(progress->launch, sizeof progress->launch, "preparing");
     for (json *x = first; x != w && good; x = x->next, progress->words++) {
       good = compare(x, all, nall);
       if (!good) *line = 0;
@@ -558,7 +562,7 @@ int main(int argc, char **argv) {
       return 2;
     }
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) continue;
-    if (WIFSIGNALED(status)) printf("BAD %s: %s\n", progress->doing, WTERMSIG(status) == SIGALRM ? "no end" : strsignal(WTERMSIG(status)));
+    if (WIFSIGNALED(status)) printf("BAD %s: %s: %s\n", progress->doing, progress->launch, WTERMSIG(status) == SIGALRM ? "no end" : strsignal(WTERMSIG(status)));
     progress->bad++;
     if (progress->next == from) { // it failed before any kernel
       fprintf(stderr, "coalesced: no GPU to work with\n");
