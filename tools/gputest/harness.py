@@ -9,6 +9,7 @@ DIST = os.environ.get("HEDDLE_DIST", "")
 OUT = os.environ.get("OUT", "")
 HEDDLE = os.path.join(DIST, "bin", "heddle")
 RUNTIME = os.path.join(WORK, "run")
+POLICY = os.path.join(WORK, "policy", "policy.toml")  # there only while a part sets one (crew.policy)
 SECS = float(os.environ.get("GT_SECONDS", "4"))
 KERNELS = os.environ.get("GT_KERNELS", WORK + "/kernels.cubin")
 PY = os.environ.get("GT_PYTHON", sys.executable)
@@ -45,6 +46,7 @@ def base_env():
         XLA_PYTHON_CLIENT_PREALLOCATE="false",
         XLA_FLAGS="--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0 --xla_gpu_enable_command_buffer=",
         HEDDLE_RUNTIME_DIR=RUNTIME,
+        HEDDLE_POLICY=POLICY,
         HEDDLE_CACHE_DIR=WORK + "/cache",
         TF_CPP_MIN_LOG_LEVEL="3",
     )
@@ -80,7 +82,7 @@ class Mps:
             log(f"MPS quit: {e}")
 
 
-def start(mode, cmd, env=None, out=subprocess.PIPE, err=None, mps=None):
+def start(mode, cmd, env=None, out=subprocess.PIPE, err=None, mps=None, stdin=subprocess.DEVNULL):
     """Starts cmd in a process group of its own. mode: native, mps or heddle."""
     e = base_env()
     e.update(env or {})
@@ -90,7 +92,7 @@ def start(mode, cmd, env=None, out=subprocess.PIPE, err=None, mps=None):
     if mode == "heddle":
         cmd = [HEDDLE, "run", "--require", "--"] + cmd  # never a native run by mistake
     p = subprocess.Popen(
-        cmd, env=e, stdout=out, stderr=err or subprocess.STDOUT, text=True, start_new_session=True, stdin=subprocess.DEVNULL
+        cmd, env=e, stdout=out, stderr=err or subprocess.STDOUT, text=True, start_new_session=True, stdin=stdin
     )
     p.t0 = time.time()
     live.append(p)

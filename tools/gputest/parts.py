@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The tables of issues 2 and 4, in named parts. usage: parts.py PART… (through gpu-test.sh, which builds the programs first)."""
+"""The tables of issues 2, 4, 5 and 6, in named parts. usage: parts.py PART… (through gpu-test.sh, which builds the programs first)."""
 
 import os, sys, time, traceback
 from harness import *
-import coalesce, robust
+import coalesce, crew, latency_parts, robust
 
 MODELS = os.environ.get("GT_WORKLOADS", "resnet50,bert,gpt2,vit,compile,train,jax,cupy").split(",")
 JAX_GRAPHS = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"}  # command buffers left on
@@ -507,6 +507,7 @@ def selfcheck():
             row("selfcheck", "gemm under MPS", mps=r.get("tflops") or r.get("error"), ok=bool(r.get("same")))
     except Exception as e:
         row("selfcheck", "MPS", mps=str(e)[:110], ok=False)
+    latency_parts.check()
 
 
 PARTS = {
@@ -526,6 +527,13 @@ PARTS = {
     "coalesce": coalesce.coalesce,
     "compiled": coalesce.compiled,
     "corpus": coalesce.corpus,
+    "mix": latency_parts.mix,
+    "mixgraph": latency_parts.mixgraph,
+    "objectives": latency_parts.objectives,
+    "straggler": latency_parts.straggler,
+    "reload": latency_parts.reload,
+    "churn": latency_parts.churn,
+    "eyes": latency_parts.eyes,
 }
 
 
@@ -537,6 +545,7 @@ def main():
     if want != ["selfcheck"] and not os.access(HEDDLE, os.X_OK):
         sys.exit(f"HEDDLE_DIST={DIST or '(unset)'}: no bin/heddle there; run `make dist` and point HEDDLE_DIST at its folder")
     header()
+    crew.policy(None)
     try:
         for w in want:
             t = time.time()
@@ -550,6 +559,7 @@ def main():
                 row(w, f"{w}: the test itself failed", heddle=traceback.format_exc().splitlines()[-1][:120], ok=False)
             print(f"# {w}: {time.time() - t:.0f} s", flush=True)
     finally:
+        crew.dismiss()
         for p in list(live):
             stop(p)
         stop_daemon()

@@ -1,4 +1,4 @@
-// loop: a driver-API client that works and checks for ever. usage: loop CUBIN. Prints "done N at SECONDS" (monotonic clock);
+// loop: a driver-API client that works and checks for ever, or ROUNDS times. usage: loop CUBIN [ROUNDS]. Prints "done N at SECONDS" (monotonic clock);
 // ends with "WRONG" (exit 4) when a result differs, with "gone: CODE NAME" (exit 3) when the driver gives an error.
 #include "program.h"
 
@@ -27,7 +27,8 @@ int main(int argc, char **argv) {
   int n = N;
   void *args[] = {&p, &one, &n};
   double last = 0;
-  for (long k = 0;; k++) {
+  long rounds = argc > 2 ? atol(argv[2]) : -1;
+  for (long k = 0; k != rounds; k++) {
     GO(cuMemsetD32Async(p, 0, N, s));
     for (int i = 0; i < ADDS; i++) GO(cuLaunchKernel(f, N / 128, 1, 1, 128, 1, 1, 0, s, args, 0));
     GO(cuMemcpyDtoDAsync(q, p, sizeof host, s));
@@ -46,4 +47,5 @@ int main(int argc, char **argv) {
       last = t;
     }
   }
+  return 0;
 }

@@ -4,7 +4,7 @@ import json, os, sys, time
 START = float(os.environ.get("GT_START", time.time()))
 
 
-def build(model):
+def build(model, batch=1):
     import torch
 
     torch.manual_seed(0)
@@ -13,13 +13,13 @@ def build(model):
 
         with torch.device("cuda"):  # weights are made on the GPU: half the start-up
             m = getattr(torchvision.models, model)().eval().half()
-        x = torch.randn(1, 3, 224, 224).half().pin_memory()
+        x = torch.randn(batch, 3, 224, 224).half().pin_memory()
     else:
         from transformers import BertConfig, BertModel
 
         with torch.device("cuda"):
             m = BertModel(BertConfig()).eval().half()
-        x = torch.randint(0, 30000, (1, 128)).pin_memory()
+        x = torch.randint(0, 30000, (batch, 128)).pin_memory()
     return m, x
 
 

@@ -1,0 +1,238 @@
+# load: a client that is told on standard input what to do, a line of JSON each, and answers with a line of JSON. usage: load.py
+#   {"do": "build", "what": W}                builds W = MODEL:BATCH:KIND and runs it ten times; answer: seconds, digest of output
+#   {"do": "requests", "what": W, "start": T, "seconds": S, "rate": R, "seed": N, "grace": G}
+#                                             Poisson requests, latency from arrival (R 0: one after the other); answer: latencies
+#   {"do": "steps", "what": W, "start": T}    runs W again and again until the next line comes; answer: steps a second since T
+# KIND: eager, graph (input copied in, result copied out); infer, train (data on the GPU). MODEL: resnet18, resnet50, bert, or api:
+# the driver alone, for machines without PyTorch. Times are CLOCK_MONOTONIC, in seconds.
+import ctypes, gc, hashlib, json, os, select, sys, time
+
+sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+from loads import arrivals
+
+now = time.monotonic
+CHECKED = 16  # every so many requests the result is compared with the first
+
+
+def torch_program(model, batch, kind):
+    """(f, same, digest): f() does the work and waits for it."""
+    import torch
+
+    torch.set_num_threads(1)
+    if kind == "train":
+        import torchvision
+
+        torch.manual_seed(0)
+        m = torchvision.models.resnet50().cuda()
+        x = torch.randn(batch, 3, 224, 224, device="cuda")
+        y = torch.randint(0, 1000, (batch,), device="cuda")
+        optimizer = torch.optim.SGD(m.parameters(), 0.01)
+        loss = torch.nn.CrossEntropyLoss()
+
+        def train():
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                l = loss(m(x), y)
+            optimizer.zero_grad()
+            l.backward()
+            optimizer.step()
+            torch.cuda.synchronize()
+
+        return train, lambda a, b: True, lambda y: ""
+    from serve import build
+
+    out = lambda y: y if torch.is_tensor(y) else y.last_hidden_state[:, 0]
+    with torch.inference_mode():
+        m, x = build(model, batch)
+        if kind == "infer":
+            xs = x.cuda()
+
+            @torch.inference_mode()
+            def f():
+                m(xs)
+                torch.cuda.synchronize()
+
+            return f, lambda a, b: True, lambda y: ""
+        if kind == "graph":
+            g, xs, ys = captured(torch, lambda v: out(m(v)), x)
+
+            @torch.inference_mode()
+            def f():
+                xs.copy_(x, non_blocking=True)
+                g.replay()
+                return ys.cpu()
+        else:
+
+            @torch.inference_mode()
+            def f():
+                return out(m(x.cuda(non_blocking=True))).cpu()
+
+    return f, torch.equal, lambda y: hashlib.sha256(y.numpy().tobytes()).hexdigest()[:16]
+
+
+def captured(torch, f, x):
+    """A CUDA graph of f, with its input and its output on the GPU."""
+    xs = x.cuda()
+    s = torch.cuda.Stream()
+    s.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(s):
+        for _ in range(3):
+            f(xs)
+    torch.cuda.current_stream().wait_stream(s)
+    g = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(g):
+        ys = f(xs)
+    return g, xs, ys
+
+
+class Driver:
+    """The driver API by ctypes: enough for a copy in, kernels and a copy out."""
+
+    ADDS, WIDTH = 4, 2048
+
+    def __init__(self):
+        self.lib = ctypes.CDLL("libcuda.so.1")
+        self.call("cuInit", 0)
+        device, self.context = ctypes.c_int(), ctypes.c_void_p()
+        self.call("cuDeviceGet", ctypes.byref(device), 0)
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(self.context), device)
+        self.call("cuCtxSetCurrent", self.context)
+        module, self.add, self.stream = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+        image = open(os.environ["GT_KERNELS"], "rb").read() + b"\0"
+        self.call("cuModuleLoadData", ctypes.byref(module), image)
+        self.call("cuModuleGetFunction", ctypes.byref(self.add), module, b"add")
+        self.call("cuStreamCreate", ctypes.byref(self.stream), 1)
+
+    def call(self, name, *args):
+        r = getattr(self.lib, name)(*args)
+        if r:
+            raise RuntimeError(f"{name}: CUresult {r}")
+
+    def program(self, batch):
+        n = batch * self.WIDTH
+        host = (ctypes.c_float * n)()
+        p = ctypes.c_uint64()
+        self.call("cuMemAlloc_v2", ctypes.byref(p), ctypes.c_size_t(4 * n))
+        one, count = ctypes.c_float(1), ctypes.c_int(n)
+        args = (ctypes.c_void_p * 3)(*(ctypes.cast(ctypes.pointer(v), ctypes.c_void_p) for v in (p, one, count)))
+        blocks = (n + 127) // 128
+
+        def f():
+            self.call("cuMemsetD32Async", p, 0, ctypes.c_size_t(n), self.stream)
+            for _ in range(self.ADDS):
+                self.call("cuLaunchKernel", self.add, blocks, 1, 1, 128, 1, 1, 0, self.stream, args, None)
+            self.call("cuMemcpyDtoHAsync_v2", host, p, ctypes.c_size_t(4 * n), self.stream)
+            self.call("cuStreamSynchronize", self.stream)
+            return bytes(host)
+
+        f.keep = (p, one, count, args)
+        return f, lambda a, b: a == b, lambda y: hashlib.sha256(y).hexdigest()[:16]
+
+
+driver = None
+
+
+def program(what):
+    global driver
+    model, batch, kind = what.split(":")
+    if model == "api":
+        driver = driver or Driver()
+        return driver.program(int(batch))
+    return torch_program(model, int(batch), kind)
+
+
+class Lines:
+    """Lines of standard input; waiting() tells without blocking whether something came."""
+
+    def __init__(self):
+        self.rest = b""
+
+    def waiting(self):
+        return b"\n" in self.rest or bool(select.select([0], [], [], 0)[0])
+
+    def next(self):
+        while b"\n" not in self.rest:
+            b = os.read(0, 65536)
+            if not b:
+                return None
+            self.rest += b
+        line, self.rest = self.rest.split(b"\n", 1)
+        return json.loads(line)
+
+
+def until(t):
+    """Spins: a sleep would end late."""
+    while now() < t:
+        pass
+
+
+def requests(f, same, want, c):
+    start, stop = c["start"], c["start"] + c["seconds"]
+    limit = stop + c.get("grace", 1.0)
+    due = [start + a for a in arrivals(c["rate"], c["seconds"], c.get("seed", 1))]
+    took, wrong = [], 0
+    gc.collect()
+    until(start)
+    for t in due if c["rate"] else forever(stop):
+        if now() > limit:
+            break
+        until(t)
+        y = f()
+        took.append(now() - t)
+        if len(took) % CHECKED == 1 and not same(y, want):
+            wrong += 1
+    if not same(y if took else want, want):
+        wrong += 1
+    end = now()
+    # Who was not served has waited for so long already.
+    unserved = [end - t for t in due[len(took) :]]
+    return dict(
+        latencies=[round(x, 6) for x in took + unserved],
+        served=len(took),
+        unserved=len(unserved),
+        wrong=wrong,
+        rate=len(took) / (end - start),
+    )
+
+
+def forever(stop):
+    while (t := now()) < stop:
+        yield t
+
+
+def steps(f, c, lines):
+    n, start = 0, c["start"]
+    while not lines.waiting():
+        f()
+        n += now() > start
+    return dict(rate=n / max(now() - start, 1e-3), steps=n)
+
+
+def main():
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    lines, built = Lines(), {}
+    print(json.dumps({"pid": os.getpid()}), file=answers, flush=True)
+    while (c := lines.next()) is not None:
+        try:
+            if c["do"] == "build":
+                t = now()
+                f, same, digest = program(c["what"])
+                want = f()
+                for _ in range(9):
+                    f()
+                built[c["what"]] = f, same, want
+                r = dict(seconds=round(now() - t, 2), digest=digest(want))
+            elif c["do"] == "requests":
+                r = requests(*built[c["what"]], c)
+            elif c["do"] == "steps":
+                r = steps(built[c["what"]][0], c, lines)
+            elif c["do"] == "stop":
+                continue  # it ended steps
+            else:
+                r = dict(error=f"unknown: {c['do']}")
+        except Exception as e:
+            r = dict(error=f"{type(e).__name__}: {str(e)[:200]}")
+        print(json.dumps(r), file=answers, flush=True)
+
+
+main()
