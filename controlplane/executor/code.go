@@ -110,7 +110,7 @@ func (s *session) kernel(k shm.Kernel, name string) error {
 			}
 			in.limits[name] = limit
 		}
-		out = &scoreboard.Kernel{ID: k.KernelID, Function: f, StaticShared: uint32(static), Limit: limit, Key: im.content ^ shm.Hash64([]byte(name), 0)}
+		out = &scoreboard.Kernel{ID: k.KernelID, Function: f, StaticShared: uint32(static), Limit: limit, Key: im.key(name)}
 		out.ParamBytes, out.ParamsKnown = d.FuncParamBytes(f)
 		s.x.forms.attach(s.x.forms.code(im, name, s.places), out, in)
 		return nil

@@ -145,6 +145,9 @@ type loaded struct {
 	shared *instance
 }
 
+// key tells a kernel of the image from others, in every executor.
+func (im *loaded) key(name string) uint64 { return im.content ^ shm.Hash64([]byte(name), 0) }
+
 // instance is one loaded module.
 type instance struct {
 	module gpu.Module

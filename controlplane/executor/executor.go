@@ -115,6 +115,8 @@ type Config struct {
 	Compiler []string
 	// CacheDir is the folder that keeps them, for this user's executors on this machine; "": they are made anew each time.
 	CacheDir string
+	// LearnedDir is the folder that keeps what was learned of programs' requests and kernels' times; "": every executor learns anew.
+	LearnedDir string
 	// Tuning of the poller; zero fields take their defaults.
 	Tuning Tuning
 
@@ -270,6 +272,7 @@ type executor struct {
 	poller   *poller
 	watch    *watch
 	forms    *forms
+	learned  *learned
 	sessions map[uint64]*session
 	imagesMu sync.Mutex
 	images   map[uint64]*loaded
@@ -316,6 +319,8 @@ func (x *executor) run(ctx context.Context) error {
 		}
 		x.forms.stop()
 	}()
+	x.learned = newLearned(x)
+	defer x.learned.end()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

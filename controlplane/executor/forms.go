@@ -150,7 +150,7 @@ func (f *forms) code(im *loaded, name string, p harvest.Places) *codeInfo {
 	}
 	c := &codeInfo{
 		places: p,
-		code:   &scoreboard.Code{ID: uint32(len(f.list) + 1), Image: im.id, Name: name},
+		code:   &scoreboard.Code{ID: uint32(len(f.list) + 1), Image: im.id, Name: name, Content: im.key(name)},
 		image:  im, name: name, attributes: map[uint32]int{}, kernels: map[*scoreboard.Kernel]*instance{},
 	}
 	f.codes[key] = c

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -226,7 +227,7 @@ func (c *tester) attach(d *daemon) {
 	c.d = d
 	window := shm.Encode(shm.Range{Address: c.window, Bytes: windowStep})
 	d.must(shm.Message{Type: shm.TypeAttach, ClientID: c.id, Tail: window, Fds: []int{c.file.Fd(), d.bell.Fd()},
-		Body: shm.Encode(shm.Attach{ClientID: c.id, HostBase: testHost + c.id*windowStep, HostBytes: windowStep, Windows: 1})})
+		Body: shm.Encode(shm.Attach{ClientID: c.id, PID: uint32(os.Getpid()), UID: uint32(os.Getuid()), HostBase: testHost + c.id*windowStep, HostBytes: windowStep, Windows: 1})})
 	d.must(shm.Message{Type: shm.TypeSegment, ClientID: c.id, Body: shm.Encode(shm.Range{Address: c.window, Bytes: segmentBytes}), Fds: []int{c.fd}})
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/request"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
@@ -48,6 +49,8 @@ type session struct {
 	kernels   map[uint32]*scoreboard.Kernel
 	globals   map[uint64]bool
 	places    harvest.Places // where the PTX of its kernels may lie
+	program   string         // what it executes, "" when that is not known
+	recalled  string         // the class for which a model was last loaded
 }
 
 func newSession(x *executor, id uint64) *session {
@@ -134,7 +137,15 @@ func (s *session) handle(m *shm.Message) ([]byte, error) {
 
 // classify takes what the session's class promises; from the next decision on.
 func (s *session) classify(c shm.Class, name string) error {
-	if !s.x.poller.call(func() { s.x.poller.classify(s.client, name, sched.FromWire(c)) }) {
+	settings := sched.FromWire(c)
+	var known *request.Model
+	if settings.Latency > 0 && name != s.recalled {
+		known, s.recalled = s.x.learned.requests(s.program, name), name
+	}
+	if !s.x.poller.call(func() {
+		s.client.memory.known = known
+		s.x.poller.classify(s.client, name, settings)
+	}) {
 		return errStopping
 	}
 	return nil
@@ -190,6 +201,7 @@ func (s *session) attach(m *shm.Message) error {
 	}
 	s.host = shm.Range{Address: a.HostBase, Bytes: a.HostBytes}
 	s.places = places.Of(int(a.PID), a.UID)
+	s.program = program(int(a.PID), a.UID)
 	s.base = uint64(uintptr(file.Base()))
 	words := file.Consumer()
 	board := scoreboard.New(s.id, file)
@@ -215,7 +227,7 @@ func (s *session) attach(m *shm.Message) error {
 		file.Close()
 		return err
 	}
-	s.client = &client{id: s.id, board: board, file: file, ring: shm.NewConsumer(file), words: words, status: file.Status()}
+	s.client = &client{memory: memory{program: s.program}, id: s.id, board: board, file: file, ring: shm.NewConsumer(file), words: words, status: file.Status()}
 	atomic.StoreUint32(&s.client.status.ExecutorPID, uint32(unix.Getpid()))
 	return nil
 }
@@ -602,6 +614,7 @@ func (s *session) detach() error {
 		if !p.call(func() { p.remove(c) }) {
 			return errStopping
 		}
+		s.x.learned.left(c)
 	}
 	return s.x.loader.do(func() error {
 		s.teardown(c)

@@ -21,6 +21,7 @@ func (p *poller) classify(c *client, name string, t sched.Settings) {
 	if c.books.Class() != k {
 		p.unqueue(c) // offered again in the next pass
 	}
+	c.recall()
 	p.sched.Move(c.books, k)
 	p.relevel()
 }
@@ -39,6 +40,7 @@ func (p *poller) enrol(c *client) {
 		c.class, c.settings = unnamed, sched.Settings{QueueDelay: int64(p.tune.Gather), Coalesce: true}
 	}
 	c.books = p.sched.Attach(c.board, p.sched.Set(c.class, c.settings))
+	c.recall()
 	p.relevel()
 }
 

@@ -1,5 +1,6 @@
 // Package cache keeps compiled code on disk, found by content: the key is a hash over everything that the code depends on, so an
-// entry is never out of date, and whoever needs another compiler's code asks by another key.
+// entry is never out of date, and whoever needs another compiler's code asks by another key. Estimates that improve (what an executor
+// learned) are kept in the same way in a folder of their own; there the last writer of a key wins.
 //
 // An entry is believed only when it is a plain file of our own that nobody else can write, and its checksum over everything fits.
 // Whatever else lies in the folder is passed over, and removed when it is ours. Several processes may use one folder at once:

@@ -137,6 +137,31 @@ func learn(estimate, spread, seen float64, first bool) (float64, float64) {
 	return estimate, spread + (math.Abs(d)-spread)/16
 }
 
+// CopyTo copies what was learned of prefixes [from, from+n) to another model, and how long requests take; true: that was all. So a
+// thread that must not wait hands a model over in small parts.
+func (m *Model) CopyTo(to *Model, from, n int) bool {
+	to.Requests, to.Duration, to.Spread = m.Requests, m.Duration, m.Spread
+	from = min(max(from, 0), Prefixes)
+	end := min(from+max(n, 0), Prefixes)
+	copy(to.table[from:end], m.table[from:end])
+	return end == Prefixes
+}
+
+// Merge takes from another model what this one does not know: the same program's other clients met other requests.
+func (m *Model) Merge(o *Model) {
+	if o.Requests > m.Requests {
+		m.Requests = o.Requests
+		if m.Duration == 0 {
+			m.Duration, m.Spread = o.Duration, o.Spread
+		}
+	}
+	for i := range m.table {
+		if m.table[i].seen == 0 {
+			m.table[i] = o.table[i]
+		}
+	}
+}
+
 // magic begins the encoded form.
 const magic = "HDRQ1\n"
 

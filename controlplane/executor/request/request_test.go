@@ -123,6 +123,30 @@ func TestAnything(t *testing.T) {
 	})
 }
 
+// TestMerge: a model takes what it does not know from another, and keeps what it does; a copy in parts is the same model.
+func TestMerge(t *testing.T) {
+	a, b := New(), New()
+	run(a, 0, []uint64{1, 2}, us, 10*us)
+	for i := range int64(3) {
+		run(b, i*1e9, []uint64{1, 3}, us, 500*us)
+	}
+	a.Merge(b)
+	c := New()
+	for part := 0; !a.CopyTo(c, part*1000, 1000); part++ {
+	}
+	for name, m := range map[string]*Model{"merged": a, "copied": c} {
+		if m.Requests != 3 {
+			t.Errorf("%s: %d requests; want 3", name, m.Requests)
+		}
+		if r, known := m.Op(1, 0); !known || r != 11*us {
+			t.Errorf("%s: %d ns remain after 1; want its own %d", name, r, 11*us)
+		}
+		if r, known := m.Op(3, 0); !known || r != 500*us {
+			t.Errorf("%s: %d ns remain after 1, 3; want the other's %d", name, r, 500*us)
+		}
+	}
+}
+
 // FuzzUnmarshal: any bytes are a model or an error.
 func FuzzUnmarshal(f *testing.F) {
 	m := New()

@@ -1,6 +1,9 @@
 package sched
 
-import "github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+import (
+	"github.com/heddle-gpu/heddle/controlplane/executor/request"
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+)
 
 // Arrive takes an op that was submitted: the first one begins a request. key is what it is by content; it is asked for only when
 // the client's class has an objective.
@@ -21,6 +24,17 @@ func (s *Scheduler) Arrive(c *Client, op *scoreboard.Op, now int64) {
 	op.Latest = c.deadline - remaining
 	c.latest = op.Latest
 	k.latest = min(k.latest, op.Latest)
+}
+
+// Model is what was learned of the client's requests, nil while its class never had an objective. It belongs to the scheduler's
+// thread until the client is detached.
+func (c *Client) Model() *request.Model { return c.model }
+
+// Recall gives a client what an earlier client of its program taught, unless its own requests taught something already.
+func (c *Client) Recall(m *request.Model) {
+	if c.model == nil || c.model.Requests == 0 && !c.open {
+		c.model = m
+	}
 }
 
 func (s *Scheduler) begin(c *Client, now int64) {

@@ -18,6 +18,8 @@ type Code struct {
 	ID    uint32 // counts from 1 in this executor
 	Image uint64 // the daemon's image id
 	Name  string // the entry's name
+	// Content tells its code from others', as Kernel.Key does; 0: not known.
+	Content uint64
 
 	// Forms are the launchable rewritten kernels of which this code is a body, cheapest mapping and smallest capacity first; nil
 	// while there are none. The slice is replaced as a whole and never changed.

@@ -123,11 +123,43 @@ type Shapes struct {
 	ready  int
 	clock  uint64
 	hand   int
+	book   *cost.Book // what was measured of shapes that are in no cell, and before this executor
 }
 
 // NewShapes makes an empty table.
 func NewShapes() *Shapes {
-	return &Shapes{cells: make([]Shape, maxShapes), active: make([]*Shape, 0, maxShapes)}
+	return &Shapes{cells: make([]Shape, maxShapes), active: make([]*Shape, 0, maxShapes), book: cost.NewBook()}
+}
+
+// Recall takes what an earlier executor measured.
+func (t *Shapes) Recall(b *cost.Book) { t.book = b }
+
+// Parts is in how many parts Measured gives what it has: each is some µs of the poller's time.
+const Parts = 16
+
+// Measured copies a part of what was measured, 0 to Parts-1 one after the other.
+func (t *Shapes) Measured(to *cost.Book, part int) {
+	cells := len(t.cells) / Parts
+	for i := range t.cells[part*cells : (part+1)*cells] {
+		if s := &t.cells[part*cells+i]; s.occupied {
+			t.book.Put(s.content(), &s.Times)
+		}
+	}
+	t.book.CopyTo(to, part*cost.BookRows/Parts, cost.BookRows/Parts)
+}
+
+// content tells a shape from others in every executor; 0: not known.
+func (k *ShapeKey) content() uint64 {
+	if k.Code.Content == 0 {
+		return 0
+	}
+	h := k.Code.Content
+	for _, v := range [...]uint32{k.Grid[0], k.Grid[1], k.Grid[2], k.Block[0], k.Block[1], k.Block[2], k.SharedBytes, k.Flags,
+		k.Cluster[0], k.Cluster[1], k.Cluster[2], k.ClusterPolicy} {
+		h = (h ^ uint64(v)) * 0x9e3779b97f4a7c15
+		h ^= h >> 29
+	}
+	return h
 }
 
 // hash mixes the words of a key that differ most.
@@ -173,6 +205,9 @@ func (t *Shapes) Of(op *Op, level int32) *Shape {
 	*s = Shape{
 		ShapeKey: key, Blocks: product(key.Grid), Threads: product(key.Block), Expect: 1, chain: *b, used: t.clock, occupied: true,
 	}
+	if h := s.content(); h != 0 {
+		t.book.Get(h, &s.Times)
+	}
 	*b, k.shape = s, s
 	return s
 }
@@ -209,6 +244,7 @@ func (t *Shapes) vacate() *Shape {
 	if oldest == nil {
 		return nil
 	}
+	t.book.Put(oldest.content(), &oldest.Times)
 	for at := &t.bucket[oldest.hash()%uint64(len(t.bucket))]; ; at = &(*at).chain {
 		if *at == oldest {
 			*at = oldest.chain

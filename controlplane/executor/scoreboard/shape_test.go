@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -123,5 +124,38 @@ func TestShapesFull(t *testing.T) {
 	table.Remove(first)
 	if s := table.Of(extra, 0); s == nil || s.Grid[0] != 1<<20 {
 		t.Error("a free place is not used")
+	}
+}
+
+// What was measured of a shape comes back with it: when it gave way to others, and in another executor's table; never for a kernel
+// of another content.
+func TestShapesRemember(t *testing.T) {
+	of := func(table *Shapes, content uint64, x uint32) *Shape {
+		o := &Op{Session: &Session{}, Kind: shm.KindLaunch, Kernel: &Kernel{Code: &Code{ID: uint32(content), Content: content}}}
+		o.Launch().Grid = [3]uint32{x, 1, 1}
+		return table.Of(o, 0)
+	}
+	table := NewShapes()
+	of(table, 7, 1).Times.Add(1, 5000)
+	for i := range uint32(3 * maxShapes) {
+		of(table, 8, i)
+	}
+	if s := of(table, 7, 1); s.Times.Alone() != 5000 {
+		t.Errorf("a shape that gave way took %d ns; want 5000", s.Times.Alone())
+	}
+	of(table, 7, 2).Times.Add(4, 8000)
+	book, next := cost.NewBook(), NewShapes()
+	for part := range Parts {
+		table.Measured(book, part)
+	}
+	next.Recall(book)
+	if a, b := of(next, 7, 1), of(next, 7, 2); a.Times.Alone() != 5000 || b.Times.Each(cost.Bucket(4)) != 2000 {
+		t.Errorf("in another table: %d and %d ns; want 5000 and 2000", a.Times.Alone(), b.Times.Each(cost.Bucket(4)))
+	}
+	if s := of(next, 9, 1); s.Times != (cost.Times{}) {
+		t.Error("another kernel has its times")
+	}
+	if s := of(next, 0, 1); s.Times != (cost.Times{}) {
+		t.Error("a kernel whose content is not known has its times")
 	}
 }

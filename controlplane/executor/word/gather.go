@@ -57,6 +57,9 @@ func NewGather(o Options) (*Gather, error) {
 	return &Gather{options: o, shapes: scoreboard.NewShapes(), pool: p}, nil
 }
 
+// Shapes is the table of what is ready and what was measured of it.
+func (g *Gather) Shapes() *scoreboard.Shapes { return g.shapes }
+
 // Len is how many ops wait in it.
 func (g *Gather) Len() int { return g.shapes.Len() }
 
@@ -79,6 +82,9 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 	s := g.shapes.Of(op, int32(level))
 	if s == nil {
 		return false
+	}
+	if s.Weight == 0 && s.Times.Alone() > 0 { // measured by an earlier executor
+		g.Weigh(s)
 	}
 	op.Cost = s.Cost
 	switch {

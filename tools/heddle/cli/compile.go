@@ -31,9 +31,9 @@ func newCompile(o *options) *cobra.Command {
 	}
 }
 
-// formsDir is where this user's executors keep compiled kernels; "" when the user has no place for it. An executor that root's
+// cacheDir is a folder in which this user's executors keep what the next ones can use; "" when the user has no place for it. An executor that root's
 // daemon started for somebody has root's environment, whose folders are not this user's.
-func formsDir() string {
+func cacheDir(what string) string {
 	dir := os.Getenv("HEDDLE_CACHE_DIR")
 	if dir == "" {
 		base, err := os.UserCacheDir()
@@ -49,7 +49,7 @@ func formsDir() string {
 	if !filepath.IsAbs(dir) {
 		return "" // an executor runs in /, not where the user was
 	}
-	return filepath.Join(dir, "forms")
+	return filepath.Join(dir, what)
 }
 
 // own tells whether a folder is this user's.

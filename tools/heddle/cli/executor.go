@@ -46,7 +46,7 @@ func newExecutor(o *options) *cobra.Command {
 				config.MaxKernelTime = d
 			}
 			config.Compiler = []string{"/proc/self/exe", "compile"} // this binary, even when it was replaced on disk
-			config.CacheDir = formsDir()
+			config.CacheDir, config.LearnedDir = cacheDir("forms"), cacheDir("learned")
 			err := executor.Run(cmd.Context(), config)
 			if err != nil {
 				return exitError{executor.ExitCode(err), err}
