@@ -1,9 +1,11 @@
 """Clients that stay: processes of programs/load.py, started together once for each way to run them and then told what to do.
+Ways are native (time-sliced), mps, heddle, and drop: natively with programs/drop.c, whose launches do nothing.
 
 Clients of all ways are there at the same time and idle while others are measured: runs of a pair follow each other at once."""
 
 import http.client, json, os, queue, re, shutil, socket, subprocess, threading, time
 from harness import *
+from loads import quantile
 
 # Another model for all of them: `api` needs neither PyTorch nor a real GPU.
 STANDIN = os.environ.get("GT_STANDIN", "")
@@ -21,10 +23,14 @@ class Client:
         self.mode, self.name, self.error, self.built = mode, name, "", {}
         self.path = f"{WORK}/load.{mode}.{name}.log"
         env = {"HEDDLE_LABEL": "gt-" + name, "GT_KERNELS": KERNELS, "HEDDLE_LOG": "stats,stderr:warning"}
+        if mode == "drop":
+            env["LD_PRELOAD"] = WORK + "/drop.so"
         if mode == "mps" and name.startswith("batch"):
             env["CUDA_MPS_CLIENT_PRIORITY"] = "1"  # below normal
         self.log = open(self.path, "w")
-        self.p = start(mode, [PY, PROGRAMS + "/load.py"], env, err=self.log, mps=mps, stdin=subprocess.PIPE)
+        self.p = start(
+            "native" if mode == "drop" else mode, [PY, PROGRAMS + "/load.py"], env, err=self.log, mps=mps, stdin=subprocess.PIPE
+        )
         self.lines = queue.Queue()
         threading.Thread(target=self.read, daemon=True).start()
 
@@ -76,12 +82,13 @@ def spec(model, batch=1, kind="eager"):
     return f"{STANDIN or model}:{batch}:{kind}"
 
 
-def hire(modes, what, limit=120):
+def hire(modes, what, limit=120, extra=None):
     """Has clients in every mode: what is name -> list of specs they are to have built. Those of other names leave.
 
-    The modes that are ready; why the others are not is in broken."""
+    extra is (mode, name) -> specs for clients of one mode only. The modes that are ready; why the others are not is in broken."""
     global mps
-    for key in [k for k in staff if k[1] not in what or k[0] not in modes or staff[k].error]:
+    wanted = {(mode, name): specs for mode in modes for name, specs in what.items()} | (extra or {})
+    for key in [k for k in staff if k not in wanted or staff[k].error]:
         staff.pop(key).close()
     broken.clear()
     if "mps" in modes and not mps:
@@ -92,20 +99,17 @@ def hire(modes, what, limit=120):
             log(f"MPS: {e}")
     t = time.monotonic()
     fresh, jobs = [], []
-    for mode in modes:
-        for name in what if mode not in broken else ():
-            if (mode, name) not in staff:
-                staff[mode, name] = Client(mode, name)
-                fresh.append(staff[mode, name])
+    for key in wanted:
+        if key[0] not in broken and key not in staff:
+            staff[key] = Client(*key)
+            fresh.append(staff[key])
     for c in fresh:
         c.hear(limit)
-    for mode in modes:
-        for name, specs in what.items() if mode not in broken else ():
-            c = staff[mode, name]
-            for s in specs:
-                if s not in c.built:
-                    c.tell(do="build", what=s)
-                    jobs.append((c, s))
+    for key, specs in wanted.items():
+        for s in specs if key[0] not in broken else ():
+            if s not in staff[key].built:
+                staff[key].tell(do="build", what=s)
+                jobs.append((staff[key], s))
     for c, s in jobs:
         r = c.hear(max(5, limit - (time.monotonic() - t)))
         if not r.get("error"):
@@ -150,7 +154,8 @@ def serve(mode, jobs, seconds, grace=1.0, beside=None, during=None):
         staff[mode, name].tell(do="requests", start=start, seconds=seconds, grace=grace, **job)
     if during:
         during(start)
-    rs = {name: staff[mode, name].hear(LEAD + seconds + grace + 20) for name in jobs}
+    last = start + seconds + grace + 15
+    rs = {name: staff[mode, name].hear(last - time.monotonic()) for name in jobs}
     if beside:
         staff[mode, beside[0]].tell(do="stop")
         rs[beside[0]] = staff[mode, beside[0]].hear(20)
@@ -158,6 +163,23 @@ def serve(mode, jobs, seconds, grace=1.0, beside=None, during=None):
         if r.get("error"):
             broken.setdefault(mode, r["error"])
     return rs
+
+
+def together(mode, what, names, seconds, seed=1):
+    """Several clients serve requests one after the other: requests/s in all, p50 and p99 in ms, what is wrong, '' when nothing is."""
+    rs = serve(mode, {n: dict(what=what, rate=0, seed=seed) for n in names}, seconds, 0)
+    took = [x for r in rs.values() for x in r.get("latencies") or []]
+    bad = wrong(rs.values())
+    p50, p99 = (None if v is None else round(v * 1e3, 3) for v in (quantile(took, 0.5), quantile(took, 0.99)))
+    total = sum(r.get("rate", 0) for r in rs.values())
+    return dict(rate=None if bad else total, all=total, p50=p50, p99=p99, wrong=bad)
+
+
+def wrong(rs):
+    """What is not right in some answers, in a few words; '' when all is."""
+    t = sorted({r["error"] for r in rs if r.get("error")})
+    n = sum(r.get("wrong", 0) for r in rs)
+    return "; ".join(t + ([f"{n} results differ"] if n else []))[:120]
 
 
 def work(mode, name, what, seconds):

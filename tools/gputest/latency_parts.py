@@ -2,6 +2,7 @@
 
 import os, subprocess, threading, time
 import coalesce, crew
+from crew import wrong
 from harness import *
 from loads import attained, highest, ladder, median, quantile
 
@@ -26,17 +27,11 @@ def figures(r):
     return ms(quantile(v, 0.5)), ms(quantile(v, 0.99))
 
 
-def wrong(rs):
-    """What is not right in some answers, in a few words; '' when all is."""
-    t = sorted({r["error"] for r in rs if r.get("error")})
-    n = sum(r.get("wrong", 0) for r in rs)
-    return "; ".join(t + ([f"{n} results differ"] if n else []))[:120]
-
-
 def check():
     """Of `selfcheck`: every sort of client once, natively and under MPS."""
     specs = [crew.spec(m, 1, k) for m in ("resnet50", "bert") for k in ("eager", "graph")] + [crew.spec(MODEL[0], int(MODEL[1]))]
-    others = [crew.spec("resnet50", 64, k) for k in ("infer", "train")]
+    specs += [crew.spec("mlp", 1, "graph"), crew.spec("gpt2", 1, "decode")]
+    others = [crew.spec("resnet50", 64, k) for k in ("infer", "train")] + [crew.spec(m, 8, "streams") for m in ("resnet50", "bert")]
     ready = crew.hire(("native", "mps"), {"interactive-0": specs, "batch-0": others})
     for mode in ("native", "mps"):
         if mode not in ready:

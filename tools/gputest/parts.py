@@ -3,10 +3,14 @@
 
 import os, sys, time, traceback
 from harness import *
-import coalesce, crew, latency_parts, robust
+import coalesce, crew, graph_parts, latency_parts, robust
 
 MODELS = os.environ.get("GT_WORKLOADS", "resnet50,bert,gpt2,vit,compile,train,jax,cupy").split(",")
-JAX_GRAPHS = {"XLA_FLAGS": "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"}  # command buffers left on
+# Command buffers named: `heddle run` turns them off where nothing is said of them.
+JAX_GRAPHS = {
+    "XLA_FLAGS": "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0 --xla_gpu_graph_min_graph_size=1"
+    " --xla_gpu_enable_command_buffer=FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL"
+}
 saved = {}  # (workload, tag) -> reply
 
 
@@ -16,7 +20,7 @@ def workload(name, tag):
 
 def batch(mode, names, tag, env=None, timeout=200):
     """Runs workloads at once; replies by (name, tag)."""
-    ps_ = [(n, t, start(mode, workload(n, t), env)) for n, t in names]
+    ps_ = [(n, t, start(mode, workload(n, t), {**(env or {}), **FRAMEWORKS.get(n, {})})) for n, t in names]
     for n, t, p in ps_:
         rc, out = finish(p, timeout)
         r = reply(out)
@@ -58,17 +62,17 @@ def heddle_alone(names):
             batch("heddle", [(n, "alone")], "alone", {"HEDDLE_LOG": "stats"}, 120)
 
 
-def compare(what, name, tag):
+def compare(what, name, tag, part="outputs"):
     base = differs(name, "native1", "native2")
     d = differs(name, "native1", tag)
     r = saved.get((name, tag), {})
     if base:
-        row("outputs", what, native=f"differs from itself: {base}", heddle=d or "equal", target="listed", ok=None)
+        row(part, what, native=f"differs from itself: {base}", heddle=d or "equal", target="listed", ok=None)
     else:  # equal outputs prove nothing when nothing was forwarded
         f = (r.get("stats") or {}).get("forwarded")
         note = "" if f else ", no counters" if f is None else ", NOTHING FORWARDED"
         row(
-            "outputs",
+            part,
             what,
             native="equal twice" + ("" if saved[(name, "native1")].get("finite") else ", not finite"),
             heddle=(d or "equal") + note,
@@ -340,6 +344,44 @@ def graphs():
     )
 
 
+FRAMEWORKS = {  # workload -> what its environment has besides
+    "graph": {},
+    "reduce-overhead": {},
+    "max-autotune": {},
+    "jax-graphs": JAX_GRAPHS,
+    "cupy-graph": {},
+    "threads": {},
+    "sharing": {},
+    "loader": {},
+    "expandable": {k: "expandable_segments:True" for k in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")},
+    "cudaMallocAsync": {k: "backend:cudaMallocAsync" for k in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")},
+}
+
+
+def frameworks():
+    """Frameworks as they are: outputs against native bit for bit. All at once, then those that were not right one by one."""
+    names = [n for n in os.environ.get("GT_FRAMEWORKS", ",".join(FRAMEWORKS)).split(",") if n in FRAMEWORKS]
+    stats_on = {"HEDDLE_LOG": "stats"}
+    for t in ("native1", "native2"):  # the second finds what the first tuned
+        batch("native", [(n, t) for n in names], t, timeout=60)
+    names = [n for n in names if left() > 20]
+    batch("heddle", [(n, "alone") for n in names], "alone", stats_on, timeout=60)
+    again = [n for n in names if differs(n, "native1", "alone") and not differs(n, "native1", "native2")]
+    for n in again:
+        if left() > 15:
+            first = differs(n, "native1", "alone")
+            batch("heddle", [(n, "alone")], "alone", stats_on, timeout=40)
+            print(f"# {n} with the others: {first}; by itself: {differs(n, 'native1', 'alone') or 'equal'}", flush=True)
+            saved[(n, "alone")]["first"] = first
+    for n in names:
+        compare(f"{n}: outputs", n, "alone", "frameworks")
+        r = saved.get((n, "alone"), {})
+        why = {k: v for k, v in (r.get("stats") or {}).items() if v and k not in ("pid", "ops", "total", "signals", "waits")}
+        if n in again:
+            row("frameworks", f"{n}: beside the others", heddle=str(r.get("first"))[:120], target="bit for bit", ok=False)
+        print(f"# {n}: {' '.join(f'{k} {v}' for k, v in sorted(why.items(), key=lambda x: -x[1])[:6])}", flush=True)
+
+
 def errors():
     a = run("native", [WORK + "/errors", KERNELS], 120)
     b = run("heddle", [WORK + "/errors", KERNELS], 150)
@@ -534,6 +576,12 @@ PARTS = {
     "reload": latency_parts.reload,
     "churn": latency_parts.churn,
     "eyes": latency_parts.eyes,
+    "graph1": graph_parts.graph1,
+    "graphs8": graph_parts.graphs8,
+    "eager8": graph_parts.eager8,
+    "many": graph_parts.many,
+    "decode": graph_parts.decode,
+    "frameworks": frameworks,
 }
 
 

@@ -3,8 +3,9 @@
 #   {"do": "requests", "what": W, "start": T, "seconds": S, "rate": R, "seed": N, "grace": G}
 #                                             Poisson requests, latency from arrival (R 0: one after the other); answer: latencies
 #   {"do": "steps", "what": W, "start": T}    runs W again and again until the next line comes; answer: steps a second since T
-# KIND: eager, graph (input copied in, result copied out); infer, train (data on the GPU). MODEL: resnet18, resnet50, bert, or api:
-# the driver alone, for machines without PyTorch. Times are CLOCK_MONOTONIC, in seconds.
+# KIND: eager, graph (input copied in, result copied out); streams (BATCH such graphs of one process on as many streams: for "steps");
+# infer, train (data on the GPU); decode (a request is a token). MODEL: resnet18, resnet50, bert, mlp, gpt2, or api: the driver alone,
+# for machines without PyTorch. Times are CLOCK_MONOTONIC, in seconds.
 import ctypes, gc, hashlib, json, os, select, sys, time
 
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
@@ -38,8 +39,12 @@ def torch_program(model, batch, kind):
             torch.cuda.synchronize()
 
         return train, lambda a, b: True, lambda y: ""
+    if kind == "decode":
+        return decoder(torch)
     from serve import build
 
+    if kind == "streams":
+        return side_by_side(torch, [build(model) for _ in range(batch)])
     out = lambda y: y if torch.is_tensor(y) else y.last_hidden_state[:, 0]
     with torch.inference_mode():
         m, x = build(model, batch)
@@ -69,6 +74,71 @@ def torch_program(model, batch, kind):
     return f, torch.equal, lambda y: hashlib.sha256(y.numpy().tobytes()).hexdigest()[:16]
 
 
+def side_by_side(torch, models):
+    """A graph and a stream for each model; f() waits for the next stream that is done, reads its result and starts it again."""
+    out = lambda y: y if torch.is_tensor(y) else y.last_hidden_state[:, 0]
+    places = []
+    with torch.inference_mode():
+        for m, x in models:
+            g, xs, ys = captured(torch, lambda v, m=m: out(m(v)), x)
+            places.append(
+                (g, xs, ys, x, torch.empty(ys.shape, dtype=ys.dtype, pin_memory=True), torch.cuda.Stream(), torch.cuda.Event())
+            )
+    torch.cuda.synchronize()
+
+    @torch.inference_mode()
+    def launch(place):
+        g, xs, ys, x, host, stream, event = place
+        with torch.cuda.stream(stream):
+            xs.copy_(x, non_blocking=True)
+            g.replay()
+            host.copy_(ys, non_blocking=True)
+            event.record()
+
+    waiting = []
+
+    def f():
+        if not waiting:
+            for p in places:
+                launch(p)
+            waiting.extend(places)
+        while True:
+            for i, p in enumerate(waiting):
+                if p[6].query():
+                    y = p[4].clone()
+                    waiting.append(waiting.pop(i))
+                    launch(p)
+                    return y
+
+    return f, torch.equal, lambda y: hashlib.sha256(y.numpy().tobytes()).hexdigest()[:16]
+
+
+def decoder(torch, prompt=16, tokens=64):
+    """A model of GPT-2's size that decodes greedily, one token a call, from the beginning again after so many."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        m = GPT2LMHeadModel(GPT2Config()).eval().half()
+    first = torch.randint(0, 50000, (1, prompt), device="cuda")
+    state = {"n": 0, "past": None, "next": first}
+    told, differ = {}, []  # step -> token: what a step gave it gives again
+
+    @torch.inference_mode()
+    def f():
+        if state["n"] == tokens:
+            state.update(n=0, past=None, next=first)
+        r = m(state["next"], past_key_values=state["past"], use_cache=True)
+        y = r.logits[:, -1].argmax(-1, keepdim=True)
+        state.update(n=state["n"] + 1, past=r.past_key_values, next=y)
+        token = int(y.item())
+        if told.setdefault(state["n"], token) != token:
+            differ.append(state["n"])
+        return token
+
+    return f, lambda a, b: not differ, lambda y: str([told[k] for k in sorted(told)])
+
+
 def captured(torch, f, x):
     """A CUDA graph of f, with its input and its output on the GPU."""
     xs = x.cuda()
@@ -79,7 +149,7 @@ def captured(torch, f, x):
             f(xs)
     torch.cuda.current_stream().wait_stream(s)
     g = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(g):
+    with torch.cuda.graph(g, stream=s):  # of its own: graphs that run side by side must not share the libraries' work spaces
         ys = f(xs)
     return g, xs, ys
 

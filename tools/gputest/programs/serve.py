@@ -8,7 +8,11 @@ def build(model, batch=1):
     import torch
 
     torch.manual_seed(0)
-    if model.startswith("resnet"):
+    if model == "mlp":
+        with torch.device("cuda"):
+            m = torch.nn.Sequential(*[l for _ in range(8) for l in (torch.nn.Linear(1024, 1024), torch.nn.ReLU())]).eval().half()
+        x = torch.randn(batch, 1024).half().pin_memory()
+    elif model.startswith("resnet"):
         import torchvision
 
         with torch.device("cuda"):  # weights are made on the GPU: half the start-up

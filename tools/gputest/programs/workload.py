@@ -3,6 +3,8 @@
 import hashlib, json, os, sys, time
 
 START = float(os.environ.get("GT_START", time.time()))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import frameworks
 import numpy as np
 
 
@@ -157,6 +159,15 @@ MAKE = {
     "graph": graph,
     "jax": jax_cnn,
     "cupy": cupy_raw,
+    "reduce-overhead": lambda: frameworks.compiled(torch_setup(), "reduce-overhead"),
+    "max-autotune": lambda: frameworks.compiled(torch_setup(), "max-autotune"),
+    "jax-graphs": jax_cnn,  # with other flags
+    "cupy-graph": frameworks.cupy_graph,
+    "sharing": lambda: frameworks.sharing(torch_setup()),
+    "loader": lambda: frameworks.loader(torch_setup()),
+    "threads": lambda: frameworks.threads(torch_setup()),
+    "expandable": train,  # with another allocator, set from outside
+    "cudaMallocAsync": train,
 }
 
 
@@ -171,7 +182,7 @@ def host(v):
 def main():
     name, path, n = sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 3
     f = MAKE[name]()
-    if name not in ("jax", "cupy"):
+    if not name.startswith(("jax", "cupy")):
         import torch
 
         torch.set_grad_enabled(False)
@@ -201,4 +212,5 @@ def main():
     )
 
 
-main()
+if __name__ == "__main__":  # not in what it spawns
+    main()
