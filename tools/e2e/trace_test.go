@@ -151,7 +151,7 @@ func TestRecord(t *testing.T) {
 	// What was recorded can be replayed, as often as one likes with the same result.
 	var replayed [2][]byte
 	for i := range replayed {
-		if replayed[i], err = b.heddle("sim", "--replay", file+".jsonl").Output(); err != nil || !strings.Contains(string(replayed[i]), "default") {
+		if replayed[i], err = b.heddle("replay", file+".jsonl").Output(); err != nil || !strings.Contains(string(replayed[i]), "default") {
 			t.Errorf("%v: %s", err, replayed[i])
 		}
 	}

@@ -51,7 +51,7 @@ const (
 	simNameSize = 100
 )
 
-// WriteRequests writes the requests that lie wholly within timelines as heddle sim --replay reads them, a line each, and says how
+// WriteRequests writes the requests that lie wholly within timelines as heddle replay reads them, a line each, and says how
 // many. A kernel takes what was measured on the GPU; without that, as anything else does, the shortest time from issue to end that
 // its like took in the recording. at_ns counts from the first event.
 func WriteRequests(to io.Writer, all []Executor, sources map[uint64]Source, costs func(executor int, code uint32) Cost) (int, error) {

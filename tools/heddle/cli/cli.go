@@ -92,7 +92,7 @@ from one context. Begin with: heddle run -- python3 serve.py`,
 	root.SetErr(stderr)
 	root.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON instead of text")
 	root.AddCommand(
-		newRun(o), newPs(o), newTop(o), newKernels(o), newExplain(o), newRecord(o), newPolicy(o), newSim(o), newDoctor(o), newDemo(o), newVersion(o),
+		newRun(o), newPs(o), newTop(o), newKernels(o), newExplain(o), newRecord(o), newPolicy(o), newSim(o), newReplay(o), newDoctor(o), newDemo(o), newVersion(o),
 		newDaemon(o), newDrain(o), newStop(o), newExecutor(o), newCompile(o),
 	)
 	return root

@@ -83,7 +83,7 @@ op to the word that it went in. ^C ends it early. docs/tracing.md explains it.`,
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "heddle.pftrace", "file to write")
-	cmd.Flags().StringVar(&requests, "requests", "", "file for the requests too, as heddle sim --replay reads them")
+	cmd.Flags().StringVar(&requests, "requests", "", "file for the requests too, as heddle replay reads them")
 	cmd.Flags().Float64Var(&seconds, "seconds", 5, "how long")
 	cmd.Flags().Uint64Var(&client, "client", 0, "only what concerns this client (its ID in heddle ps)")
 	cmd.Flags().IntVar(&most, "events", defaultEvents, "end early after this many events (about 100 bytes of the file each)")
@@ -264,7 +264,7 @@ func (o *options) recorded(r *recording, output string) error {
 	} else {
 		fmt.Fprintf(o.stdout, "%s: %d ops of %d clients in %d words, %.2f s, %d events\n", s.File, s.Ops, s.Clients, s.Words, s.Seconds, s.Events)
 		if r.requests >= 0 {
-			fmt.Fprintf(o.stdout, "%d whole requests; next: heddle sim --replay FILE\n", r.requests)
+			fmt.Fprintf(o.stdout, "%d whole requests; next: heddle replay FILE\n", r.requests)
 		}
 		fmt.Fprintln(o.stdout, "next: open it on https://ui.perfetto.dev (it stays in your browser)")
 	}

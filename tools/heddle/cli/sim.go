@@ -11,16 +11,17 @@ import (
 )
 
 func newSim(o *options) *cobra.Command {
-	var file, scenario, replay string
+	var file, scenario string
 	var seed uint64
 	var list bool
 	cmd := &cobra.Command{
-		Use:   "sim [--policy FILE] --scenario FILE|NAME | --replay TRACE",
+		Use:   "sim [--policy FILE] --scenario FILE|NAME",
 		Short: "Judge a policy before it meets a GPU",
-		Long: `Drives the scheduler that executors run with recorded or synthetic arrivals on
-a modelled GPU, and first come first served, round robin, earliest deadline first
-without coalescing, and an oracle beside it on the same arrivals. No GPU, no daemon.
-docs/sim.md says what is modelled and how to write scenarios and traces.
+		Long: `Drives the scheduler that executors run with synthetic arrivals on a modelled
+GPU, and first come first served, round robin, earliest deadline first without
+coalescing, and an oracle beside it on the same arrivals. No GPU, no daemon.
+docs/sim.md says what is modelled and how to write scenarios. heddle replay does
+the same with recorded arrivals.
 
 The same files and seed give the same output. How long it took goes to stderr.`,
 		Args: cobra.NoArgs,
@@ -28,50 +29,78 @@ The same files and seed give the same output. How long it took goes to stderr.`,
 			if list {
 				return o.printScenarios()
 			}
-			if (scenario == "") == (replay == "") {
-				return fail(ExitUsage, "give --scenario FILE|NAME or --replay TRACE, one of them; heddle sim --list has the builtin scenarios")
+			if scenario == "" {
+				return fail(ExitUsage, "give --scenario FILE|NAME (heddle sim --list has the builtin ones), or use heddle replay TRACE")
 			}
-			var p *policy.Policy
-			if file != "" {
-				var err error
-				if p, err = o.load(file); err != nil {
-					return err
-				}
-				if len(p.Files) == 0 {
-					return fail(ExitFailed, "policy %s does not exist", file)
-				}
-			}
-			load := simulate.Load
-			if replay != "" {
-				scenario, load = replay, simulate.LoadTrace
-			}
-			sc, err := load(scenario)
+			sc, err := simulate.Load(scenario)
 			if err != nil {
 				return exitError{ExitFailed, err}
 			}
-			began := time.Now()
-			rep, err := simulate.Run(sc, simulate.Options{Policy: p, Seed: seed})
-			if err != nil {
-				return exitError{ExitFailed, err}
-			}
-			ops := uint64(0)
-			for _, r := range rep.Results {
-				ops += r.Ops
-			}
-			took := time.Since(began)
-			fmt.Fprintf(o.stderr, "%d ops in %v: %.0f a second\n", ops, took.Round(time.Millisecond), float64(ops)/took.Seconds())
-			if o.json {
-				return o.printJSON(rep)
-			}
-			return rep.Print(o.stdout)
+			return o.simulate(sc, file, seed)
 		},
 	}
-	cmd.Flags().StringVar(&file, "policy", "", "policy in TOML (docs/policy.md); without it the builtin one")
+	policyFlag(cmd, &file)
 	cmd.Flags().StringVar(&scenario, "scenario", "", "a file, or a builtin scenario's name")
-	cmd.Flags().StringVar(&replay, "replay", "", "a trace of requests, JSON lines")
 	cmd.Flags().Uint64Var(&seed, "seed", 1, "of everything random")
 	cmd.Flags().BoolVar(&list, "list", false, "the builtin scenarios")
 	return cmd
+}
+
+func newReplay(o *options) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "replay [--policy FILE] TRACE",
+		Short: "What a policy would have made of recorded requests",
+		Long: `Drives the scheduler that executors run with the requests that heddle record
+--requests TRACE wrote, on a modelled GPU, and the other schedulers of heddle sim
+beside it. No GPU, no daemon. docs/tracing.md says what a trace keeps, docs/sim.md
+what is modelled.
+
+The same files give the same output. How long it took goes to stderr.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			sc, err := simulate.LoadTrace(args[0])
+			if err != nil {
+				return exitError{ExitFailed, err}
+			}
+			return o.simulate(sc, file, 1)
+		},
+	}
+	policyFlag(cmd, &file)
+	return cmd
+}
+
+func policyFlag(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVar(file, "policy", "", "policy in TOML (docs/policy.md); without it the builtin one")
+}
+
+// simulate runs a scenario under the policy in a file, "" for the builtin one, and prints what came of it.
+func (o *options) simulate(sc *simulate.Scenario, file string, seed uint64) error {
+	var p *policy.Policy
+	if file != "" {
+		var err error
+		if p, err = o.load(file); err != nil {
+			return err
+		}
+		if len(p.Files) == 0 {
+			return fail(ExitFailed, "policy %s does not exist", file)
+		}
+	}
+	began := time.Now()
+	rep, err := simulate.Run(sc, simulate.Options{Policy: p, Seed: seed})
+	if err != nil {
+		return exitError{ExitFailed, err}
+	}
+	ops := uint64(0)
+	for _, r := range rep.Results {
+		ops += r.Ops
+	}
+	took := time.Since(began)
+	fmt.Fprintf(o.stderr, "%d ops in %v: %.0f a second\n", ops, took.Round(time.Millisecond), float64(ops)/took.Seconds())
+	if o.json {
+		return o.printJSON(rep)
+	}
+	return rep.Print(o.stdout)
 }
 
 // printScenarios lists what --scenario takes by name.

@@ -28,32 +28,32 @@ func TestSim(t *testing.T) {
 	run := func(args ...string) (string, error) {
 		var out, diagnostics bytes.Buffer
 		root := New(&out, &diagnostics)
-		root.SetArgs(append([]string{"sim"}, args...))
+		root.SetArgs(args)
 		err := root.Execute()
 		return out.String(), err
 	}
-	table, err := run("--replay", trace, "--policy", rules)
+	table, err := run("replay", trace, "--policy", rules)
 	if err != nil || !strings.Contains(table, "oracle") || !strings.Contains(table, "100.00%") || !strings.Contains(table, "p.toml") {
 		t.Errorf("%v\n%s", err, table)
 	}
-	if again, _ := run("--replay", trace, "--policy", rules); again != table {
+	if again, _ := run("replay", trace, "--policy", rules); again != table {
 		t.Errorf("the same twice gave\n%s\nand\n%s", table, again)
 	}
-	text, err := run("--replay", trace, "--policy", rules, "--json")
+	text, err := run("replay", trace, "--policy", rules, "--json")
 	var rep simulate.Report
 	if err != nil || json.Unmarshal([]byte(text), &rep) != nil || len(rep.Results) != len(simulate.Names) || rep.Results[0].Total.Requests != 1 {
 		t.Errorf("%v\n%s", err, text)
 	}
-	if list, err := run("--list"); err != nil || !strings.Contains(list, "rising-load") {
+	if list, err := run("sim", "--list"); err != nil || !strings.Contains(list, "rising-load") {
 		t.Errorf("%v\n%s", err, list)
 	}
 	for _, c := range []struct {
 		code int
 		args []string
 	}{
-		{ExitUsage, nil}, {ExitUsage, []string{"--replay", trace, "--scenario", "crowd"}}, {ExitFailed, []string{"--scenario", "no-such"}},
-		{ExitFailed, []string{"--replay", trace, "--policy", wrong}}, {ExitFailed, []string{"--replay", trace, "--policy", dir + "/none.toml"}},
-		{ExitFailed, []string{"--replay", rules}},
+		{ExitUsage, []string{"sim"}}, {ExitFailed, []string{"sim", "--scenario", "no-such"}},
+		{ExitFailed, []string{"replay", trace, "--policy", wrong}}, {ExitFailed, []string{"replay", trace, "--policy", dir + "/none.toml"}},
+		{ExitFailed, []string{"replay", rules}}, {ExitFailed, []string{"replay", dir + "/none.jsonl"}},
 	} {
 		_, err := run(c.args...)
 		var e exitError
