@@ -9,16 +9,16 @@
 package compiler
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
+	"embed"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"slices"
 	"sync"
 
+	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/jit"
 	"github.com/heddle-gpu/heddle/jit/cache"
 	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/jit/harvest"
@@ -103,7 +103,7 @@ func (r *Request) Key() cache.Key {
 	}
 	number := func(n int) []byte { return binary.LittleEndian.AppendUint64(nil, uint64(n)) }
 	fields := [][]byte{
-		build(), spec, number(r.Device.Major), number(r.Device.Minor), []byte(r.Device.Driver), number(len(r.Bodies)),
+		version(), spec, number(r.Device.Major), number(r.Device.Minor), []byte(r.Device.Driver), number(len(r.Bodies)),
 	}
 	for i := range r.Bodies {
 		fields = append(fields, r.Bodies[i].Hash[:], []byte(r.Bodies[i].Entry))
@@ -111,21 +111,16 @@ func (r *Request) Key() cache.Key {
 	return cache.KeyOf(fields...)
 }
 
-// build is a hash of this program: whatever changes in the rewriting, the parameter block or the checks, no entry of before is
-// taken for one of now. Where the program cannot be read, nothing is shared with other processes.
-var build = sync.OnceValue(func() []byte {
-	h := sha256.New()
-	f, err := os.Open("/proc/self/exe")
-	if err == nil {
-		defer f.Close()
-		_, err = io.Copy(h, f)
-	}
-	if err != nil {
-		var random [sha256.Size]byte
-		_, _ = rand.Read(random[:]) // never fails (crypto/rand)
-		return random[:]
-	}
-	return h.Sum(nil)
+// own are this package's sources.
+//
+//go:embed *.go
+var own embed.FS
+
+// version is a hash of the sources of all that makes and checks forms, which every program carries: whatever changes there, no entry
+// of before is taken for one of now, and whatever changes elsewhere, entries stay good.
+var version = sync.OnceValue(func() []byte {
+	a, b, c := jit.Version(), jit.HashSources(own), jit.HashSources(gpu.LinkSources)
+	return slices.Concat(a[:], b[:], c[:])
 })
 
 // check tells whether a layout is one that a launcher can follow for this request: it comes out of a process that read other

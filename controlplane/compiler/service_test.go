@@ -6,18 +6,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/jit"
 	"github.com/heddle-gpu/heddle/jit/cache"
 	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/jit/harvest"
@@ -390,4 +394,45 @@ func TestUUID(t *testing.T) {
 		t.Fatal(err)
 	}
 	fmt.Printf("UUID=%s\n", all[0].UUID)
+}
+
+// Every package of this module that the compiler's process uses is in the key, or cannot change a form.
+func TestKeyHoldsSources(t *testing.T) {
+	const module = "github.com/heddle-gpu/heddle/"
+	apart := map[string]bool{
+		module + "controlplane/compiler": true, // own
+		module + "controlplane/gpu":      true, // gpu.LinkSources are the part that compiles
+		module + "jit/cache":             true, // its format is checked when it is read
+		module + "jit":                   true,
+	}
+	out, err := exec.Command("go", "list", "-deps", "-f", "{{if not .Standard}}{{.ImportPath}} {{join .GoFiles \" \"}}{{end}}", ".").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, line := range strings.Split(string(out), "\n") {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || !strings.HasPrefix(fields[0], module) || apart[fields[0]] {
+			continue
+		}
+		found++
+		for _, name := range fields[1:] {
+			if _, err := fs.Stat(jit.Sources(), strings.TrimPrefix(fields[0], module+"jit/")+"/"+name); err != nil {
+				t.Errorf("%s/%s is not in the cache's key: add it to jit/sources.go", fields[0], name)
+			}
+		}
+	}
+	if found < 5 {
+		t.Errorf("%d packages", found)
+	}
+	files := fstest.MapFS{"a/x.go": {Data: []byte("1")}, "a/x_test.go": {Data: []byte("2")}}
+	before := jit.HashSources(files)
+	files["a/x_test.go"].Data = []byte("3")
+	if jit.HashSources(files) != before {
+		t.Error("a test is in the key")
+	}
+	files["a/x.go"].Data = []byte("3")
+	if jit.HashSources(files) == before {
+		t.Error("a source is not in the key")
+	}
 }

@@ -7,10 +7,16 @@ package gpu
 import "C"
 
 import (
+	"embed"
 	"fmt"
 	"strings"
 	"unsafe"
 )
+
+// LinkSources are the files that decide what LinkPTX asks the driver for, for keys of caches of its results.
+//
+//go:embed link.go driver.c
+var LinkSources embed.FS
 
 // UnsupportedPTX is CUDA_ERROR_UNSUPPORTED_PTX_VERSION: the text's .version is newer than the driver.
 const UnsupportedPTX Result = 222
