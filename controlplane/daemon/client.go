@@ -237,6 +237,10 @@ func (d *Daemon) handle(s *session, m *shm.Message) (shm.Message, error) {
 		return d.handleImageFilled(s, m)
 	case shm.TypeKernel:
 		return d.handleKernel(s, m)
+	case shm.TypeGraph:
+		return d.handleGraph(s, m)
+	case shm.TypeGraphDrop:
+		return d.handleGraphDrop(s, m)
 	case shm.TypeGlobal:
 		return d.handleGlobal(s, m)
 	case shm.TypeFuncAttr, shm.TypeLimit:

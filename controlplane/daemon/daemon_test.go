@@ -162,6 +162,21 @@ func fakeExecutor() int {
 			line += fmt.Sprintf(" kernel=%d", r.KernelID)
 		case shm.TypeGlobal:
 			body = shm.Encode(shm.Range{Address: 0x7000, Bytes: 8})
+		case shm.TypeGraph, shm.TypeGraphDrop:
+			r, _ := shm.Decode[shm.Graph](m.Body)
+			line += fmt.Sprintf(" graph=%d nodes=%d bytes=%d", r.GraphID, r.Nodes, r.Bytes)
+			if len(m.Fds) == 1 {
+				line += fmt.Sprintf(" file=%d", inode(m.Fds[0]))
+			}
+			body = m.Body
+			switch r.Nodes {
+			case 13:
+				status, tail = shm.StatusRefused, []byte("node 3 is no node")
+			case 14:
+				if files[m.ClientID].Status().Epoch < 2 {
+					return 3
+				}
+			}
 		case shm.TypeFuncAttr, shm.TypeLimit:
 			r, _ := shm.Decode[shm.Setting](m.Body)
 			line += fmt.Sprintf(" kernel=%d what=%d value=%d", r.KernelID, r.What, r.Value)

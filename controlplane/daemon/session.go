@@ -48,7 +48,11 @@ type session struct {
 	hostNext     uint64                 // bump pointer; the window is far larger than any use
 	deviceBytes  uint64
 	hostBytes    uint64
-	kernels      []kernel // index + 1 is the kernel id
+	kernels      []kernel          // index + 1 is the kernel id
+	graphs       map[uint32]*graph // by id
+	nextGraph    uint32            // the last id given
+	graphBytes   uint64
+	graphNodes   uint64
 	settings     map[settingKey]uint64
 	globals      int // answered GLOBAL requests: lost with the executor
 	refused      string
@@ -89,7 +93,7 @@ func newSession(id uint64, p peer, label string, sl *slot) (*session, error) {
 	}
 	return &session{
 		id: id, peer: p, label: label, slot: sl, since: time.Now(), file: f,
-		segments: map[uint64]segment{}, hostSegments: map[uint64]hostSegment{}, settings: map[settingKey]uint64{},
+		segments: map[uint64]segment{}, hostSegments: map[uint64]hostSegment{}, settings: map[settingKey]uint64{}, graphs: map[uint32]*graph{},
 	}, nil
 }
 
@@ -106,6 +110,9 @@ func (s *session) release() {
 	}
 	for _, h := range s.hostSegments {
 		unix.Close(h.fd)
+	}
+	for id := range s.graphs {
+		s.forgetGraph(id)
 	}
 	s.segments, s.hostSegments = nil, nil
 	s.file.Close()

@@ -253,6 +253,9 @@ func (sl *slot) restore(p *executorProcess, s *session, restart bool) error {
 			}
 		}
 	}
+	if err := s.restoreGraphs(p); err != nil {
+		return err
+	}
 	if restart && s.globals > 0 {
 		// Nobody serves now, so nobody else writes this word (docs/protocol.md section 4).
 		s.file.SetError(cudaErrorLaunchFailed, shm.ReasonLostGlobals)

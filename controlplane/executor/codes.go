@@ -15,7 +15,8 @@ type CodeStats struct {
 	Image     uint64            `json:"image"`
 	Name      string            `json:"name"`
 	Launches  uint64            `json:"launches"`
-	Coalesced uint64            `json:"coalesced"`     // of them in words of two or more
+	InGraphs  uint64            `json:"in_graphs"`     // launches as nodes of graphs, which Launches does not count
+	Coalesced uint64            `json:"coalesced"`     // of Launches, those in words of two or more
 	MeanWidth float64           `json:"mean_width"`    // of those words; 0: none yet
 	PTX       string            `json:"ptx,omitempty"` // where it was found (harvest.Origin); "" until a form of it was made
 	Forms     []string          `json:"forms,omitempty"`
@@ -29,7 +30,7 @@ type CodeStats struct {
 // codeRow collects a kernel's numbers; it runs on the poller's thread.
 func codeRow(c *scoreboard.Code, origin string) CodeStats {
 	u := &c.Use
-	r := CodeStats{ID: c.ID, Image: c.Image, Name: c.Name, Launches: u.Launches, Coalesced: u.Coalesced, AloneNS: u.Times.Alone(), PTX: origin}
+	r := CodeStats{ID: c.ID, Image: c.Image, Name: c.Name, Launches: u.Launches, InGraphs: u.InGraphs, Coalesced: u.Coalesced, AloneNS: u.Times.Alone(), PTX: origin}
 	if u.Words > 0 {
 		r.MeanWidth = float64(u.Slots) / float64(u.Words)
 	}
@@ -79,6 +80,9 @@ func (x *executor) codes(from int, client uint64) (rows []byte, next, total int,
 	all := x.forms.known()
 	var page []CodeStats
 	ok := x.poller.call(func() {
+		for _, c := range x.poller.clients {
+			c.board.CountGraphs()
+		}
 		if client != 0 {
 			all = x.poller.codesOf(client, all)
 		}

@@ -37,6 +37,7 @@ import (
 // Driver is everything an executor asks of a GPU; *gpu.Device is one.
 type Driver interface {
 	issue.Driver
+	GraphDriver
 	Reserve(address, bytes uint64) (uint64, error)
 	Unreserve(address, bytes uint64) gpu.Result
 	Import(fd int) (gpu.Memory, gpu.Result)
@@ -277,6 +278,7 @@ type executor struct {
 	imagesMu sync.Mutex
 	images   map[uint64]*loaded
 	expert   expert
+	graphs   graphBooks
 	tracing  tracing
 	pagesMu  sync.Mutex
 	pages    Stats // of which STATS has given some rows, and is asked for more; under pagesMu

@@ -35,7 +35,8 @@ type fakeGPU struct {
 	calls  atomic.Int64
 	// late makes the recording of an event take its time, so that a wait which does not wait for the record finds the event as it
 	// was before.
-	late bool
+	late   bool
+	graphs fakeGraphs
 }
 
 type fakeStream struct {

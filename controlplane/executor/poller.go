@@ -631,9 +631,10 @@ func (p *poller) issued(op *scoreboard.Op, cost int64, width int) {
 	p.sched.Issued(op, cost, op.Signal, width, p.now)
 	p.slots[s.Slot].used |= 1 << uint(l.Stream)
 	p.stats.Ops++
-	if op.Kind == shm.KindLaunch {
-		p.stats.Launches++
+	if op.Kind == shm.KindGraph {
+		p.graphIssued(op)
 	}
+	p.stats.Launches += op.Kernels()
 }
 
 // shortOp is how long an op may take for the whole window to be used. Of longer ones fewer are kept in flight: they hide the
@@ -861,10 +862,10 @@ func (p *poller) account() {
 	}
 	for id, ops := range running {
 		if id == p.end.blamed && len(ops) == 1 {
-			p.end.kernel = ops[0].Kernel.ID
+			p.end.kernel = ops[0].KernelID()
 		}
 		for _, op := range ops {
-			if pair := [2]uint64{id, uint64(op.Kernel.ID)}; op.Joined && !slices.Contains(p.end.apart, pair) {
+			if pair := [2]uint64{id, uint64(op.KernelID())}; op.Joined && !slices.Contains(p.end.apart, pair) {
 				p.end.apart = append(p.end.apart, pair)
 			}
 		}

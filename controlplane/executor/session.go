@@ -51,6 +51,7 @@ type session struct {
 	places    harvest.Places // where the PTX of its kernels may lie
 	program   string         // what it executes, "" when that is not known
 	recalled  string         // the class for which a model was last loaded
+	graphs    graphs
 }
 
 func newSession(x *executor, id uint64) *session {
@@ -119,6 +120,19 @@ func (s *session) handle(m *shm.Message) ([]byte, error) {
 		}
 		r, err := s.global(k, string(m.Tail))
 		return shm.Encode(r), err
+	case shm.TypeGraph:
+		g, err := shm.Decode[shm.Graph](m.Body)
+		if err != nil {
+			return nil, err
+		}
+		err = s.graph(m, &g)
+		var no *refusal
+		if errors.As(err, &no) {
+			g.CUDAResult = uint32(no.result)
+		}
+		return shm.Encode(g), err
+	case shm.TypeGraphDrop:
+		return withBody(m, s.graphDrop)
 	case shm.TypeFuncAttr:
 		return withBody(m, s.attribute)
 	case shm.TypeLimit:
@@ -499,6 +513,7 @@ func (s *session) segmentDrop(r *shm.Range) error {
 	if err := s.drained(); err != nil {
 		return err
 	}
+	s.loseMemory(r.Address)
 	if !s.x.poller.call(func() { s.client.board.Memory.Remove(r.Address) }) {
 		return errStopping
 	}
@@ -567,6 +582,7 @@ func (s *session) hostDrop(r *shm.Range) error {
 	if err := s.drained(); err != nil {
 		return err
 	}
+	s.loseMemory(r.Address)
 	if !s.x.poller.call(func() { s.client.board.Memory.Remove(r.Address) }) {
 		return errStopping
 	}
@@ -632,6 +648,7 @@ func (s *session) teardown(c *client) {
 		})
 		return
 	}
+	s.dropGraphs()
 	for _, a := range slices.Sorted(maps.Keys(s.segments)) {
 		if err := s.unmap(a, s.segments[a], s.singles[a]); err != nil {
 			s.log.Error("segment not unmapped", "error", err)

@@ -15,6 +15,7 @@ import (
 // counters are the poller's.
 type counters struct {
 	Passes, Ops, Launches, NotReady, Wakeups, Sleeps, Naps, BadRecords, BusyNanoseconds uint64
+	GraphLaunches, GraphKernels                                                         uint64
 }
 
 // Stats is what an executor answers to STATS, as JSON. Counters count from its start.
@@ -22,7 +23,7 @@ type Stats struct {
 	PID           int     `json:"pid"`
 	UptimeSeconds float64 `json:"uptime_seconds"`
 	Ops           uint64  `json:"ops"`         // handed to the driver
-	Launches      uint64  `json:"launches"`    // of them kernels
+	Launches      uint64  `json:"launches"`    // kernels launched, those of graphs too
 	Words         uint64  `json:"words"`       // launches issued; a word holds one or more ops
 	Signals       uint64  `json:"signals"`     // done words written by the GPU
 	Orders        uint64  `json:"orders"`      // events between streams
@@ -43,7 +44,8 @@ type Stats struct {
 	IssueBusySeconds []float64      `json:"issue_busy_seconds"`
 	Streams          []StreamStats  `json:"streams"`
 	Sessions         []SessionStats `json:"sessions"`
-	Forms            FormsStats     `json:"forms"`   // rewritten kernels
+	Forms            FormsStats     `json:"forms"` // rewritten kernels
+	Graphs           GraphStats     `json:"graphs"`
 	Classes          []ClassStats   `json:"classes"` // that have clients or had some
 	// Next tells that classes and sessions found no room in the message: STATS with this number in its tail gives them (StatsPage).
 	Next int `json:"next,omitempty"`
@@ -78,7 +80,7 @@ type StreamStats struct {
 type SessionStats struct {
 	ClientID  uint64 `json:"client_id"`
 	OpsDone   uint64 `json:"ops_done"`
-	Launches  uint64 `json:"launches"`  // kernels issued
+	Launches  uint64 `json:"launches"`  // kernels issued, those of graphs too
 	Coalesced uint64 `json:"coalesced"` // of them in words of two or more
 	Slots     uint64 `json:"slots"`     // the widths of those words, added up for each of the kernels
 	Dropped   uint64 `json:"dropped"`
@@ -86,6 +88,7 @@ type SessionStats struct {
 	Waiting   int    `json:"waiting"`
 	BusyLanes int    `json:"busy_lanes"`
 	Kernels   int    `json:"kernels"`
+	Graphs    int    `json:"graphs"` // that it can launch
 	Ranges    int    `json:"ranges"` // segments, host segments and globals
 	RingBytes uint64 `json:"ring_bytes"`
 	Error     int    `json:"error"` // sticky CUresult, 0 none
@@ -105,6 +108,7 @@ func (p *poller) snapshot() Stats {
 		HeldInVain: g.InVain, HeldSeconds: float64(g.HeldNanoseconds) / 1e9, SignalsInKernel: g.InKernel, Apart: reasons(&g.Apart),
 		Waiting: g.Len(),
 	}
+	st.Graphs = GraphStats{Launches: n.GraphLaunches, Kernels: n.GraphKernels}
 	st.Classes = p.classRows()
 	for i := range e.Threads() {
 		st.IssueBusySeconds = append(st.IssueBusySeconds, e.Busy(i).Seconds())
@@ -120,7 +124,7 @@ func (p *poller) snapshot() Stats {
 		st.Waiting += b.Waiting()
 		st.Sessions = append(st.Sessions, SessionStats{
 			ClientID: c.id, OpsDone: b.OpsDone, Launches: b.Launches, Coalesced: b.Joined, Slots: b.Slots, Dropped: b.OpsDropped, InFlight: b.InFlight(), Waiting: b.Waiting(), BusyLanes: len(b.Busy()),
-			Kernels: b.Kernels(), Ranges: b.Memory.Len(), RingBytes: c.ring.Read() - c.ring.Head(), Error: int(c.failed),
+			Kernels: b.Kernels(), Graphs: b.GraphCount(), Ranges: b.Memory.Len(), RingBytes: c.ring.Read() - c.ring.Head(), Error: int(c.failed),
 		})
 	}
 	return st
@@ -180,6 +184,7 @@ func (x *executor) answerStats(m shm.Message) {
 			return
 		}
 		x.pages.Forms = x.forms.snapshot()
+		x.pages.Graphs = x.graphs.snapshot(x.pages.Graphs)
 	}
 	text, next, err := x.pages.page(from)
 	if err != nil {

@@ -115,6 +115,10 @@ func estimate(op *scoreboard.Op) {
 		return
 	}
 	const bytesPerNanosecond, overhead = 1000, 2000 // of a copy; an H100 moves some 1.5 KB a ns, and starts within 2 µs
+	if op.Kind == shm.KindGraph {
+		op.Cost = op.Graph.Cost()
+		return
+	}
 	if op.Kind != shm.KindLaunch {
 		op.Cost = overhead + int64(min(op.Bytes(), 1<<40))/bytesPerNanosecond
 		return

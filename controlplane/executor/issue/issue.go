@@ -23,6 +23,7 @@ import (
 type Driver interface {
 	Bind() error
 	Launch(*gpu.Launch) gpu.Result
+	scoreboard.GraphLauncher
 	Memset(s gpu.Stream, dst, pitch, width, height uint64, element, value uint32) gpu.Result
 	Copy(s gpu.Stream, dst, src, bytes uint64) gpu.Result
 	CopyToDevice(s gpu.Stream, dst, host, bytes uint64) gpu.Result
@@ -495,7 +496,11 @@ func (e *Engine) measure(w *word.Word) {
 			continue
 		}
 		s.Shape, s.Count, s.Nanoseconds, s.Asked = w.Shape, w.Len(), 0, e.Now
-		s.Shape.Samples++
+		if s.Graph = nil; w.Shape != nil {
+			s.Shape.Samples++
+		} else {
+			s.Graph = w.Op.Graph
+		}
 		s.State.Store(sampleIssued)
 		w.Sample = s
 		e.sampling++
@@ -512,7 +517,7 @@ const (
 	sampleAnswered // Nanoseconds is the answer
 )
 
-// Measured calls learn for each word whose time has become known, and asks for others. It is cheap when nothing is measured.
+// Measured calls learn for each word of kernels whose time has become known, tells graphs theirs, and asks for others. It is cheap when nothing is measured.
 func (e *Engine) Measured(learn func(s *scoreboard.Shape, count int, nanoseconds int64)) {
 	if e.sampling == 0 {
 		return
@@ -531,9 +536,13 @@ func (e *Engine) Measured(learn func(s *scoreboard.Shape, count int, nanoseconds
 			c.kind, c.word = cmdMeasure, word.Word{Sample: s}
 			t.push()
 		case sampleAnswered:
-			learn(s.Shape, s.Count, s.Nanoseconds)
-			s.Shape.Samples--
-			s.Shape = nil
+			if s.Graph != nil {
+				s.Graph.Took(s.Nanoseconds)
+			} else {
+				learn(s.Shape, s.Count, s.Nanoseconds)
+				s.Shape.Samples--
+			}
+			s.Shape, s.Graph = nil, nil
 			e.sampling--
 			s.State.Store(sampleFree)
 		}

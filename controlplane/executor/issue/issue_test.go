@@ -49,6 +49,12 @@ func (r *recorder) Launch(l *gpu.Launch) gpu.Result {
 	}
 	return r.note(l.Stream, "launch")
 }
+func (r *recorder) GraphLaunch(_ gpu.GraphExec, s gpu.Stream) gpu.Result {
+	if r.fail != gpu.Success {
+		return r.fail
+	}
+	return r.note(s, "graph")
+}
 func (r *recorder) Memset(s gpu.Stream, _, _, _, _ uint64, _, _ uint32) gpu.Result {
 	return r.note(s, "memset")
 }

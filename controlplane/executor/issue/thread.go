@@ -223,6 +223,8 @@ func issueOp(d Driver, on gpu.Stream, op *scoreboard.Op) gpu.Result {
 		}
 		op.Launch().Stream = on
 		return d.Launch(op.Launch())
+	case shm.KindGraph:
+		return op.Graph.Launch(d, on)
 	case shm.KindMemset:
 		if a[2] == 0 || a[3] == 0 {
 			return gpu.Success

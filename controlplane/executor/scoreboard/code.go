@@ -38,6 +38,7 @@ type Code struct {
 // CodeUse is what became of the ops of one code. It belongs to the poller's thread.
 type CodeUse struct {
 	Launches  uint64 // ops issued
+	InGraphs  uint64 // launches as nodes of graphs (Graph.Count)
 	Coalesced uint64 // of them in words of two or more
 	Words     uint64 // words of two or more that one of its ops led
 	Slots     uint64 // ops in those

@@ -114,6 +114,10 @@ func (s *Session) body(op *Op, v *shm.RecordView) string {
 		}
 	case shm.KindEvent:
 		op.Args = [15]uint64{uint64(v.Event().Slot)}
+	case shm.KindGraph:
+		if op.Graph = s.graphs[v.Graph().Graph]; op.Graph == nil {
+			return "unknown graph id"
+		}
 	default:
 		return "kind is not an op"
 	}

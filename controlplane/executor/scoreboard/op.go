@@ -53,6 +53,7 @@ type Kernel struct {
 type Op struct {
 	Session *Session
 	Kernel  *Kernel
+	Graph   *Graph // of a GRAPH; means nothing in other ops
 	Kind    uint16
 	// Signal asks for lane.done right behind the op.
 	Signal bool
@@ -108,6 +109,9 @@ func (o *Op) Key() uint64 {
 		h := (o.Kernel.Key ^ uint64(g[0]) ^ uint64(g[1])<<32) * 0x9e3779b97f4a7c15
 		return (h^h>>32^uint64(g[2]))*0xbf58476d1ce4e5b9 + 1
 	}
+	if o.Kind == shm.KindGraph {
+		return o.Graph.Key
+	}
 	return uint64(o.Kind)<<8 | uint64(bits.Len64(o.Bytes())) + 1
 }
 
@@ -125,6 +129,25 @@ func (o *Op) Bytes() uint64 {
 		return a[2]
 	}
 	return 0
+}
+
+// Kernels is how many kernels the op launches.
+func (o *Op) Kernels() uint64 {
+	switch o.Kind {
+	case shm.KindLaunch:
+		return 1
+	case shm.KindGraph:
+		return uint64(o.Graph.Kernels)
+	}
+	return 0
+}
+
+// KernelID is the number of the kernel that the op launches, 0 when it is none or one of many.
+func (o *Op) KernelID() uint32 {
+	if o.Kernel == nil {
+		return 0
+	}
+	return o.Kernel.ID
 }
 
 // Deps are the dependencies on numbers of lanes that the op was accepted with (READY ones included); read-only.

@@ -14,7 +14,7 @@ const maxDoubt = 1024
 
 // Doubt is what Survey found among the ops that the dead executor may have handed to the driver.
 type Doubt struct {
-	// InDoubt counts ops that may have been executed, in part or in whole, Kernels those among them that are launches.
+	// InDoubt counts ops that may have been executed, in part or in whole, Kernels those among them that are launches, of kernels or graphs.
 	InDoubt, Kernels int
 	// Why is "" when repeating them all is harmless, and else names the first reason why it is not.
 	Why string
@@ -115,7 +115,7 @@ func (s *Session) Survey(c *shm.Consumer, known Effects) (Doubt, error) {
 	d := Doubt{InDoubt: len(unsure), Last: map[uint32]uint32{}}
 	for i := range unsure {
 		d.Last[unsure[i].lane] = unsure[i].seq
-		if unsure[i].kind == shm.KindLaunch {
+		if unsure[i].kind == shm.KindLaunch || unsure[i].kind == shm.KindGraph {
 			d.Kernels++
 		}
 	}
@@ -174,6 +174,9 @@ func (s *Session) whyNot(unsure []prior, known Effects) string {
 	names := make([]string, len(unsure))
 	for i := range unsure {
 		p := &unsure[i]
+		if p.kind == shm.KindGraph {
+			return "a graph was in flight, may have been cut in the middle, and is never repeated"
+		}
 		if p.kind != shm.KindLaunch {
 			continue
 		}

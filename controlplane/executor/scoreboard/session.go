@@ -82,6 +82,7 @@ type Session struct {
 	lanes    []Lane
 	kernels  []*Kernel          // by id
 	distant  map[uint32]*Kernel // with ids from denseKernels on
+	graphs   map[uint32]*Graph
 	known    int
 	cells    []Op
 	order    []uint16 // index in cells of the ops that hold ring space, as a circle: op i's place is i modulo its length
@@ -404,7 +405,7 @@ func (s *Session) Issue(op *Op, stream int) {
 	}
 	op.next = nil
 	l.Issued = op.Seq
-	if op.Kind == shm.KindLaunch && (op.Kernel.Code == nil || op.Kernel.Code.Forms.Load() == nil) {
+	if op.Kind == shm.KindGraph || op.Kind == shm.KindLaunch && (op.Kernel.Code == nil || op.Kernel.Code.Forms.Load() == nil) {
 		l.Unknown = op.Seq
 	}
 	if op.Lane != s.lastLane {
@@ -459,12 +460,12 @@ func (s *Session) Seen(lane, seq uint32) bool {
 	return shm.Reached(l.Done, seq) || shm.Reached(atomic.LoadUint32(&l.word.Done), seq)
 }
 
-// Running gives the launches that are issued and not known done, in ring order.
+// Running gives the launches, of graphs too, that are issued and not known done, in ring order.
 func (s *Session) Running() (ops []*Op) {
 	for i := s.opHead; i != s.opTail; i++ {
 		op := s.at(i)
 		l := &s.lanes[op.Lane]
-		if op.Kind == shm.KindLaunch && !op.Dropped && shm.Reached(l.Issued, op.Seq) && !shm.Reached(l.Done, op.Seq) {
+		if (op.Kind == shm.KindLaunch || op.Kind == shm.KindGraph) && !op.Dropped && shm.Reached(l.Issued, op.Seq) && !shm.Reached(l.Done, op.Seq) {
 			ops = append(ops, op)
 		}
 	}

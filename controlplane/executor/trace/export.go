@@ -32,7 +32,7 @@ type Executor struct {
 // kinds are the names of ops that are no launches, and of those whose kernel is not known.
 var kinds = map[uint16]string{
 	shm.KindLaunch: "kernel", shm.KindMemset: "memset", shm.KindCopy: "copy", shm.KindCopy3D: "copy 3D", shm.KindPut: "put",
-	shm.KindGet: "get", shm.KindEvent: "event",
+	shm.KindGet: "get", shm.KindEvent: "event", shm.KindGraph: "graph",
 }
 
 // Op names an op by its kind, or its kernel.

@@ -439,8 +439,11 @@ func (g *Gather) take(f *scoreboard.Form, s *scoreboard.Shape, n int, b *Batch) 
 	return taken
 }
 
-// Plain gives the shape of a launch that goes by itself, nil when it has none, and whether to measure it.
+// Plain gives the shape of a launch that goes by itself, nil when it has none, and whether to measure it. A graph has none.
 func (g *Gather) Plain(op *scoreboard.Op) (*scoreboard.Shape, bool) {
+	if op.Kind == shm.KindGraph {
+		return nil, op.Graph.Due()
+	}
 	if op.Kind != shm.KindLaunch || op.Kernel.Code == nil {
 		return nil, false
 	}

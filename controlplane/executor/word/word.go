@@ -46,7 +46,7 @@ type Word struct {
 	// Op is the word's only op (Stream), Batch its ops (Coalesced); one of them is nil.
 	Op    *scoreboard.Op
 	Batch *Batch
-	// Shape is that of the op which leads the word, nil for an op that is no launch. Measure asks for the word's time.
+	// Shape is that of the op which leads the word, nil for an op that launches no kernel. Measure asks for the word's time.
 	Shape   *scoreboard.Shape
 	Measure bool
 	// Sample is where the time is measured; the issue engine's.
@@ -76,6 +76,7 @@ func (w *Word) Ops() []*scoreboard.Op {
 type Sample struct {
 	Start, End gpu.Event
 	Shape      *scoreboard.Shape
+	Graph      *scoreboard.Graph // instead of Shape, of a word that launches one
 	Count      int
 	// State is the engine's; Nanoseconds is the answer, 0 when the driver gave none.
 	State       atomic.Uint32

@@ -53,18 +53,18 @@ func printKernels(out io.Writer, list []admin.Kernels, full bool) error {
 			fmt.Fprintln(w)
 		}
 		fmt.Fprintf(w, "GPU %s, user %d\n", short(e.GPU), e.UID)
-		fmt.Fprintln(w, "KERNEL\tIMAGE\tLAUNCHES\tCOALESCED\tWIDTH\tALONE\tEACH TOGETHER\tPTX\tFORMS\tWHY NOT")
+		fmt.Fprintln(w, "KERNEL\tIMAGE\tLAUNCHES\tIN GRAPHS\tCOALESCED\tWIDTH\tALONE\tEACH TOGETHER\tPTX\tFORMS\tWHY NOT")
 		rows := make([]executor.CodeStats, 0, len(e.Kernels))
 		for _, raw := range e.Kernels {
 			var r executor.CodeStats
 			if err := json.Unmarshal(raw, &r); err != nil {
 				return fail(ExitFailed, "the executor's answer: %w; is it of another version? heddle version", err)
 			}
-			if r.Launches > 0 || full {
+			if r.Launches+r.InGraphs > 0 || full {
 				rows = append(rows, r)
 			}
 		}
-		sort.SliceStable(rows, func(i, k int) bool { return rows[i].Launches > rows[k].Launches })
+		sort.SliceStable(rows, func(i, k int) bool { return rows[i].Launches+rows[i].InGraphs > rows[k].Launches+rows[k].InGraphs })
 		for _, r := range rows {
 			name := r.Name
 			if !full && len(name) > nameWidth {
@@ -74,7 +74,7 @@ func printKernels(out io.Writer, list []admin.Kernels, full bool) error {
 			if r.Coalesced > 0 {
 				share, width = fmt.Sprintf("%.1f %%", 100*float64(r.Coalesced)/float64(max(r.Launches, 1))), fmt.Sprintf("%.1f", r.MeanWidth)
 			}
-			fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, r.Image, r.Launches, share, width, gpuTime(r.AloneNS),
+			fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, r.Image, r.Launches, r.InGraphs, share, width, gpuTime(r.AloneNS),
 				gpuTime(together(&r)), dash(r.PTX), dash(strings.Join(r.Forms, ", ")), whyNot(&r))
 		}
 	}

@@ -1,0 +1,438 @@
+package executor
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// This file is what becomes of a client's graph (docs/protocol.md, "Graphs"): its description is checked node by node, built and
+// instantiated on the loader's thread, and freed when no op can need it any more.
+
+// GraphDriver is what graphs need of a GPU beyond launching; *gpu.Device is one.
+type GraphDriver interface {
+	GraphCreate() (gpu.Graph, gpu.Result)
+	GraphDestroy(g gpu.Graph) gpu.Result
+	GraphKernel(g gpu.Graph, after []gpu.GraphNode, l *gpu.Launch) (gpu.GraphNode, gpu.Result)
+	GraphMemset(g gpu.Graph, after []gpu.GraphNode, dst, pitch, width, height uint64, element, value uint32) (gpu.GraphNode, gpu.Result)
+	GraphCopy(g gpu.Graph, after []gpu.GraphNode, dst, src, bytes uint64) (gpu.GraphNode, gpu.Result)
+	GraphCopy3D(g gpu.Graph, after []gpu.GraphNode, c *gpu.Copy3D) (gpu.GraphNode, gpu.Result)
+	GraphEmpty(g gpu.Graph, after []gpu.GraphNode) (gpu.GraphNode, gpu.Result)
+	GraphInstantiate(g gpu.Graph) (gpu.GraphExec, gpu.Result)
+	GraphUpload(x gpu.GraphExec, s gpu.Stream) gpu.Result
+	GraphExecDestroy(x gpu.GraphExec) gpu.Result
+}
+
+// nodesAtOnce is how many nodes are built before the loader's thread turns to others: about a ms.
+const nodesAtOnce = 512
+
+// GraphStats are the graphs of an executor's clients; a part of Stats.
+type GraphStats struct {
+	Given    uint64            `json:"given"`    // instantiated since the start
+	Live     int               `json:"live"`     // and not freed
+	Nodes    uint64            `json:"nodes"`    // of those
+	Bytes    uint64            `json:"bytes"`    // of their descriptions
+	Refused  map[string]uint64 `json:"refused"`  // by reason: nodes, room, driver
+	Launches uint64            `json:"launches"` // of graphs
+	Kernels  uint64            `json:"kernels"`  // launched by them; in Stats.Launches too
+}
+
+// Reasons for which a graph is refused, as GraphStats counts them.
+const (
+	graphNodes  = "nodes"  // its description is not what docs/protocol.md says, or names what is not the session's
+	graphRoom   = "room"   // its session has too much of graphs
+	graphDriver = "driver" // the driver refused it
+)
+
+// graph is one graph of a session. Who takes it out of graphs.live frees it.
+type graph struct {
+	board  *scoreboard.Graph
+	memory []byte // its description, mapped
+	nodes  uint32
+	bytes  uint64
+	ranges []uint64 // first addresses of the memory that its copies and memsets name
+}
+
+// graphs are those of one session that are not freed, dropped or not.
+type graphs struct {
+	mu    sync.Mutex
+	live  map[uint32]*graph
+	nodes uint64
+	bytes uint64
+}
+
+// graphBooks counts graphs for statistics, and keeps the stream that brings them to the device.
+type graphBooks struct {
+	mu     sync.Mutex
+	stats  GraphStats
+	upload gpu.Stream // 0: not made; the loader's
+}
+
+func (b *graphBooks) refused(why string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.stats.Refused == nil {
+		b.stats.Refused = map[string]uint64{}
+	}
+	b.stats.Refused[why]++
+}
+
+// snapshot adds the books to what the poller has counted.
+func (b *graphBooks) snapshot(counted GraphStats) GraphStats {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := b.stats
+	st.Refused = maps.Clone(st.Refused)
+	st.Launches, st.Kernels = counted.Launches, counted.Kernels
+	return st
+}
+
+// refuseGraph counts a graph that its client has to launch natively.
+func (s *session) refuseGraph(why string, err error) error {
+	s.x.graphs.refused(why)
+	no := &refusal{status: shm.StatusRefused, text: err.Error()}
+	var r gpu.Result
+	if errors.As(err, &r) {
+		no.result = r
+	}
+	return no
+}
+
+// graph makes the graph of a GRAPH message and gives it the daemon's number. A description that makes no sense refuses the graph and
+// changes nothing else.
+func (s *session) graph(m *shm.Message, ask *shm.Graph) error {
+	fds, err := m.TakeFds(1)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fds[0])
+	if err := shm.CheckGraph(fds[0], ask); err != nil {
+		return s.refuseGraph(graphNodes, err)
+	}
+	g := &graph{nodes: ask.Nodes, bytes: ask.Bytes, board: &scoreboard.Graph{ID: ask.GraphID, Nodes: int(ask.Nodes)}}
+	if err := s.reserveGraph(g, ask); err != nil {
+		return err
+	}
+	kept := false
+	defer func() {
+		if !kept {
+			s.takeGraph(ask.GraphID)
+			g.unmap()
+		}
+	}()
+	if ask.Bytes > 0 {
+		if g.memory, err = unix.Mmap(fds[0], 0, int(ask.Bytes), unix.PROT_READ, unix.MAP_PRIVATE); err != nil {
+			return s.refuseGraph(graphRoom, fmt.Errorf("mapping %d bytes of a graph: %w", ask.Bytes, err))
+		}
+		g.board.Key = shm.Hash64(g.memory, 0)
+	}
+	var memory scoreboard.Ranges
+	if !s.x.poller.call(func() { memory = s.client.board.Memory.Clone() }) {
+		return errStopping
+	}
+	check := scoreboard.NewGraphChecker(memory, s.kernels)
+	sum := newSum(s.x)
+	if g.board.Exec, err = s.buildGraph(g, check, 0, g.nodes, sum.add); err != nil {
+		return err
+	}
+	sum.finish(g.board)
+	g.ranges = check.Ranges()
+	kept = true
+	s.x.graphs.mu.Lock()
+	s.x.graphs.stats.Given++
+	s.x.graphs.mu.Unlock()
+	if !s.x.poller.call(func() { s.client.board.AddGraph(g.board) }) {
+		return errStopping
+	}
+	return nil
+}
+
+// reserveGraph enters a graph into the books, or says why there is no room for it.
+func (s *session) reserveGraph(g *graph, ask *shm.Graph) error {
+	l := &s.graphs
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case ask.GraphID == 0 || l.live[ask.GraphID] != nil:
+		return refuse(shm.StatusInvalid, "graph id %d is taken", ask.GraphID)
+	case len(l.live) >= shm.MaxGraphs || l.nodes+uint64(ask.Nodes) > shm.SessionGraphNodes || l.bytes+ask.Bytes > shm.SessionGraphBytes:
+		return s.refuseGraph(graphRoom, fmt.Errorf("the client has %d graphs of %d nodes in %d bytes, some dropped and still in flight; one of %d nodes in %d bytes would be more than %d, %d or %d",
+			len(l.live), l.nodes, l.bytes, ask.Nodes, ask.Bytes, shm.MaxGraphs, shm.SessionGraphNodes, shm.SessionGraphBytes))
+	}
+	if l.live == nil {
+		l.live = map[uint32]*graph{}
+	}
+	l.live[ask.GraphID] = g
+	l.nodes += uint64(ask.Nodes)
+	l.bytes += ask.Bytes
+	b := &s.x.graphs
+	b.mu.Lock()
+	b.stats.Live++
+	b.stats.Nodes += uint64(ask.Nodes)
+	b.stats.Bytes += ask.Bytes
+	b.mu.Unlock()
+	return nil
+}
+
+// takeGraph takes a graph out of the books; nil when somebody else has. It may run on any goroutine.
+func (s *session) takeGraph(id uint32) *graph {
+	l := &s.graphs
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g := l.live[id]
+	if g == nil {
+		return nil
+	}
+	delete(l.live, id)
+	l.nodes -= uint64(g.nodes)
+	l.bytes -= g.bytes
+	b := &s.x.graphs
+	b.mu.Lock()
+	b.stats.Live--
+	b.stats.Nodes -= uint64(g.nodes)
+	b.stats.Bytes -= g.bytes
+	b.mu.Unlock()
+	return g
+}
+
+func (g *graph) unmap() {
+	if g.memory != nil {
+		_ = unix.Munmap(g.memory)
+		g.memory = nil
+	}
+}
+
+// buildGraph makes an executable graph of the nodes from+1 to to; what these depend on among the nodes before must run before. each
+// sees every node. The work is done on the loader's thread, in pieces, between which it serves others.
+func (s *session) buildGraph(g *graph, check *scoreboard.GraphChecker, from, to uint32, each func(*scoreboard.Op)) (exec gpu.GraphExec, err error) {
+	d := s.x.driver
+	var made gpu.Graph
+	err = s.x.loader.do(func() error {
+		var r gpu.Result
+		if made, r = d.GraphCreate(); r != gpu.Success {
+			return s.refuseGraph(graphDriver, fmt.Errorf("cuGraphCreate: %w", r))
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	defer s.x.loader.do(func() error { d.GraphDestroy(made); return nil })
+	var (
+		read  = shm.NewGraphReader(g.memory, g.nodes)
+		nodes = make([]gpu.GraphNode, 0, to-from)
+		after [shm.MaxDeps]gpu.GraphNode
+		op    scoreboard.Op
+	)
+	for more := true; more; {
+		err = s.x.loader.do(func() error {
+			for range nodesAtOnce {
+				v, ok, err := read.Next()
+				if more = ok && read.Node() <= to; err != nil || !more {
+					return s.ifNodes(err)
+				}
+				if read.Node() <= from {
+					continue
+				}
+				deps := after[:0]
+				for _, dep := range v.Deps() {
+					if dep.Value > from {
+						deps = append(deps, nodes[dep.Value-from-1])
+					}
+				}
+				if err := check.Node(&op, &v); err != nil {
+					return s.ifNodes(fmt.Errorf("node %d: %w", read.Node(), err))
+				}
+				n, r := s.addNode(made, deps, &op)
+				if r != gpu.Success {
+					return s.refuseGraph(graphDriver, fmt.Errorf("the driver does not take node %d (kind %d): %w", read.Node(), op.Kind, r))
+				}
+				nodes = append(nodes, n)
+				each(&op)
+			}
+			return nil
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	err = s.x.loader.do(func() error {
+		var r gpu.Result
+		if exec, r = d.GraphInstantiate(made); r != gpu.Success {
+			return s.refuseGraph(graphDriver, fmt.Errorf("cuGraphInstantiate of %d nodes: %w", to-from, r))
+		}
+		s.x.uploadGraph(exec)
+		return nil
+	})
+	return exec, err
+}
+
+// ifNodes is the refusal of a description for err, nil for nil.
+func (s *session) ifNodes(err error) error {
+	if err == nil {
+		return nil
+	}
+	return s.refuseGraph(graphNodes, err)
+}
+
+// uploadGraph spares the first launch the way to the device; it runs on the loader's thread. Without it the first launch does it.
+func (x *executor) uploadGraph(exec gpu.GraphExec) {
+	b := &x.graphs
+	if b.upload == 0 {
+		s, err := x.driver.StreamCreate(x.facts.Least)
+		if err != nil {
+			return
+		}
+		b.upload = s
+	}
+	if r := x.driver.GraphUpload(exec, b.upload); r.Sticky() {
+		x.engine.SetFault(r)
+	}
+}
+
+// addNode adds one node to a graph of the driver's. It runs on the loader's thread.
+func (s *session) addNode(g gpu.Graph, after []gpu.GraphNode, op *scoreboard.Op) (gpu.GraphNode, gpu.Result) {
+	d, a := s.x.driver, &op.Args
+	switch op.Kind {
+	case shm.KindLaunch:
+		k := op.Kernel
+		if need := op.Launch().SharedBytes; need > k.Limit.Load() {
+			if r := d.SetFuncAttribute(k.Function, gpu.FuncMaxDynamicShared, int(need)); r != gpu.Success {
+				return 0, r
+			}
+			k.Limit.Store(need)
+		}
+		return d.GraphKernel(g, after, op.Launch())
+	case shm.KindMemset:
+		return d.GraphMemset(g, after, a[0], a[1], a[2], a[3], uint32(a[4]), uint32(a[5]))
+	case shm.KindCopy:
+		return d.GraphCopy(g, after, a[0], a[1], a[2])
+	case shm.KindCopy3D:
+		return d.GraphCopy3D(g, after, a)
+	}
+	return d.GraphEmpty(g, after)
+}
+
+// graphSum adds up what a graph's kernels are.
+type graphSum struct {
+	x       *executor
+	kernels int
+	weight  float64
+	codes   map[*scoreboard.Code]uint64
+}
+
+func newSum(x *executor) *graphSum { return &graphSum{x: x, codes: map[*scoreboard.Code]uint64{}} }
+
+func (u *graphSum) add(op *scoreboard.Op) {
+	if op.Kind != shm.KindLaunch {
+		return
+	}
+	u.kernels++
+	if c := op.Kernel.Code; c != nil {
+		u.codes[c]++
+	}
+	l := op.Launch()
+	blocks := float64(l.Grid[0]) * float64(l.Grid[1]) * float64(l.Grid[2])
+	threads := min(uint64(l.Block[0])*uint64(l.Block[1]), 1024) * uint64(min(l.Block[2], 1024))
+	const registers = 64
+	shared := int(min(l.SharedBytes, 1<<20)) + int(min(op.Kernel.StaticShared, 1<<20))
+	// As word.Gather.Weigh: half of the chip counts as all of it.
+	u.weight += min(1, 2*blocks/float64(u.x.facts.Chip.Resident(int(min(threads, 1024)), registers, shared)))
+}
+
+func (u *graphSum) finish(g *scoreboard.Graph) {
+	const least = 1.0 / 16
+	g.Kernels, g.Weight = u.kernels, 1
+	if u.kernels > 0 {
+		g.Weight = max(least, u.weight/float64(u.kernels))
+	}
+	for c, n := range u.codes {
+		g.Codes = append(g.Codes, scoreboard.CodeCount{Code: c, Count: n})
+	}
+}
+
+// graphDrop frees a graph as soon as every record that the client has published is done. The client may do what these wait for only
+// after the answer, so nothing is waited for here.
+func (s *session) graphDrop(ask *shm.Graph) error {
+	s.graphs.mu.Lock()
+	g := s.graphs.live[ask.GraphID]
+	s.graphs.mu.Unlock()
+	if g == nil {
+		return refuse(shm.StatusInvalid, "graph id %d is unknown", ask.GraphID)
+	}
+	c := s.client
+	reached := func() {
+		c.board.RemoveGraph(ask.GraphID)
+		go s.x.loader.do(func() error { s.destroyGraph(ask.GraphID); return nil }) // an executor that leaves takes its graphs along
+	}
+	ok := s.x.poller.call(func() {
+		switch tail := atomic.LoadUint64(&c.file.Producer().Tail); {
+		case c.broken: // teardown frees it: the ring says nothing any more
+		case s.polled && int64(c.board.Head()-tail) >= 0:
+			reached()
+		default:
+			c.barriers = append(c.barriers, barrier{tail, reached})
+		}
+	})
+	if !ok {
+		return errStopping
+	}
+	return nil
+}
+
+// destroyGraph gives back what a graph holds; launches that still run go on to their end. It runs on the loader's thread.
+func (s *session) destroyGraph(id uint32) {
+	g := s.takeGraph(id)
+	if g == nil {
+		return
+	}
+	if exec := g.board.Retire(); exec != 0 {
+		if r := s.x.driver.GraphExecDestroy(exec); r != gpu.Success {
+			s.log.Error("graph not destroyed", "graph", id, "error", r)
+		}
+	}
+	g.unmap()
+}
+
+// dropGraphs destroys all graphs of a session that nothing of is in flight any more. It runs on the loader's thread.
+func (s *session) dropGraphs() {
+	s.graphs.mu.Lock()
+	ids := make([]uint32, 0, len(s.graphs.live))
+	for id := range s.graphs.live {
+		ids = append(ids, id)
+	}
+	s.graphs.mu.Unlock()
+	for _, id := range ids {
+		s.destroyGraph(id)
+	}
+}
+
+// loseMemory marks the graphs that copy to or from a range which is about to be unmapped: launching them would name nothing, or
+// somebody else's memory.
+func (s *session) loseMemory(address uint64) {
+	s.graphs.mu.Lock()
+	defer s.graphs.mu.Unlock()
+	for _, g := range s.graphs.live {
+		for _, at := range g.ranges {
+			if at == address {
+				g.board.Lose()
+			}
+		}
+	}
+}
+
+// graphIssued keeps the books of a graph that was launched; it runs on the poller's thread.
+func (p *poller) graphIssued(op *scoreboard.Op) {
+	op.Graph.Launched++
+	op.Session.Launches += uint64(op.Graph.Kernels)
+	p.stats.GraphLaunches++
+	p.stats.GraphKernels += uint64(op.Graph.Kernels)
+}
