@@ -132,7 +132,6 @@ func (s *session) graph(m *shm.Message, ask *shm.Graph) error {
 		if g.memory, err = unix.Mmap(fds[0], 0, int(ask.Bytes), unix.PROT_READ, unix.MAP_PRIVATE); err != nil {
 			return s.refuseGraph(graphRoom, fmt.Errorf("mapping %d bytes of a graph: %w", ask.Bytes, err))
 		}
-		g.board.Key = shm.Hash64(g.memory, 0)
 	}
 	var memory scoreboard.Ranges
 	if !s.x.poller.call(func() { memory = s.client.board.Memory.Clone() }) {
@@ -325,6 +324,7 @@ func (s *session) addNode(g gpu.Graph, after []gpu.GraphNode, op *scoreboard.Op)
 type graphSum struct {
 	x       *executor
 	kernels int
+	key     uint64
 	weight  float64
 	codes   map[*scoreboard.Code]uint64
 }
@@ -332,6 +332,8 @@ type graphSum struct {
 func newSum(x *executor) *graphSum { return &graphSum{x: x, codes: map[*scoreboard.Code]uint64{}} }
 
 func (u *graphSum) add(op *scoreboard.Op) {
+	u.key = (u.key ^ op.Key()) * 0x9e3779b97f4a7c15
+	u.key ^= u.key >> 32
 	if op.Kind != shm.KindLaunch {
 		return
 	}
@@ -350,7 +352,7 @@ func (u *graphSum) add(op *scoreboard.Op) {
 
 func (u *graphSum) finish(g *scoreboard.Graph) {
 	const least = 1.0 / 16
-	g.Kernels, g.Weight = u.kernels, 1
+	g.Key, g.Kernels, g.Weight = u.key|1, u.kernels, 1
 	if u.kernels > 0 {
 		g.Weight = max(least, u.weight/float64(u.kernels))
 	}

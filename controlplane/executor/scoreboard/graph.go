@@ -17,7 +17,7 @@ type Graph struct {
 	// Nodes and Kernels count its nodes, and those of them that launch. Codes are the kernels, each once.
 	Nodes, Kernels int
 	Codes          []CodeCount
-	// Key tells its content from others', equal in every process.
+	// Key tells what its nodes do from what others' do, as Op.Key does.
 	Key uint64
 	// Weight is the part of the chip that its kernels fill on average, 0 to 1.
 	Weight float64
