@@ -41,3 +41,14 @@ func (l *Layout) Finish(dst []byte, n int, total uint32) {
 		at += l.Stride
 	}
 }
+
+// PutSlice writes the parameter block of a launch that does only the blocks from, …, from+blocks-1 of one instance of body 0, in the
+// order x, y, z of its grid: it is ByTable's first instance, whose first block lies from blocks before the launch's own first one,
+// modulo 2³². The launch's grid is (blocks, 1, 1). It stores no done word: slices that follow one another in a stream end in their
+// order, so what follows the last one tells of all. from+blocks is at most the grid's blocks, which must be fewer than 2³².
+//
+// Everything else is as Put describes it. It allocates nothing.
+func (l *Layout) PutSlice(dst []byte, params []byte, grid [3]uint32, from, blocks uint32, globals []uint64) {
+	l.Put(dst, 0, 0, params, 0, 0, 0, 0, grid, -from, globals)
+	l.Finish(dst, 1, blocks)
+}
