@@ -18,6 +18,8 @@ type CodeStats struct {
 	InGraphs  uint64            `json:"in_graphs"`     // launches as nodes of graphs, which Launches does not count
 	Coalesced uint64            `json:"coalesced"`     // of Launches, those in words of two or more
 	MeanWidth float64           `json:"mean_width"`    // of those words; 0: none yet
+	Sliced    uint64            `json:"sliced"`        // launches issued in slices of their blocks
+	Slices    uint64            `json:"slices"`        // of those
 	PTX       string            `json:"ptx,omitempty"` // where it was found (harvest.Origin); "" until a form of it was made
 	Forms     []string          `json:"forms,omitempty"`
 	Why       string            `json:"why,omitempty"` // the last reason for having no form: code: sentence
@@ -30,7 +32,10 @@ type CodeStats struct {
 // codeRow collects a kernel's numbers; it runs on the poller's thread.
 func codeRow(c *scoreboard.Code, origin string) CodeStats {
 	u := &c.Use
-	r := CodeStats{ID: c.ID, Image: c.Image, Name: c.Name, Launches: u.Launches, InGraphs: u.InGraphs, Coalesced: u.Coalesced, AloneNS: u.Times.Alone(), PTX: origin}
+	r := CodeStats{
+		ID: c.ID, Image: c.Image, Name: c.Name, Launches: u.Launches, InGraphs: u.InGraphs, Coalesced: u.Coalesced, Sliced: u.Sliced,
+		Slices: u.Slices, AloneNS: u.Times.Alone(), PTX: origin,
+	}
 	if u.Words > 0 {
 		r.MeanWidth = float64(u.Slots) / float64(u.Words)
 	}

@@ -251,6 +251,14 @@ func (g *fakeGPU) EventElapsed(start, end gpu.Event) (float32, gpu.Result) {
 
 func (g *fakeGPU) SetFuncAttribute(gpu.Function, int, int) gpu.Result { return g.result() }
 
+func (g *fakeGPU) HostAlloc(bytes uint64) (uint64, gpu.Result) {
+	at, err := g.Zeroed(bytes)
+	if err != nil {
+		return 0, gpu.OutOfMemory
+	}
+	return at, gpu.Success
+}
+
 func (g *fakeGPU) Zeroed(bytes uint64) (uint64, error) {
 	b, err := unix.Mmap(-1, 0, int(bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {

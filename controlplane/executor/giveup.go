@@ -41,5 +41,6 @@ func (p *poller) drop(c *client, r gpu.Result, reason uint32, why string) {
 // giveUp drops every op of a client that is not issued.
 func (p *poller) giveUp(c *client) {
 	p.unqueue(c)
+	p.cuts.abandon(c)
 	c.board.Drop()
 }

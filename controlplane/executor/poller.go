@@ -103,6 +103,7 @@ type poller struct {
 	clients []*client
 	slots   []*client
 	later   []*scoreboard.Op // ready ops that found no room in this pass
+	cuts    cuts
 	mail    chan func()
 	bell    atomic.Pointer[shm.Doorbell]
 	ownBell bool // bell is the slot's, from the first ATTACH
@@ -250,6 +251,9 @@ func (p *poller) pass() bool {
 	active := 0
 	inFlight := 0
 	p.gather.Begin(p.stats.Passes + 1) // before ops are offered: what is ready together is counted by passes
+	if p.cuts.used != 0 {
+		did = p.progress() || did
+	}
 	for _, c := range p.clients {
 		if p.serve(c) {
 			did = true
@@ -553,6 +557,12 @@ func (p *poller) schedule() bool {
 			break
 		}
 		p.sched.Next()
+		if op.Cuts {
+			if taken, issued := p.slice(op); taken {
+				did = did || issued
+				continue
+			}
+		}
 		p.finalSignal(op, false)
 		w := word.One(op)
 		w.Shape, w.Measure = p.gather.Plain(op)
@@ -623,18 +633,11 @@ func (p *poller) direct(op *scoreboard.Op) {
 
 // issued keeps the books of an op that was issued.
 func (p *poller) issued(op *scoreboard.Op, cost int64, width int) {
-	s := op.Session
-	l := s.Lane(op.Lane)
-	if l.InFlight() == 1 {
-		l.Since = p.now
-	}
+	p.begun(op)
 	p.sched.Issued(op, cost, op.Signal, width, p.now)
-	p.slots[s.Slot].used |= 1 << uint(l.Stream)
-	p.stats.Ops++
 	if op.Kind == shm.KindGraph {
 		p.graphIssued(op)
 	}
-	p.stats.Launches += op.Kernels()
 }
 
 // shortOp is how long an op may take for the whole window to be used. Of longer ones fewer are kept in flight: they hide the

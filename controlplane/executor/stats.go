@@ -62,6 +62,9 @@ type CoalescingStats struct {
 	Held        uint64  `json:"held"`
 	HeldInVain  uint64  `json:"held_in_vain"`
 	HeldSeconds float64 `json:"held_seconds"`
+	// OpsSliced counts kernels that were issued in slices of their blocks, Slices those.
+	OpsSliced uint64 `json:"ops_sliced"`
+	Slices    uint64 `json:"slices"`
 	// SignalsInKernel are done words that launches wrote themselves; Signals are those the streams wrote.
 	SignalsInKernel uint64            `json:"signals_in_kernel"`
 	Apart           map[string]uint64 `json:"apart"`   // why words were not wider (scoreboard.ApartReasons)
@@ -106,7 +109,7 @@ func (p *poller) snapshot() Stats {
 	st.Coalescing = CoalescingStats{
 		WordsAlone: g.Words[word.Stream], WordsCoalesced: g.Words[word.Coalesced], OpsCoalesced: g.Joined, Widths: g.Widths, Held: g.Held,
 		HeldInVain: g.InVain, HeldSeconds: float64(g.HeldNanoseconds) / 1e9, SignalsInKernel: g.InKernel, Apart: reasons(&g.Apart),
-		Waiting: g.Len(),
+		Waiting: g.Len(), OpsSliced: g.Slots[word.Sliced], Slices: g.Words[word.Sliced],
 	}
 	st.Graphs = GraphStats{Launches: n.GraphLaunches, Kernels: n.GraphKernels}
 	st.Classes = p.classRows()

@@ -47,11 +47,12 @@ func (p *poller) enrol(c *client) {
 // unqueue takes back what of a client is ready.
 func (p *poller) unqueue(c *client) {
 	for _, i := range c.board.Busy() {
-		if l := c.board.Lane(i); l.Queued {
+		if l := c.board.Lane(i); l.Queued && l.Part == nil {
 			p.gather.Remove(l.First())
 			l.Queued = false
 		}
 	}
+	p.cuts.unqueue(c)
 	p.sched.Drop(c.books)
 }
 

@@ -42,6 +42,8 @@ type Driver interface {
 	SetFuncAttribute(f gpu.Function, attribute, value int) gpu.Result
 	// Zeroed is device memory that holds zeros and lives as long as the context.
 	Zeroed(bytes uint64) (address uint64, err error)
+	// HostAlloc is memory of this process that the device sees at the same address; it lives as long as the context.
+	HostAlloc(bytes uint64) (address uint64, r gpu.Result)
 }
 
 // Bounds.
@@ -103,6 +105,7 @@ type Engine struct {
 	great   int
 	events  []orderEvent
 	at      int
+	marks   marks
 	samples [samples]word.Sample
 	// sampling counts measurements under way.
 	sampling int
@@ -191,6 +194,10 @@ func New(d Driver, o Options) (*Engine, error) {
 	}
 	for i := range e.streams {
 		e.streams[i].counters = counters + uint64(i*word.StreamCounters)
+	}
+	if err := e.marks.make(d); err != nil {
+		e.destroy()
+		return nil, err
 	}
 	ready := make(chan error, o.Threads)
 	for i := range o.Threads {
@@ -408,9 +415,13 @@ func (e *Engine) placeBatch(b *word.Batch) (stream int, waits uint32) {
 func (e *Engine) Issue(w *word.Word) bool {
 	var stream int
 	var waits uint32
-	if w.Batch != nil {
+	part := w.Sliced()
+	switch {
+	case part:
+		stream, waits = e.place(w.Batch.Ops[0])
+	case w.Batch != nil:
 		stream, waits = e.placeBatch(w.Batch)
-	} else {
+	default:
 		stream, waits = e.place(w.Op)
 	}
 	count := w.Len()
@@ -444,7 +455,11 @@ func (e *Engine) Issue(w *word.Word) bool {
 			}
 		}
 		o.Joined = count > 1
-		o.Session.Issue(o, stream)
+		if part {
+			o.Session.Begin(o, stream)
+		} else {
+			o.Session.Issue(o, stream)
+		}
 		if on.Ops == 0 {
 			on.Since = e.Now
 		}
@@ -454,6 +469,15 @@ func (e *Engine) Issue(w *word.Word) bool {
 			e.Signals++
 		}
 	}
+	e.hand(w, stream, n == 0)
+	return true
+}
+
+// hand gives a word that has its place to the stream's thread; direct: the poller may make its calls.
+func (e *Engine) hand(w *word.Word, stream int, direct bool) {
+	on := &e.streams[stream]
+	t := e.threads[on.thread]
+	count := w.Len()
 	if w.Measure {
 		e.measure(w)
 	}
@@ -461,18 +485,22 @@ func (e *Engine) Issue(w *word.Word) bool {
 	if b := w.Batch; b != nil {
 		on.joined = on.joined || count > 1
 		b.Fill(on.counters)
+		if w.Sliced() {
+			on.extra++
+			e.Signals++
+		}
 		for _, m := range b.Outside {
 			on.extra += bits.OnesCount64(m)
 			e.Signals += uint64(bits.OnesCount64(m))
 		}
 	}
-	if c := e.direct(t); c != nil && n == 0 {
+	if c := e.direct(t); c != nil && direct {
 		c.kind, c.stream, c.word = cmdWord, int32(stream), *w
 		if w.Batch != nil {
 			w.Batch.Passed = nil
 		}
 		e.executeNow(t, c)
-		return true
+		return
 	}
 	c := t.q.next()
 	c.kind, c.stream, c.word = cmdWord, int32(stream), *w
@@ -484,7 +512,6 @@ func (e *Engine) Issue(w *word.Word) bool {
 		w.Batch.Passed, w.Batch.Number = &t.q.done, number
 	}
 	t.push()
-	return true
 }
 
 // measure gives a word a sample when one is free. The interval of a word on a busy stream is its own time; on an idle one the
@@ -495,7 +522,10 @@ func (e *Engine) measure(w *word.Word) {
 		if s.State.Load() != sampleFree {
 			continue
 		}
-		s.Shape, s.Count, s.Nanoseconds, s.Asked = w.Shape, w.Len(), 0, e.Now
+		s.Shape, s.Count, s.Blocks, s.Nanoseconds, s.Asked = w.Shape, w.Len(), 0, 0, e.Now
+		if w.Sliced() {
+			s.Blocks = w.Batch.Slice.Blocks
+		}
 		if s.Graph = nil; w.Shape != nil {
 			s.Shape.Samples++
 		} else {
@@ -536,6 +566,9 @@ func (e *Engine) Measured(learn func(s *scoreboard.Shape, count int, nanoseconds
 			c.kind, c.word = cmdMeasure, word.Word{Sample: s}
 			t.push()
 		case sampleAnswered:
+			if s.Blocks > 0 {
+				s.Nanoseconds = int64(float64(s.Nanoseconds) * float64(s.Shape.Blocks) / float64(s.Blocks))
+			}
 			if s.Graph != nil {
 				s.Graph.Took(s.Nanoseconds)
 			} else {
@@ -609,16 +642,16 @@ func (e *Engine) signal(s *scoreboard.Session, l *scoreboard.Lane) bool {
 	if t.q.room() < 1 || on.depth() >= streamDepth+64 {
 		return false
 	}
-	l.Signalled, l.Want = l.Issued, false
+	l.Signalled, l.Want = l.Whole, false
 	on.extra++
 	e.Signals++
 	if c := e.direct(t); c != nil {
-		c.kind, c.stream, c.address, c.value = cmdSignal, int32(l.Stream), s.DoneAddress(l.Index), l.Issued
+		c.kind, c.stream, c.address, c.value = cmdSignal, int32(l.Stream), s.DoneAddress(l.Index), l.Whole
 		e.executeNow(t, c)
 		return true
 	}
 	c := t.q.next()
-	c.kind, c.stream, c.address, c.value = cmdSignal, int32(l.Stream), s.DoneAddress(l.Index), l.Issued
+	c.kind, c.stream, c.address, c.value = cmdSignal, int32(l.Stream), s.DoneAddress(l.Index), l.Whole
 	t.push()
 	return true
 }

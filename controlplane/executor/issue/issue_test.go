@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
@@ -21,6 +22,7 @@ type recorder struct {
 	gate   chan struct{} // closed: calls pass
 	fail   gpu.Result    // of launches
 	raised int
+	host   []byte
 }
 
 func newRecorder() *recorder {
@@ -81,6 +83,11 @@ func (r *recorder) SetFuncAttribute(gpu.Function, int, int) gpu.Result {
 	return gpu.Success
 }
 func (r *recorder) Zeroed(uint64) (uint64, error) { return 1 << 40, nil }
+func (r *recorder) HostAlloc(bytes uint64) (uint64, gpu.Result) {
+	r.host = make([]byte, bytes)
+	return uint64(uintptr(unsafe.Pointer(&r.host[0]))), gpu.Success
+}
+
 func (r *recorder) of(s gpu.Stream) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()

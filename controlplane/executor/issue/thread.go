@@ -150,15 +150,12 @@ func (t *thread) one(on gpu.Stream, op *scoreboard.Op) bool {
 // batch issues ops as one launch. When the driver refuses it they go one by one; it is the form's fault if they are then taken, and
 // their own if they are not: a client that launches what cannot be launched must not take the form from the others.
 func (t *thread) batch(on gpu.Stream, b *word.Batch) {
-	d := t.engine.driver
-	r := b.Form.Raise(b.Launch.SharedBytes, func(bytes int) gpu.Result {
-		return d.SetFuncAttribute(b.Form.Function, gpu.FuncMaxDynamicShared, bytes)
-	})
-	if r == gpu.Success {
-		b.Launch.Stream = on
-		r = d.Launch(&b.Launch)
+	if b.Slice.Blocks > 0 {
+		t.slice(on, b)
+		return
 	}
-	switch {
+	d := t.engine.driver
+	switch r := t.launch(on, b); {
 	case r == gpu.Success:
 		for k, m := range b.Outside {
 			for ; m != 0; m &= m - 1 {
@@ -175,6 +172,19 @@ func (t *thread) batch(on gpu.Stream, b *word.Batch) {
 			}
 		}
 	}
+}
+
+// launch makes the driver call of a batch.
+func (t *thread) launch(on gpu.Stream, b *word.Batch) gpu.Result {
+	d := t.engine.driver
+	r := b.Form.Raise(b.Launch.SharedBytes, func(bytes int) gpu.Result {
+		return d.SetFuncAttribute(b.Form.Function, gpu.FuncMaxDynamicShared, bytes)
+	})
+	if r == gpu.Success {
+		b.Launch.Stream = on
+		r = d.Launch(&b.Launch)
+	}
+	return r
 }
 
 // time asks for a sample's interval.

@@ -419,6 +419,7 @@ func (s *Scheduler) chooses() bool {
 type bounds struct {
 	room    int64 // ns that may still be put in flight
 	longest int64 // an op's length
+	slice   int64 // from which length on an op goes in slices; 0: none does
 	notice  int64 // how much may be in flight without a done word behind it; 0: any
 	hungry  bool  // some class above has ready ops
 }
@@ -451,7 +452,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 		}
 		free := stuck > 4*below
 		for _, k := range group {
-			k.Place, k.Longest, k.notice = place, anyLength, b.notice
+			k.Place, k.Longest, k.Slice, k.notice = place, anyLength, b.slice, b.notice
 			if objective && clients > 1 {
 				k.notice = least(k.notice, Together/4)
 			}
@@ -507,6 +508,7 @@ func (b *bounds) guard(k *Class, below, now int64) {
 	if strict {
 		b.longest = min(b.longest, budget)
 	}
+	b.slice = least(b.slice, budget)
 	room := budget - below
 	if below == 0 {
 		room = max(room, 1) // a long op goes alone, but it goes
@@ -541,26 +543,20 @@ func (s *Scheduler) Issued(op *scoreboard.Op, cost int64, signalled bool, width 
 	c := s.clients[op.Session.Slot]
 	k := c.class
 	l := op.Session.Lane(op.Lane)
-	cost = min(max(cost, 1), longest/(1<<12))
-	k.virtual += cost / int64(max(1, k.busy))
+	cost = c.take(l, cost, now)
 	if c.queued--; c.queued == 0 {
 		k.busy--
 	}
 	k.queued--
 	k.flying++
 	c.flying++
-	k.inFlight += cost
-	c.work += cost
-	l.Work += cost
-	if l.Quiet += cost; signalled {
+	if signalled {
 		l.Quiet = 0
 	}
 	c.mean += (cost - c.mean) / 8
-	k.served = now
 
 	st := &k.Stats
 	st.Ops++
-	st.GPU += uint64(cost)
 	if width > 1 {
 		st.Coalesced++
 	}
@@ -572,6 +568,25 @@ func (s *Scheduler) Issued(op *scoreboard.Op, cost int64, signalled bool, width 
 	if waited > 0 {
 		st.Waits[k.why(op)]++
 	}
+	s.spread(k, cost, now)
+}
+
+// take puts work into the books of a client, its class and a lane, and gives its bounded cost.
+func (c *Client) take(l *scoreboard.Lane, cost, now int64) int64 {
+	cost = min(max(cost, 1), longest/(1<<12))
+	k := c.class
+	k.virtual += cost / int64(max(1, k.busy))
+	k.inFlight += cost
+	k.served = now
+	k.Stats.GPU += uint64(cost)
+	c.work += cost
+	l.Work += cost
+	l.Quiet += cost
+	return cost
+}
+
+// spread has what a class took change what all may take.
+func (s *Scheduler) spread(k *Class, cost, now int64) {
 	if len(s.classes) > 1 {
 		s.share(k, cost, now)
 	}

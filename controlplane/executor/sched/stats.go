@@ -30,12 +30,13 @@ const (
 	WaitWindow                      // enough was in flight
 	WaitGather                      // it was held for company
 	WaitRoom                        // the issue threads had enough to do
+	WaitSlices                      // it was issued in slices of its blocks
 	WaitReasons
 )
 
 // WaitNames are the reasons' names in statistics and documentation, WaitMeanings what they mean.
 var (
-	WaitNames    = [WaitReasons]string{"order", "admission", "priority", "share", "slack", "window", "gather", "room"}
+	WaitNames    = [WaitReasons]string{"order", "admission", "priority", "share", "slack", "window", "gather", "room", "slices"}
 	WaitMeanings = [WaitReasons]string{
 		"It was its stream's first, and an event that it waits for, or a copy of its own process, was not there yet.",
 		"Its client had `max_queue_size` ops waiting; counted once each time the client was stopped.",
@@ -45,6 +46,7 @@ var (
 		"As much was in flight as leaves the chip free soon for a more urgent op (`max_wait`).",
 		"It was held because ops to join it with were expected (`max_queue_delay`).",
 		"The issue threads had enough to do.",
+		"It takes longer than a more urgent class may wait, so it was issued in slices of its blocks, between which more urgent ops go.",
 	}
 )
 

@@ -32,6 +32,7 @@ type Code struct {
 	Use CodeUse
 
 	asked [2]asked // by mapping; the poller's (Demand)
+	long  uint8    // how often it was seen to take too long; the poller's (Demand)
 	ready []*Shape // with ready ops; the poller's
 }
 
@@ -40,6 +41,8 @@ type CodeUse struct {
 	Launches  uint64 // ops issued
 	InGraphs  uint64 // launches as nodes of graphs (Graph.Count)
 	Coalesced uint64 // of them in words of two or more
+	Sliced    uint64 // of them issued in slices
+	Slices    uint64 // of those
 	Words     uint64 // words of two or more that one of its ops led
 	Slots     uint64 // ops in those
 	Apart     [ReasonCount]uint64

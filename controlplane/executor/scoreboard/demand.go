@@ -22,6 +22,8 @@ const (
 const (
 	SmallCapacity = 8
 	LargeCapacity = 128
+	// SliceCapacity is that of a form that was asked for to launch slices of one instance: the least that there is.
+	SliceCapacity = 2
 )
 
 // Wish asks for a form.
@@ -32,7 +34,7 @@ type Wish struct {
 	Bodies   [coalesce.MaxBodies]*Code
 }
 
-// Demand tells the forms' maker what the poller found ready together. Together and Beside belong to the poller's thread: they
+// Demand tells the forms' maker what the poller found ready together, or too long. Together, Long and Beside belong to the poller's thread: they
 // allocate nothing and take no lock, and cost a few compares once a form was asked for. Next belongs to one other goroutine.
 type Demand struct {
 	queue [wishes]Wish
@@ -81,6 +83,17 @@ func (d *Demand) Together(c *Code, n int, sameGrid bool) {
 		}
 	}
 	a.times, a.largeTimes = min(a.times, askAfter), min(a.largeTimes, askAfter)
+}
+
+// Long notes that an op of a code takes longer than a more urgent class may wait for it, so that a form would serve which can be
+// launched slice by slice.
+func (d *Demand) Long(c *Code) {
+	if a := &c.asked[coalesce.ByTable]; a.small || a.large || c.long > askAfter {
+		return // such forms serve too
+	}
+	if c.long++; c.long > askAfter && !d.put(coalesce.ByTable, SliceCapacity, c) {
+		c.long = askAfter
+	}
 }
 
 // Beside notes that ops of these different codes were ready together, so that one form that holds them all would serve: 2 to

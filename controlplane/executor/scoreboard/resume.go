@@ -103,7 +103,7 @@ func (s *Session) Survey(c *shm.Consumer, known Effects) (Doubt, error) {
 	}
 	for i := range s.lanes {
 		l := &s.lanes[i]
-		l.Done, l.Signalled, l.Issued, l.Scanned = done[i], done[i], done[i], done[i]
+		l.Done, l.Signalled, l.Issued, l.Whole, l.Scanned = done[i], done[i], done[i], done[i], done[i]
 		if first[i] != 0 {
 			l.Scanned = before(first[i])
 		}

@@ -19,7 +19,10 @@ type Lane struct {
 	Stream int
 	// Priority is what the client's stream was created with.
 	Priority int32
-	// Queued: the lane's first waiting op is with the policy.
+	// Whole is Issued; while slices of op Issued are still to come, it is the number before that one, and Part is the op.
+	Whole uint32
+	Part  *Op
+	// Queued: the lane's first waiting op is with the policy, or has to wait because there is a Part.
 	Queued bool
 	// Pace is how long an op of the lane takes, in ns, smoothed; Since is when the lane's oldest op in flight could begin.
 	Pace, Since int64
@@ -51,8 +54,8 @@ func (l *Lane) Completed(n int, now int64) {
 // InFlight is how many ops of the lane are issued and not known done.
 func (l *Lane) InFlight() int { return int(Count(l.Done, l.Issued)) }
 
-// Unsignalled is how many issued ops no queued GPU write covers.
-func (l *Lane) Unsignalled() int { return int(Count(l.Signalled, l.Issued)) }
+// Unsignalled is how many wholly issued ops no queued GPU write covers.
+func (l *Lane) Unsignalled() int { return int(Count(l.Signalled, l.Whole)) }
 
 // First is the lane's oldest waiting op, nil when none.
 func (l *Lane) First() *Op { return l.first }
@@ -263,7 +266,7 @@ func (s *Session) Accept(v *shm.RecordView, arrival uint64) (a Action, steps int
 	}
 	cell := s.free[len(s.free)-1]
 	op := &s.cells[cell]
-	op.Kernel, op.Dropped, op.Joined, op.next, op.Passed = nil, false, false, nil, nil
+	op.Kernel, op.Dropped, op.Joined, op.Cuts, op.Instead, op.next, op.Passed = nil, false, false, false, false, nil, nil
 	if why := s.body(op, v); why != "" {
 		return Consumed, 0, &shm.BadRecord{Position: v.Pos, Reason: why}
 	}
@@ -338,8 +341,11 @@ func (s *Session) signal(l *Lane, seq uint32) (Action, int) {
 	switch {
 	case shm.Reached(l.Done, seq), shm.Reached(l.Signalled, seq):
 		return Consumed, 0
-	case shm.Reached(l.Issued, seq):
+	case shm.Reached(l.Whole, seq):
 		return SignalNow, 0
+	case l.Part != nil && l.Part.Seq == seq:
+		l.Part.Signal = true
+		return Consumed, 0
 	case l.last != nil && l.last.Seq == seq:
 		l.last.Signal = true
 		return Consumed, 0
@@ -368,7 +374,7 @@ func (s *Session) Ready(l *Lane) *Op {
 			if !shm.Reached(atomic.LoadUint32(&on.word.Ready), d.Value) {
 				return nil
 			}
-		} else if !shm.Reached(on.Issued, d.Value) {
+		} else if !shm.Reached(on.Whole, d.Value) {
 			return nil
 		}
 		op.depsAt++
@@ -404,7 +410,7 @@ func (s *Session) Issue(op *Op, stream int) {
 		l.last = nil
 	}
 	op.next = nil
-	l.Issued = op.Seq
+	l.Issued, l.Whole = op.Seq, op.Seq
 	if op.Kind == shm.KindGraph || op.Kind == shm.KindLaunch && (op.Kernel.Code == nil || op.Kernel.Code.Forms.Load() == nil) {
 		l.Unknown = op.Seq
 	}
@@ -520,7 +526,7 @@ func (s *Session) settle(l *Lane) {
 	if l.Issued != l.Done || shm.Reached(l.Done, l.Scanned) {
 		return
 	}
-	l.Issued, l.Signalled, l.Done = l.Scanned, l.Scanned, l.Scanned
+	l.Issued, l.Whole, l.Signalled, l.Done = l.Scanned, l.Scanned, l.Scanned, l.Scanned
 	atomic.StoreUint32(&l.word.Done, l.Done)
 	s.clearBusy(l)
 }

@@ -222,6 +222,10 @@ func (x *exporter) words(t *Timeline, n *Names, flows uint64) {
 		end := max(cmp.Or(w.Done, x.end), w.Issued)
 		name := n.Op(w.Kind, w.Code)
 		args := []perfetto.Arg{{Name: "word", Number: w.Number}, {Name: "width", Number: uint64(w.Slots)}, {Name: "path", Text: n.path(w.Path)}}
+		if w.Blocks > 0 {
+			name = fmt.Sprintf("%s, blocks from %d", name, w.From)
+			args = append(args, perfetto.Arg{Name: "blocks", Number: uint64(w.Blocks)})
+		}
 		if w.Capacity > 0 {
 			name = fmt.Sprintf("%d × %s", w.Slots, name)
 			args = append(args, perfetto.Arg{Name: "capacity", Number: uint64(w.Capacity)})

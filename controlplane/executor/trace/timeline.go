@@ -28,8 +28,9 @@ type Word struct {
 	Slots        int // ops in it, those of others included
 	Code         uint32
 	Kind         uint16
-	Capacity     int   // of the form; 0: as its client launched it
-	Ops          []int // indices in Timeline.Ops, of those in the recording
+	Capacity     int    // of the form; 0: as its client launched it, or a slice
+	From, Blocks uint32 // of a slice: its first block, and how many; no blocks: it is none
+	Ops          []int  // indices in Timeline.Ops, of those in the recording
 }
 
 // Request is a client's request; Begin or End is 0 when it is not in the recording.
@@ -109,17 +110,25 @@ func (t *Timeline) add(e *shm.TraceEvent, raw []byte) {
 		op.Ready, op.Grid, op.Threads = at, [3]uint32{e.GridX, e.GridY, e.GridZ}, e.Threads
 	case shm.TraceKindWord:
 		w := t.word(e)
-		w.Code, w.Kind, w.Slots, w.Capacity = e.Code, e.Op, int(e.Count), int(e.GridX)
+		w.Code, w.Kind, w.Slots, w.Capacity, w.From, w.Blocks = e.Code, e.Op, int(e.Count), int(e.GridX), e.GridY, e.GridZ
 	case shm.TraceKindSlot:
 		w := t.words[t.word(e).Number]
 		t.Words[w].Slots = max(t.Words[w].Slots, int(e.Count))
 		op := t.op(e)
-		op.Issued, op.Wait, op.Word = at, e.Reason, w
+		if op.Word = w; op.Issued == 0 { // else another slice of it
+			op.Issued, op.Wait = at, e.Reason
+		}
 		i := t.ops[opKey{e.Client, e.Lane, e.Seq}]
 		t.Words[w].Ops = append(t.Words[w].Ops, i)
 		lane := laneKey{e.Client, e.Lane}
 		t.lanes[lane] = append(t.lanes[lane], i)
 	case shm.TraceKindDone:
+		if e.Count == 0 {
+			if w, ok := t.words[e.Word]; ok { // a slice, not its op's last
+				t.Words[w].Done = at
+			}
+			break
+		}
 		lane := laneKey{e.Client, e.Lane}
 		flying := t.lanes[lane]
 		for len(flying) > 0 && shm.Reached(e.Seq, t.Ops[flying[0]].Seq) {

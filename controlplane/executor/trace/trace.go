@@ -28,7 +28,7 @@ const (
 )
 
 // Paths of words, as TraceEvent.Path numbers them.
-var Paths = [word.Paths]string{word.Stream: "alone", word.Coalesced: "coalesced"}
+var Paths = [word.Paths]string{word.Stream: "alone", word.Coalesced: "coalesced", word.Sliced: "sliced"}
 
 // Recording is one ring of events: one writer, one reader.
 type Recording struct {
@@ -136,6 +136,16 @@ func (t *Recorder) Done(client uint64, lane *scoreboard.Lane, stream, n int) {
 	}
 }
 
+// Slice records that a word which is a slice, but not its op's last, was seen done.
+func (t *Recorder) Slice(client uint64, lane *scoreboard.Lane, number uint64) {
+	if t.r != nil {
+		if e := t.next(client, t.now()); e != nil {
+			e.Kind, e.Lane, e.Word, e.Stream = shm.TraceKindDone, lane.Index, number, uint8(max(lane.Stream, 0))
+			t.push()
+		}
+	}
+}
+
 // Request records the begin and the end of a client's requests. last is where the caller keeps what it was told last, 0 at first;
 // begun is the time of the poller's clock at which the one under way began, open whether there is one.
 func (t *Recorder) Request(last *int64, client uint64, begun int64, open bool) {
@@ -210,10 +220,7 @@ func (t *Recorder) word(w *word.Word, number uint64) {
 	ops := w.Ops()
 	lead := ops[0]
 	stream := uint8(lead.Session.Lane(lead.Lane).Stream) // it was issued there
-	path := word.Stream
-	if w.Batch != nil {
-		path = word.Coalesced
-	}
+	path := w.Path()
 	of := lead.Session.ID
 	if only := t.r.client; only != 0 && of != only {
 		for _, op := range ops[1:] {
@@ -227,7 +234,10 @@ func (t *Recorder) word(w *word.Word, number uint64) {
 	if e != nil {
 		e.Kind, e.Word, e.Stream, e.Path = shm.TraceKindWord, number, stream, uint8(path)
 		e.Count, e.Op, e.Code = uint32(len(ops)), lead.Kind, code(lead)
-		if w.Batch != nil {
+		switch {
+		case w.Sliced():
+			e.GridY, e.GridZ = w.Batch.Slice.From, w.Batch.Slice.Blocks
+		case w.Batch != nil:
 			e.GridX, e.Slot = uint32(w.Batch.Form.Layout.Capacity), uint16(w.Batch.Form.Layout.Mapping)
 		}
 		t.push()

@@ -87,6 +87,9 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 		g.Weigh(s)
 	}
 	op.Cost = s.Cost
+	if in := op.Session.Class; in != nil && in.Slice > 0 && op.Cost > in.Slice && g.cuttable(s, op) {
+		return false
+	}
 	switch {
 	case op.Session.Class != nil && op.Session.Class.Apart:
 		g.apart(c, scoreboard.ReasonClass)
@@ -388,7 +391,7 @@ func joins(f *scoreboard.Form, s, o *scoreboard.Shape) bool {
 
 // fill puts ops into a batch: those of s, then of other shapes that the form can take, as long as there is room and it pays.
 func (g *Gather) fill(f *scoreboard.Form, s *scoreboard.Shape, limit int, b *Batch) {
-	b.Form, b.Count, b.Alike = f, 0, true
+	b.Form, b.Count, b.Alike, b.Slice = f, 0, true, Slice{}
 	room := min(f.Layout.Capacity, MaxSlots)
 	g.take(f, s, min(room, limit), b)
 	if b.Count == room || f.Layout.Mapping == coalesce.ByZ && s.Level == 0 {

@@ -38,6 +38,8 @@ const (
 	Stream Path = iota
 	// Coalesced is one launch of a form with a parameter block that holds every op's.
 	Coalesced
+	// Sliced is one launch of a form that does a range of one op's blocks.
+	Sliced
 	Paths
 )
 
@@ -55,6 +57,20 @@ type Word struct {
 
 // One is the word of one op.
 func One(op *scoreboard.Op) Word { return Word{Op: op} }
+
+// Sliced says whether the word is a slice of its op.
+func (w *Word) Sliced() bool { return w.Batch != nil && w.Batch.Slice.Blocks > 0 }
+
+// Path is how the word reaches the GPU.
+func (w *Word) Path() Path {
+	switch {
+	case w.Batch == nil:
+		return Stream
+	case w.Batch.Slice.Blocks > 0:
+		return Sliced
+	}
+	return Coalesced
+}
 
 // Len is how many ops the word holds.
 func (w *Word) Len() int {
@@ -79,6 +95,8 @@ type Sample struct {
 	Graph      *scoreboard.Graph // instead of Shape, of a word that launches one
 	Count      int
 	// State is the engine's; Nanoseconds is the answer, 0 when the driver gave none.
+	// Blocks is how many blocks of an instance the word does; 0: all.
+	Blocks      uint32
 	State       atomic.Uint32
 	Nanoseconds int64
 	Asked       int64
@@ -90,6 +108,8 @@ type Batch struct {
 	Form  *scoreboard.Form
 	Count int
 	Ops   [MaxSlots]*scoreboard.Op
+	// Slice is the part of its one op that it does; no Blocks: it does its ops.
+	Slice Slice
 	// Alike: one kernel, one grid. Only then does the word's time say anything about either.
 	Alike bool
 	// Launch is complete but for the stream's handle.
@@ -106,6 +126,10 @@ type Batch struct {
 // Fill writes the parameter block and the launch of a batch whose Form, Ops and Signal wishes are final. counters is the device
 // address of the stream's counters.
 func (b *Batch) Fill(counters uint64) {
+	if b.Slice.Blocks > 0 {
+		b.fillSlice()
+		return
+	}
 	f := b.Form
 	l := &f.Layout
 	lead := b.Ops[0].Launch()

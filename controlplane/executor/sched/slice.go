@@ -1,0 +1,41 @@
+package sched
+
+import "github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+
+// An op that is issued in slices is Ready once, and Added again after each slice but the last: between two of them everything may
+// change. It counts as one op, from its first slice on; what it costs is charged slice by slice.
+
+// Sliced keeps the books of a slice that was issued, in place of Issued. cost is its estimated time, ns of the whole chip; first and
+// last say which of its op's it is.
+func (s *Scheduler) Sliced(op *scoreboard.Op, cost int64, first, last bool, now int64) {
+	c := s.clients[op.Session.Slot]
+	k := c.class
+	l := op.Session.Lane(op.Lane)
+	cost = c.take(l, cost, now)
+	l.Quiet = 0 // a word is written behind every slice
+	st := &k.Stats
+	if first {
+		k.flying++
+		c.flying++
+		st.Ops++
+		st.Queue.Add(now - op.ReadyAt)
+		st.Waits[WaitSlices]++
+	}
+	if last {
+		if c.queued--; c.queued == 0 {
+			k.busy--
+		}
+		k.queued--
+	}
+	s.spread(k, cost, now)
+}
+
+// SliceDone takes a slice off the books that was not its op's last; Completed does it for that one. cost is as Sliced had it.
+func (s *Scheduler) SliceDone(c *Client, l *scoreboard.Lane, cost, now int64) {
+	work := min(cost, l.Work) // the lane's end may have been seen before
+	l.Work -= work
+	l.Quiet = min(l.Quiet, l.Work)
+	c.work -= work
+	c.class.inFlight -= work
+	c.class.active = now
+}
