@@ -45,6 +45,8 @@ type executorStats struct {
 		HeldInVain      uint64            `json:"held_in_vain"`
 		HeldSeconds     float64           `json:"held_seconds"`
 		SignalsInKernel uint64            `json:"signals_in_kernel"`
+		OpsSliced       uint64            `json:"ops_sliced"`
+		Slices          uint64            `json:"slices"`
 		Apart           map[string]uint64 `json:"apart"`
 		Waiting         uint64            `json:"waiting"`
 	} `json:"coalescing"`
@@ -323,7 +325,7 @@ func (at place) told(s *executorStats) {
 	}{
 		{metricRing, float64(ring)}, {metricRingMost, float64(most)}, {metricInFlight, float64(s.InFlight)}, {metricWaiting, float64(s.Waiting)},
 		{metricBad, float64(s.BadRecords)}, {metricOps, float64(s.Ops)}, {metricLaunches, float64(s.Launches)},
-		{metricCoalesced, float64(g.OpsCoalesced)}, {metricHeld, float64(g.Held)}, {metricInVain, float64(g.HeldInVain)},
+		{metricCoalesced, float64(g.OpsCoalesced)}, {metricSliced, float64(g.OpsSliced)}, {metricHeld, float64(g.Held)}, {metricInVain, float64(g.HeldInVain)},
 		{metricHeldTime, g.HeldSeconds}, {metricHolding, float64(g.Waiting)}, {metricOrders, float64(s.Orders)},
 		{metricKernels, float64(f.Codes)}, {metricForms, float64(f.Forms)}, {metricFormBytes, float64(f.Bytes)},
 		{metricAsked, float64(f.Asked)}, {metricCompiled, float64(f.Compiled)}, {metricHits, float64(f.CacheHits)},
@@ -335,6 +337,7 @@ func (at place) told(s *executorStats) {
 	}
 	at.one(metricWords, float64(g.WordsAlone), "alone")
 	at.one(metricWords, float64(g.WordsCoalesced), "coalesced")
+	at.one(metricWords, float64(g.Slices), "sliced")
 	at.one(metricSignals, float64(s.Signals), "stream")
 	at.one(metricSignals, float64(g.SignalsInKernel), "kernel")
 	if len(g.Widths) > 0 { // words of one kernel and the kernels of wider ones: the sum is exact

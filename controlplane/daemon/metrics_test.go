@@ -36,7 +36,7 @@ func someStats() *executor.Stats {
 		InFlight: 11, Waiting: 12, IssueBusySeconds: []float64{0.25, 0.5}, Sessions: []executor.SessionStats{{ClientID: 1, RingBytes: 4096}, {ClientID: 2, RingBytes: 1024}},
 	}
 	s.Coalescing = executor.CoalescingStats{
-		WordsAlone: 100, WordsCoalesced: 200, OpsCoalesced: 800, Held: 13, HeldInVain: 2, HeldSeconds: 0.125, SignalsInKernel: 60, Waiting: 3,
+		WordsAlone: 100, WordsCoalesced: 200, OpsCoalesced: 800, Held: 13, HeldInVain: 2, HeldSeconds: 0.125, SignalsInKernel: 60, Waiting: 3, OpsSliced: 14, Slices: 70,
 		Widths: [cost.Buckets]uint64{100, 50, 100, 50}, Apart: map[string]uint64{"alone": 5, "cost": 6},
 	}
 	s.Forms = executor.FormsStats{Codes: 20, Asked: 15, Forms: 9, Bytes: 1 << 20, Compiled: 7, CacheHits: 2, Workers: 1, Failed: map[string]uint64{"spin-wait": 4}, CompileSeconds: 2.5, LoadSeconds: 0.5}
@@ -143,7 +143,8 @@ func TestMetricsSayWhatTheExecutorSays(t *testing.T) {
 		`heddle_build_info{version="test"} 1`, `heddle_policy_last_reload_successful 1`, `heddle_policy_reloads_total 0`,
 		`heddle_executor_up{` + at + `} 1`, `heddle_executor_answers{` + at + `} 1`, `heddle_executor_starts_total{` + at + `} 1`, `heddle_clients{` + class + `} 1`,
 		`heddle_ring_used_bytes{` + at + `} 5120`, `heddle_ring_used_bytes_max{` + at + `} 4096`, `heddle_ops_total{` + at + `} 1000`, `heddle_kernel_ops_total{` + at + `} 900`,
-		`heddle_words_total{` + by("path", "alone") + `} 100`, `heddle_words_total{` + by("path", "coalesced") + `} 200`,
+		`heddle_words_total{` + by("path", "alone") + `} 100`, `heddle_words_total{` + by("path", "coalesced") + `} 200`, `heddle_words_total{` + by("path", "sliced") + `} 70`,
+		`heddle_sliced_ops_total{` + at + `} 14`,
 		`heddle_word_width_bucket{` + at + `,le="2"} 150`, `heddle_word_width_sum{` + at + `} 900`, `heddle_word_width_count{` + at + `} 300`,
 		`heddle_word_limits_total{` + by("reason", "cost") + `} 6`, `heddle_form_refusals_total{` + by("reason", "spin-wait") + `} 4`,
 		`heddle_issue_busy_seconds_total{` + at + `} 0.75`, `heddle_signals_total{` + by("path", "kernel") + `} 60`,

@@ -53,6 +53,7 @@ var All = []Reason{
 	{Wait, "window", "As much was in flight as leaves the chip free soon for a more urgent op (`max_wait`)."},
 	{Wait, "gather", "It was held because ops to join it with were expected (`max_queue_delay`)."},
 	{Wait, "room", "The issue threads had enough to do."},
+	{Wait, "slices", "It takes longer than a more urgent class may wait, so it was issued in slices of its blocks, between which more urgent ops go."},
 
 	{Apart, "alone", "Nobody else had an op of this kernel ready."},
 	{Apart, "no-form", "There is no rewritten kernel, or not yet: it is made when several clients launch the kernel at about the same time."},

@@ -254,6 +254,9 @@ func (k *explainedKernel) print(out io.Writer) {
 		fmt.Fprintf(out, ", %.1f %% of them together with others, %.1f in a launch", 100*float64(s.Coalesced)/float64(max(s.Launches, 1)), s.MeanWidth)
 	}
 	fmt.Fprintln(out)
+	if s.Sliced > 0 {
+		fmt.Fprintf(out, "  %d launches were issued in %d slices of their blocks, so that more urgent ops could go in between\n", s.Sliced, s.Slices)
+	}
 	if s.AloneNS > 0 {
 		fmt.Fprintf(out, "  alone it takes %s, together %s each\n", gpuTime(s.AloneNS), gpuTime(together(s)))
 	}
@@ -261,7 +264,7 @@ func (k *explainedKernel) print(out io.Writer) {
 	case len(s.Forms) > 0:
 		fmt.Fprintf(out, "  forms: %s\n", strings.Join(s.Forms, ", "))
 	case s.Why == "":
-		fmt.Fprintln(out, "  no form was asked for: no two clients launched it at about the same time")
+		fmt.Fprintln(out, "  no form was asked for: no two clients launched it at about the same time, and no more urgent class had to wait for it")
 	}
 	if s.Why != "" {
 		fmt.Fprintf(out, "  no form, or no further one: %s\n", perfetto.Clean(s.Why))

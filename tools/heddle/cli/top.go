@@ -232,7 +232,7 @@ func topReport(before, now *admin.Status, took time.Duration) *TopReport {
 				y = &executor.Stats{}
 			}
 			g, h := &x.Coalescing, &y.Coalescing
-			t.WordsPerSecond = rate(grown(g.WordsAlone+g.WordsCoalesced, h.WordsAlone+h.WordsCoalesced))
+			t.WordsPerSecond = rate(grown(g.WordsAlone+g.WordsCoalesced+g.Slices, h.WordsAlone+h.WordsCoalesced+h.Slices))
 			var launches uint64
 			for k := range g.Widths {
 				launches += grown(g.Widths[k], h.Widths[k])
