@@ -68,6 +68,7 @@ type word struct {
 	need     float64
 	room     float64
 	left     float64 // ns at full speed
+	work     float64 // ns of the whole chip
 	block    float64 // how long one of its blocks takes, ns
 	stream   int
 	level    int
@@ -76,6 +77,22 @@ type word struct {
 	arrived  bool
 	started  int64
 	measured func(ns int64) // nil: nobody asked
+	part     *part          // nil: it does its ops
+}
+
+// part is what a word does of its one op when that is issued in slices of its blocks.
+type part struct {
+	blocks      int
+	first, last bool
+	ended       func() // it was seen done; of one that is not the last
+}
+
+// of gives the kernel as the chip sees so many blocks of it, and how long they take of the ns that all take.
+func (p *part) of(c *Chip, k *Kernel, ns int64) (slice Kernel, time int64) {
+	slice = *k
+	slice.Blocks = p.blocks
+	c.measure(&slice)
+	return slice, max(1, int64(float64(ns)*slice.rounds/k.rounds))
 }
 
 // picker decides what is issued next: a scheduler.
@@ -220,7 +237,9 @@ func (d *device) advance(now int64) {
 		}
 		d.queues[w.stream] = d.queues[w.stream][1:]
 		for _, o := range w.ops {
-			o.ln.executed = o.Seq
+			if w.part == nil || w.part.last {
+				o.ln.executed = o.Seq
+			}
 		}
 		w.at = now + int64(d.chip.Seen)
 		d.over = append(d.over, w)
@@ -290,7 +309,10 @@ func ready(w *word) bool {
 func (d *device) full() bool { return len(d.issued) >= d.chip.Queue }
 
 // issue sends a word; full must not hold. level is its streams' urgency, 0 the most urgent.
-func (d *device) issue(ops []*op, level int, measured func(int64)) {
+func (d *device) issue(ops []*op, level int, measured func(int64)) { d.send(ops, nil, level, measured) }
+
+// send is issue; with a part the word does only that of its one op.
+func (d *device) send(ops []*op, p *part, level int, measured func(int64)) {
 	var w *word
 	if n := len(d.words); n > 0 {
 		w, d.words = d.words[n-1], d.words[:n-1]
@@ -301,15 +323,21 @@ func (d *device) issue(ops []*op, level int, measured func(int64)) {
 	w.ops = append(w.ops, ops...)
 	longest := int64(0)
 	for _, o := range ops {
-		longest = max(longest, o.ns)
-		d.work += float64(o.ns) * o.k.need
-		w.block = max(w.block, float64(o.ns)/o.k.rounds)
-		w.need += o.k.need
-		w.room += o.k.room
+		k, ns := o.k, o.ns
+		if p != nil {
+			slice, time := p.of(d.chip, k, ns)
+			k, ns = &slice, time
+		}
+		longest = max(longest, ns)
+		w.work += float64(ns) * k.need
+		w.block = max(w.block, float64(ns)/k.rounds)
+		w.need += k.need
+		w.room += k.room
 	}
+	d.work += w.work
 	w.room = min(1, w.room)
 	w.left = float64(longest + int64(d.chip.Start))
-	w.started, w.level, w.measured = -1, level, measured
+	w.started, w.level, w.measured, w.part = -1, level, measured, p
 	d.order++
 	w.order = d.order
 	w.stream = d.place(ops)
@@ -323,7 +351,10 @@ func (d *device) issue(ops []*op, level int, measured func(int64)) {
 		if o.ln.InFlight() == 0 {
 			o.ln.Since = d.r.now
 		}
-		d.r.leaves(o)
+		if p == nil || p.first {
+			d.r.leaves(o)
+		}
+		o.ln.queued = p != nil && !p.last // what follows waits for the last slice
 		d.touch(o.c, o.ln)
 	}
 }
@@ -368,16 +399,19 @@ func (d *device) shared(ln *lane) bool {
 // seen tells everybody of a word that ended.
 func (d *device) seen(w *word) {
 	d.flying--
+	d.work -= w.work
 	n := len(w.ops)
 	for _, o := range w.ops {
+		if w.part != nil && !w.part.last {
+			w.part.ended()
+			break
+		}
 		ln, c := o.ln, o.c
 		ln.Done = o.Seq
 		ln.Completed(1, d.r.now)
 		d.pick.completed(ln, c)
 		d.touch(c, ln)
-		work := float64(o.ns) * o.k.need
-		d.work -= work
-		d.r.done(o, work, n)
+		d.r.done(o, float64(o.ns)*o.k.need, n)
 	}
 	clear(w.ops)
 	d.words = append(d.words, w)

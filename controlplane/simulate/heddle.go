@@ -39,6 +39,8 @@ type heddle struct {
 	passes       uint64
 	lastComplete int64
 	ops          []*op // of the word at hand
+	demand       *scoreboard.Demand
+	cuts         map[*scoreboard.Op]*cut
 	later        []*scoreboard.Op
 }
 
@@ -52,22 +54,17 @@ func settings(p *policy.Policy, c *policy.Class) sched.Settings {
 }
 
 func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
-	g, err := execword.NewGather(execword.Options{Chip: d.chip.cost(), Hold: gatherHold, Ahead: ahead})
+	demand := scoreboard.NewDemand()
+	g, err := execword.NewGather(execword.Options{Chip: d.chip.cost(), Hold: gatherHold, Ahead: ahead, Demand: demand})
 	if err != nil {
 		return nil, fmt.Errorf("simulate: %w", err)
 	}
-	h := &heddle{d: d, sched: sched.New(), gather: g, levels: map[int32]int{}}
+	h := &heddle{d: d, sched: sched.New(), gather: g, levels: map[int32]int{}, demand: demand, cuts: map[*scoreboard.Op]*cut{}}
 	for i, c := range d.r.codes {
 		if d.r.sc.kernels[i].Alone {
 			continue
 		}
-		l := coalesce.Layout{
-			Mapping: coalesce.ByZ, Capacity: instances, Stride: 8, ParamBytes: 8 * instances, Align: 8,
-			BodyBytes: []int{8}, GlobalNames: [][]string{nil},
-		}
-		limit := &atomic.Uint32{}
-		limit.Store(uint32(d.r.sc.kernels[i].Shared))
-		scoreboard.Publish(&scoreboard.Form{Layout: l, Bodies: []*scoreboard.Code{c}, Limit: limit, Registers: d.r.sc.kernels[i].Registers})
+		h.publish(c, coalesce.ByZ, instances)
 	}
 	for _, c := range d.r.clients {
 		h.clients = append(h.clients, h.sched.Attach(c.board, h.sched.Set(c.class.Name, settings(p, c.class.Class))))
@@ -76,6 +73,17 @@ func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 		h.levels[v] = i
 	}
 	return h, nil
+}
+
+// publish gives a kernel a form.
+func (h *heddle) publish(c *scoreboard.Code, m coalesce.Mapping, capacity int) {
+	k := h.d.r.sc.kernels[c.ID-1]
+	l := coalesce.Layout{
+		Mapping: m, Capacity: capacity, Stride: 8, ParamBytes: 8 * capacity, Align: 8, BodyBytes: []int{8}, GlobalNames: [][]string{nil},
+	}
+	limit := &atomic.Uint32{}
+	limit.Store(uint32(k.Shared))
+	scoreboard.Publish(&scoreboard.Form{Layout: l, Bodies: []*scoreboard.Code{c}, Limit: limit, Registers: k.Registers})
 }
 
 func (h *heddle) submit(o *op) { h.sched.Arrive(h.clients[o.c.slot], &o.Op, h.d.r.now) }
@@ -131,6 +139,7 @@ func (h *heddle) pass() (again int64) {
 	d, now := h.d, h.d.r.now
 	h.passes++
 	h.gather.Begin(h.passes)
+	h.wishes()
 	if d.flying == 0 {
 		h.lastComplete = now
 	}
@@ -156,6 +165,9 @@ func (h *heddle) pass() (again int64) {
 			break
 		}
 		h.sched.Next()
+		if o.Cuts && h.slice(o) {
+			continue
+		}
 		if d.full() {
 			h.later = append(h.later, o)
 			continue

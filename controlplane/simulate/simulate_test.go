@@ -236,6 +236,21 @@ func TestPriority(t *testing.T) {
 	}
 }
 
+// Beside kernels of 5 ms an interactive client's requests take a third of the time where those can be issued in slices, and the others
+// keep what they had.
+func TestSlices(t *testing.T) {
+	sliced := load(t, "long-kernels", 400*time.Millisecond)
+	whole := load(t, "long-kernels", 400*time.Millisecond)
+	whole.Kernels["long"].Alone = true
+	after, before := simulated(t, sliced, nil, "heddle")["heddle"], simulated(t, whole, nil, "heddle")["heddle"]
+	if a, b := after["interactive"].P50, before["interactive"].P50; a > b/3 {
+		t.Errorf("the median request takes %.2f ms, and %.2f ms beside whole kernels", 1e3*a, 1e3*b)
+	}
+	if a, b := after["batch"].Share, before["batch"].Share; a < 0.9*b {
+		t.Errorf("the class below has %.3f of the chip, and %.3f with whole kernels", a, b)
+	}
+}
+
 // A class without an objective keeps its min_share beside a flood with one, and not much more.
 func TestMinShare(t *testing.T) {
 	sc := parse(t, `schema_version = 1

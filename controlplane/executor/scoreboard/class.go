@@ -7,8 +7,8 @@ type Class struct {
 	Priority int32
 	// Place is where the class stands now: smaller goes first. From Blocked on nothing of it is issued now.
 	Place int32
-	// Longest is how long an op of it, or a slice of one, may take that begins now, ns of the whole chip (Op.Cost): a class above it
-	// must not wait longer.
+	// Longest is how long an op of it may take that begins now, or what is left of one that has begun, ns of the whole chip (Op.Cost):
+	// a class above it must not wait longer.
 	Longest int64
 	// Slice is how long an op of it may take to be issued whole, ns of the whole chip: a longer one goes in slices where it can,
 	// because a class above it is active. 0: any length.

@@ -63,7 +63,7 @@ type Op struct {
 	Joined bool
 	// Ordered: it was its lane's first and could not be issued yet.
 	Ordered bool
-	// Cuts: it may be issued in slices of its blocks; Cost is then that of the smallest. The gather's.
+	// Cuts: it may be issued in slices of its blocks. The gather's.
 	Cuts bool
 	// Instead: it was launched whole, because the driver refused its first slice. The issue thread's.
 	Instead bool
@@ -79,7 +79,7 @@ type Op struct {
 	Latest, Deadline int64
 	// Held is how long it was held for ops to join it with, ns; the gather's.
 	Held int64
-	// Cost estimates how long what is issued of it next takes, ns of the whole chip; 0: not known.
+	// Cost estimates how long it takes, or what is left of it, ns of the whole chip; 0: not known.
 	Cost int64
 	// Passed counts the commands that the op's issue thread has executed, Number is the op's own; nil until it is issued. The op
 	// belongs to that thread until Passed reaches Number, whatever the done word, which the client can write, says.

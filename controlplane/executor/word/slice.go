@@ -23,7 +23,8 @@ const SlicesAhead = 3
 
 // Cut is an op that is issued in slices, between which its scheduler is asked again.
 //
-// A slice takes about half of what the class above may wait (scoreboard.Class.Slice), so that two can be in flight; but never less
+// Its Cost is what is left of it: where nothing so long may begin (scoreboard.Class.Longest), because a request is under way,
+// what has not begun waits as the whole would. A slice takes about half of what the class above may wait (scoreboard.Class.Slice), so that two can be in flight; but never less
 // than fills the chip once, for fewer blocks take as long.
 type Cut struct {
 	Op   *scoreboard.Op
@@ -39,8 +40,7 @@ type Cut struct {
 	costs        [SlicesAhead]int64
 }
 
-// cuttable decides whether a ready op of a shape, which is longer than a class above it may wait, can go in slices; if so its Cost
-// becomes that of the smallest.
+// cuttable decides whether a ready op of a shape, which is longer than a class above it may wait, can go in slices.
 func (g *Gather) cuttable(s *scoreboard.Shape, op *scoreboard.Op) bool {
 	if s.Flags != 0 || s.Blocks > math.MaxInt32 || op.Session.Class.Apart {
 		return false
@@ -56,7 +56,7 @@ func (g *Gather) cuttable(s *scoreboard.Shape, op *scoreboard.Op) bool {
 	if s.Blocks <= wave {
 		return false
 	}
-	op.Cuts, op.Cost = true, max(1, int64(float64(s.Cost)*float64(wave)/float64(s.Blocks)))
+	op.Cuts = true
 	return true
 }
 
@@ -98,7 +98,7 @@ func (g *Gather) Cut(op *scoreboard.Op, level int) (c Cut, ok bool) {
 		Op: op, Form: f, blocks: uint32(s.Blocks), wave: uint32(min(uint64(g.resident(s, f.Registers, f.StaticShared)), s.Blocks)),
 		each: float64(s.Cost) / float64(s.Blocks),
 	}
-	op.Cuts, op.Cost = true, max(1, int64(c.each*float64(c.wave)))
+	op.Cuts = true
 	return c, true
 }
 
@@ -126,7 +126,7 @@ func (c *Cut) Took(s Slice, cost int64) {
 	if !s.Last {
 		c.costs[c.Issued%SlicesAhead] = cost
 		c.Issued++
-		c.Op.Cost = max(1, int64(c.each*float64(min(c.wave, c.blocks-c.next))))
+		c.Op.Cost = max(1, int64(c.each*float64(c.blocks-c.next)))
 	}
 }
 

@@ -1,0 +1,80 @@
+package simulate
+
+import (
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	execword "github.com/heddle-gpu/heddle/controlplane/executor/word"
+	"github.com/heddle-gpu/heddle/jit/coalesce"
+)
+
+// cut is an op that is issued in slices, as the executor's poller does it (controlplane/executor/slices.go).
+type cut struct {
+	execword.Cut
+	op *op
+}
+
+// wishes gives kernels that were too long the form that slices need. The others' wishes are for forms that they have.
+func (h *heddle) wishes() {
+	for {
+		w, ok := h.demand.Next()
+		if !ok {
+			return
+		}
+		if c := w.Bodies[0]; w.Capacity == scoreboard.SliceCapacity && !h.d.r.sc.kernels[c.ID-1].Alone {
+			h.publish(c, coalesce.ByTable, w.Capacity)
+		}
+	}
+}
+
+// slice issues the next slice of an op, or leaves it (false) to be issued whole.
+func (h *heddle) slice(o *scoreboard.Op) bool {
+	d, now := h.d, h.d.r.now
+	k := h.cuts[o]
+	first := k == nil
+	if first {
+		c := d.r.clients[o.Session.Slot]
+		of, ok := h.gather.Cut(o, h.level(c.lanes[o.Lane].waiting[0]))
+		if !ok {
+			return false
+		}
+		k = &cut{Cut: of, op: c.lanes[o.Lane].waiting[0]}
+	}
+	s, cost := k.Peek(false)
+	if first && s.Last {
+		o.Cuts, o.Cost = false, cost
+		return false
+	}
+	if d.full() || !k.Ready() {
+		h.later = append(h.later, o)
+		return true
+	}
+	var measured func(int64)
+	if shape := scoreboard.Known(o); shape != nil && k.Slices == 1 && !s.Last && shape.Times.Due(1, shape.Words) {
+		blocks := s.Blocks
+		shape.Samples++
+		measured = func(ns int64) {
+			shape.Samples--
+			ns = int64(float64(ns) * float64(shape.Blocks) / float64(blocks))
+			shape.Times.Add(1, ns)
+			shape.Code.Use.Times.Add(1, ns)
+			h.gather.Weigh(shape)
+		}
+	}
+	h.ops = append(h.ops[:0], k.op)
+	ln, client := k.op.ln, h.clients[k.op.c.slot]
+	d.send(h.ops, &part{blocks: int(s.Blocks), first: first, last: s.Last, ended: func() {
+		h.lastComplete = d.r.now
+		h.sched.SliceDone(client, ln.Lane, k.Done(), d.r.now)
+	}}, h.level(k.op), measured)
+	k.Took(s, cost)
+	h.sched.Sliced(o, cost, first, s.Last, now)
+	h.cuts[o] = k
+	if s.Last {
+		delete(h.cuts, o)
+		if shape := scoreboard.Known(o); shape != nil {
+			shape.Words++
+		}
+	} else {
+		h.sched.Add(o)
+	}
+	return true
+}
