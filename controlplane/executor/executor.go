@@ -30,6 +30,7 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/shm"
 )
@@ -52,6 +53,11 @@ type Driver interface {
 	ModuleGlobal(m gpu.Module, name string) (address, bytes uint64, err error)
 	FuncAttribute(f gpu.Function, attribute int) (int, gpu.Result)
 	FuncParamBytes(f gpu.Function) (uint32, bool)
+	sequence.Graph
+	GraphCreate() (gpu.Graph, gpu.Result)
+	GraphDestroy(g gpu.Graph) gpu.Result
+	GraphInstantiate(g gpu.Graph) (gpu.GraphExec, gpu.Result)
+	GraphExecDestroy(x gpu.GraphExec) gpu.Result
 	SetLimit(limit uint32, value uint64) gpu.Result
 	GetLimit(limit uint32) (uint64, gpu.Result)
 }
@@ -274,6 +280,7 @@ type executor struct {
 	watch    *watch
 	forms    *forms
 	learned  *learned
+	prepared *prepared
 	sessions map[uint64]*session
 	imagesMu sync.Mutex
 	images   map[uint64]*loaded
@@ -313,12 +320,16 @@ func (x *executor) run(ctx context.Context) error {
 	x.watch = newWatch(x)
 	x.forms = newForms(x)
 	go x.forms.run()
+	x.prepared = newPrepared(x)
+	go x.prepared.run()
 	faulted := false
 	defer func() {
 		if faulted {
+			x.prepared.cancel()
 			x.forms.cancel() // clients wait for the next executor; compilers end by themselves when their pipes close
 			return
 		}
+		x.prepared.stop()
 		x.forms.stop()
 	}()
 	x.learned = newLearned(x)

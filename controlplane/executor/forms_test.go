@@ -52,6 +52,7 @@ func newFormBench(t *testing.T, device *gpu.Device, command []string, dir string
 		t.Fatal(err)
 	}
 	x.forms = newForms(x)
+	x.prepared = newPrepared(x)
 	go x.poller.run()
 	go x.forms.run()
 	t.Cleanup(func() {

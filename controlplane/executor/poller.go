@@ -13,6 +13,7 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
 	"github.com/heddle-gpu/heddle/controlplane/executor/trace"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
@@ -72,6 +73,7 @@ type client struct {
 	hold       *hold // nil: it is served
 	traced     int64 // Recorder.Request's
 	memory     memory
+	tracks     []sequence.Track
 }
 
 // barrier calls reached when everything below a ring position is done.
@@ -99,6 +101,9 @@ type poller struct {
 	engine  *issue.Engine
 	sched   *sched.Scheduler
 	gather  *word.Gather
+	runs    *sequence.Store // nil: no runs are prepared
+	chains  word.Chains
+	behind  [sequence.Most]*scoreboard.Op
 	demand  *scoreboard.Demand // tells the forms' maker what was ready together
 	clients []*client
 	slots   []*client
@@ -563,18 +568,11 @@ func (p *poller) schedule() bool {
 				continue
 			}
 		}
-		p.finalSignal(op, false)
-		w := word.One(op)
-		w.Shape, w.Measure = p.gather.Plain(op)
-		p.direct(op)
-		if !p.engine.Issue(&w) {
+		if !p.single(op) {
 			p.later = append(p.later, op)
 			continue
 		}
 		did = true
-		p.trace.Word(&w, p.engine.Words)
-		p.gather.PlainIssued(&w)
-		p.issued(op, op.Cost, 1)
 	}
 	for i, op := range p.later {
 		p.sched.Add(op)
@@ -621,7 +619,7 @@ func (p *poller) finalSignal(op *scoreboard.Op, cheap bool) {
 	l := op.Session.Lane(op.Lane)
 	// Behind the last op that a client has submitted it will wait, sooner or later: asked for then, the word costs a call.
 	tight := p.sched.Tight(op)
-	op.Signal = p.signalDue(l) || (cheap && l.Last() == op) || (tight > 0 && l.Quiet+op.Cost >= tight)
+	op.Signal = p.signalDue(l, 1) || (cheap && l.Last() == op) || (tight > 0 && l.Quiet+op.Cost >= tight)
 }
 
 // direct lets the poller make the calls for an op itself when it is all that its client, the only one, has: of several the poller
@@ -675,14 +673,14 @@ func (p *poller) ahead(l *scoreboard.Lane) int {
 	return max(least, int(int64(p.tune.Ahead)/max(l.Pace, shortest)))
 }
 
-// signalDue says whether the lane's next op needs a done word for the window's sake: often enough that the window never runs
+// signalDue says whether the last of the lane's next n ops needs a done word for the window's sake: often enough that the window never runs
 // empty before the word is seen.
-func (p *poller) signalDue(l *scoreboard.Lane) bool {
+func (p *poller) signalDue(l *scoreboard.Lane, n int) bool {
 	every := p.window(l) / 2
 	if p.active <= 1 {
 		every /= 2
 	}
-	return l.Unsignalled()+1 >= max(1, every)
+	return l.Unsignalled()+n >= max(1, every)
 }
 
 // idle is what a pass without events does.

@@ -514,13 +514,19 @@ func (s *session) segmentDrop(r *shm.Range) error {
 		return err
 	}
 	s.loseMemory(r.Address)
-	if !s.x.poller.call(func() { s.client.board.Memory.Remove(r.Address) }) {
+	if !s.x.poller.call(func() { s.unname(r.Address) }) {
 		return errStopping
 	}
 	delete(s.segments, r.Address)
 	single := s.singles[r.Address]
 	delete(s.singles, r.Address)
 	return s.x.loader.do(func() error { return s.unmap(r.Address, bytes, single) })
+}
+
+// unname makes a range invalid for ops. It runs on the poller's thread.
+func (s *session) unname(address uint64) {
+	s.client.board.Memory.Remove(address)
+	s.x.poller.runs.Forget(s.id, true)
 }
 
 func (s *session) unmap(address, bytes uint64, single bool) error {
@@ -583,7 +589,7 @@ func (s *session) hostDrop(r *shm.Range) error {
 		return err
 	}
 	s.loseMemory(r.Address)
-	if !s.x.poller.call(func() { s.client.board.Memory.Remove(r.Address) }) {
+	if !s.x.poller.call(func() { s.unname(r.Address) }) {
 		return errStopping
 	}
 	delete(s.hosts, r.Address)
@@ -627,7 +633,10 @@ func (s *session) detach() error {
 		case <-p.ended:
 			return errStopping
 		}
-		if !p.call(func() { p.remove(c) }) {
+		if !p.call(func() {
+			p.remove(c)
+			p.runs.Forget(s.id, false)
+		}) {
 			return errStopping
 		}
 		s.x.learned.left(c)
@@ -659,6 +668,7 @@ func (s *session) teardown(c *client) {
 		unmapFixed(a, n)
 	}
 	s.releaseWindows()
+	s.x.prepared.leave(s.id)
 	for _, k := range s.kernels {
 		s.x.forms.detach(k)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
+	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/shm"
 )
@@ -46,6 +47,7 @@ type Stats struct {
 	Sessions         []SessionStats `json:"sessions"`
 	Forms            FormsStats     `json:"forms"` // rewritten kernels
 	Graphs           GraphStats     `json:"graphs"`
+	Prepared         PreparedStats  `json:"prepared"`
 	Classes          []ClassStats   `json:"classes"` // that have clients or had some
 	// Next tells that classes and sessions found no room in the message: STATS with this number in its tail gives them (StatsPage).
 	Next int `json:"next,omitempty"`
@@ -182,11 +184,12 @@ func (x *executor) answerStats(m shm.Message) {
 	x.pagesMu.Lock()
 	defer x.pagesMu.Unlock()
 	if from == 0 {
-		if !x.poller.call(func() { x.pages = x.poller.snapshot() }) {
+		var runs sequence.Counters
+		if !x.poller.call(func() { x.pages, runs = x.poller.snapshot(), x.poller.runs.Counters }) {
 			x.answer(m, nil, errStopping)
 			return
 		}
-		x.pages.Forms = x.forms.snapshot()
+		x.pages.Forms, x.pages.Prepared = x.forms.snapshot(), x.prepared.snapshot(runs)
 		x.pages.Graphs = x.graphs.snapshot(x.pages.Graphs)
 	}
 	text, next, err := x.pages.page(from)

@@ -3,6 +3,7 @@ package executor
 import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -39,6 +40,7 @@ func (p *poller) enrol(c *client) {
 	if c.class == "" {
 		c.class, c.settings = unnamed, sched.Settings{QueueDelay: int64(p.tune.Gather), Coalesce: true}
 	}
+	c.tracks = make([]sequence.Track, c.board.Lanes())
 	c.books = p.sched.Attach(c.board, p.sched.Set(c.class, c.settings))
 	c.recall()
 	p.relevel()

@@ -40,6 +40,7 @@ type Driver interface {
 	EventQuery(e gpu.Event) gpu.Result
 	EventElapsed(start, end gpu.Event) (float32, gpu.Result)
 	SetFuncAttribute(f gpu.Function, attribute, value int) gpu.Result
+	GraphLaunch(x gpu.GraphExec, s gpu.Stream) gpu.Result
 	// Zeroed is device memory that holds zeros and lives as long as the context.
 	Zeroed(bytes uint64) (address uint64, err error)
 	// HostAlloc is memory of this process that the device sees at the same address; it lives as long as the context.
@@ -422,7 +423,7 @@ func (e *Engine) Issue(w *word.Word) bool {
 	case w.Batch != nil:
 		stream, waits = e.placeBatch(w.Batch)
 	default:
-		stream, waits = e.place(w.Op)
+		stream, waits = e.place(w.Ops()[0]) // what else a chain's ops depend on is done
 	}
 	count := w.Len()
 	on := &e.streams[stream]
@@ -454,7 +455,7 @@ func (e *Engine) Issue(w *word.Word) bool {
 				on.Ops += flying
 			}
 		}
-		o.Joined = count > 1
+		o.Joined = w.Batch != nil && count > 1
 		if part {
 			o.Session.Begin(o, stream)
 		} else {
@@ -498,6 +499,8 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 		c.kind, c.stream, c.word = cmdWord, int32(stream), *w
 		if w.Batch != nil {
 			w.Batch.Passed = nil
+		} else if w.Chain != nil {
+			w.Chain.Passed = nil
 		}
 		e.executeNow(t, c)
 		return
@@ -510,6 +513,8 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 	}
 	if w.Batch != nil {
 		w.Batch.Passed, w.Batch.Number = &t.q.done, number
+	} else if w.Chain != nil {
+		w.Chain.Passed, w.Chain.Number = &t.q.done, number
 	}
 	t.push()
 }

@@ -121,9 +121,12 @@ func (t *thread) word(on gpu.Stream, w *word.Word) {
 	if w.Sample != nil {
 		t.must(d.EventRecord(w.Sample.Start, on))
 	}
-	if w.Batch != nil {
+	switch w.Path() {
+	case word.Coalesced, word.Sliced:
 		t.batch(on, w.Batch)
-	} else {
+	case word.Prepared:
+		t.chain(on, w.Chain)
+	default:
 		t.one(on, w.Op)
 	}
 	if w.Sample != nil {
@@ -185,6 +188,27 @@ func (t *thread) launch(on gpu.Stream, b *word.Batch) gpu.Result {
 		r = d.Launch(&b.Launch)
 	}
 	return r
+}
+
+// chain issues ops that follow one another as the graph of their run. When the driver refuses it they go one by one.
+func (t *thread) chain(on gpu.Stream, c *word.Chain) {
+	d := t.engine.driver
+	r := c.Run.Launch(func(x gpu.GraphExec) gpu.Result { return d.GraphLaunch(x, on) })
+	switch {
+	case r == gpu.Success:
+		if op := c.Last(); op.Signal {
+			t.must(d.WriteValue32(on, op.Session.DoneAddress(op.Lane), op.Seq))
+		}
+	case r.Sticky():
+		t.engine.SetFault(r)
+	default:
+		c.Run.Refused.Store(true)
+		for _, op := range c.Ops[:c.Count] {
+			if t.engine.fault.Load() == 0 {
+				t.one(on, op)
+			}
+		}
+	}
 }
 
 // time asks for a sample's interval.

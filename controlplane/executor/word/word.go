@@ -1,7 +1,8 @@
 // Package word builds words: a word is one launch that the executor issues, and holds one or more slots, each one op's place.
 //
 // An op by itself is launched as its client asked for it (Stream). Ops of one kernel, or of kernels that one form holds, are
-// launched together (Coalesced): a [Batch] is their word, and [Gather] finds them, decides when they go, and how many.
+// launched together (Coalesced): a [Batch] is their word, and [Gather] finds them, decides when they go, and how many. Ops of one lane
+// that its client repeats go as a graph (Prepared): a [Chain].
 package word
 
 import (
@@ -40,14 +41,17 @@ const (
 	Coalesced
 	// Sliced is one launch of a form that does a range of one op's blocks.
 	Sliced
+	// Prepared is one launch of a graph that holds a run of a lane's ops (package sequence).
+	Prepared
 	Paths
 )
 
 // Word is one launch. It is a value: it travels through the issue queue without allocation.
 type Word struct {
-	// Op is the word's only op (Stream), Batch its ops (Coalesced); one of them is nil.
+	// Op is the word's only op (Stream), Batch its ops (Coalesced), Chain its ops (Prepared); the others are nil.
 	Op    *scoreboard.Op
 	Batch *Batch
+	Chain *Chain
 	// Shape is that of the op which leads the word, nil for an op that launches no kernel. Measure asks for the word's time.
 	Shape   *scoreboard.Shape
 	Measure bool
@@ -61,31 +65,39 @@ func One(op *scoreboard.Op) Word { return Word{Op: op} }
 // Sliced says whether the word is a slice of its op.
 func (w *Word) Sliced() bool { return w.Batch != nil && w.Batch.Slice.Blocks > 0 }
 
+// Len is how many ops the word holds.
+func (w *Word) Len() int {
+	switch {
+	case w.Batch != nil:
+		return w.Batch.Count
+	case w.Chain != nil:
+		return w.Chain.Count
+	}
+	return 1
+}
+
 // Path is how the word reaches the GPU.
 func (w *Word) Path() Path {
 	switch {
-	case w.Batch == nil:
-		return Stream
-	case w.Batch.Slice.Blocks > 0:
+	case w.Sliced():
 		return Sliced
+	case w.Batch != nil:
+		return Coalesced
+	case w.Chain != nil:
+		return Prepared
 	}
-	return Coalesced
-}
-
-// Len is how many ops the word holds.
-func (w *Word) Len() int {
-	if w.Batch == nil {
-		return 1
-	}
-	return w.Batch.Count
+	return Stream
 }
 
 // Ops are the word's ops.
 func (w *Word) Ops() []*scoreboard.Op {
-	if w.Batch == nil {
-		return unsafe.Slice(&w.Op, 1)
+	switch {
+	case w.Batch != nil:
+		return w.Batch.Ops[:w.Batch.Count]
+	case w.Chain != nil:
+		return w.Chain.Ops[:w.Chain.Count]
 	}
-	return w.Batch.Ops[:w.Batch.Count]
+	return unsafe.Slice(&w.Op, 1)
 }
 
 // Sample measures one word with two events.

@@ -1,0 +1,186 @@
+package sequence
+
+import (
+	"bytes"
+	"encoding/binary"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/shm"
+)
+
+// state of a run.
+type state uint8
+
+const (
+	learning state = iota // its contents may still change
+	asked                 // the maker has it, or made it
+	gone                  // it is in no table any more
+)
+
+// Run is ops of one lane in a row that its client submitted before. Once it was handed to Options.Ask its contents never change.
+// Fields without a word belong to the poller's thread.
+type Run struct {
+	// Session is the id of its client's session: kernels and addresses are that client's.
+	Session uint64
+	// Exec is the executable graph, 0 while there is none. The maker stores it, once.
+	Exec atomic.Uint64
+	// Refused is set by whoever learns that the driver does not take it: it is not used again.
+	Refused atomic.Bool
+	// Dropped is set when it is not to be used again and must be freed.
+	Dropped atomic.Bool
+
+	launching sync.Mutex // a graph must not be in two driver calls at a time
+
+	items  []item
+	params []byte
+	hash   uint64
+	state  state
+	seen   int // how often it came again
+	uses   uint64
+	short  int  // how often too few of its ops were waiting
+	lost   int  // how often nothing known came behind it
+	next   *Run // what came behind it last
+	chain  *Run // in the table's bucket
+	newer  *Run // in the list by use
+	older  *Run
+}
+
+// item is one op of a run.
+type item struct {
+	kind   uint16
+	kernel *scoreboard.Kernel // of a launch
+	at     int                // of a launch: its parameters in Run.params
+	// args is the op's body; of a launch a gpu.Launch without Stream and Params.
+	args gpu.Copy3D
+}
+
+func (i *item) launch() *gpu.Launch { return (*gpu.Launch)(unsafe.Pointer(&i.args)) }
+
+// Len is how many ops the run has.
+func (r *Run) Len() int { return len(r.items) }
+
+// Graph is what makes graphs; *gpu.Device does.
+type Graph interface {
+	GraphKernel(g gpu.Graph, after []gpu.GraphNode, l *gpu.Launch) (gpu.GraphNode, gpu.Result)
+	GraphMemset(g gpu.Graph, after []gpu.GraphNode, dst, pitch, width, height uint64, element, value uint32) (gpu.GraphNode, gpu.Result)
+}
+
+// Build adds the run's ops to a graph, each behind the one before. Any thread may call it once the run was handed to Options.Ask.
+func (r *Run) Build(d Graph, g gpu.Graph) gpu.Result {
+	var last [1]gpu.GraphNode
+	for i := range r.items {
+		after := last[:min(i, 1)]
+		var res gpu.Result
+		switch it := &r.items[i]; it.kind {
+		case shm.KindLaunch:
+			l := *it.launch()
+			if l.SharedBytes > it.kernel.Limit.Load() {
+				return gpu.InvalidValue // a plain launch raises the limit first
+			}
+			if l.ParamBytes > 0 {
+				l.Params = uint64(uintptr(unsafe.Pointer(&r.params[it.at])))
+			}
+			last[0], res = d.GraphKernel(g, after, &l)
+		default:
+			a := &it.args
+			last[0], res = d.GraphMemset(g, after, a[0], a[1], a[2], a[3], uint32(a[4]), uint32(a[5]))
+		}
+		if res != gpu.Success {
+			return res
+		}
+	}
+	return gpu.Success
+}
+
+// Launch makes the call that starts the run, while no other thread does. Any thread may call it.
+func (r *Run) Launch(call func(x gpu.GraphExec) gpu.Result) gpu.Result {
+	r.launching.Lock()
+	defer r.launching.Unlock()
+	return call(gpu.GraphExec(r.Exec.Load()))
+}
+
+// fits says whether an op can be part of a run.
+func fits(op *scoreboard.Op) bool {
+	switch op.Kind {
+	case shm.KindLaunch:
+		l := op.Launch()
+		// What others may join stays with them: one launch for all is cheaper still.
+		joins := op.Kernel.Code != nil && !op.Kernel.Apart && op.Kernel.Code.Forms.Load() != nil
+		return !joins && l.Flags&shm.LaunchFlagCooperative == 0 && l.ParamBytes <= mostParams
+	case shm.KindMemset:
+		return true
+	}
+	return false
+}
+
+// paramsOf are an op's parameter bytes, where its client wrote them.
+func paramsOf(l *gpu.Launch) []byte {
+	if l.ParamBytes == 0 {
+		return nil
+	}
+	return unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(nil), l.Params)), l.ParamBytes)
+}
+
+// fill makes the run's contents those of ops.
+func (r *Run) fill(ops []*scoreboard.Op) {
+	r.items, r.params = r.items[:0], r.params[:0]
+	for _, op := range ops {
+		it := item{kind: op.Kind, args: op.Args}
+		if op.Kind == shm.KindLaunch {
+			it.kernel, it.at = op.Kernel, len(r.params)
+			r.params = append(r.params, paramsOf(op.Launch())...)
+			it.launch().Params, it.launch().Stream = 0, 0
+		}
+		r.items = append(r.items, it)
+	}
+}
+
+// cut shortens a run that is still learning.
+func (r *Run) cut(n int) { r.items = r.items[:n] }
+
+// match is how many of ops, from the first one on, are the run's.
+func (r *Run) match(ops []*scoreboard.Op) int {
+	n := min(len(r.items), len(ops))
+	for i := range n {
+		if !r.items[i].is(ops[i], r.params) {
+			return i
+		}
+	}
+	return n
+}
+
+// is compares an op with a run's.
+func (i *item) is(op *scoreboard.Op, params []byte) bool {
+	if i.kind != op.Kind || i.kernel != op.Kernel {
+		return false
+	}
+	if i.kind != shm.KindLaunch {
+		return i.args == op.Args
+	}
+	a, b := i.launch(), op.Launch()
+	return a.Grid == b.Grid && a.Block == b.Block && a.SharedBytes == b.SharedBytes && a.ParamBytes == b.ParamBytes && a.Flags == b.Flags &&
+		(a.Flags == 0 || (a.Cluster == b.Cluster && a.ClusterPolicy == b.ClusterPolicy)) &&
+		bytes.Equal(params[i.at:i.at+int(a.ParamBytes)], paramsOf(b))
+}
+
+// hashOf mixes what a launch is.
+func hashOf(op *scoreboard.Op) uint64 {
+	const odd = 0x9e3779b97f4a7c15
+	l := op.Launch()
+	h := (op.Session.ID<<32 ^ uint64(op.Kernel.ID)) * odd
+	for _, v := range [...]uint32{l.Grid[0], l.Grid[1], l.Grid[2]} {
+		h = (h ^ h>>29 ^ uint64(v)) * odd
+	}
+	p := paramsOf(l)
+	for ; len(p) >= 8; p = p[8:] {
+		h = (h ^ h>>29 ^ binary.LittleEndian.Uint64(p)) * odd
+	}
+	for _, b := range p {
+		h = (h ^ h>>29 ^ uint64(b)) * odd
+	}
+	return h ^ h>>32
+}
