@@ -85,6 +85,7 @@ const (
 	clients    = "Clients and executors"
 	words      = "Words"
 	rewritten  = "Rewritten kernels"
+	sequences  = "Prepared runs: launches that a client repeats unchanged, issued as one graph"
 	classes    = "Classes"
 	schedulers = "The executor's own time"
 )
@@ -116,7 +117,7 @@ var (
 
 	metricOps       = counter(words, "heddle_ops_total", "Ops handed to the driver: kernels, memsets, device copies.", ofExecutor)
 	metricLaunches  = counter(words, "heddle_kernel_ops_total", "Ops that are kernels.", ofExecutor)
-	metricWords     = counter(words, "heddle_words_total", "Words issued: one op as its client asked (path alone), a rewritten kernel that does the work of one or more (path coalesced), or one that does a range of one's blocks (path sliced).", byPath)
+	metricWords     = counter(words, "heddle_words_total", "Words issued: one op as its client asked (path alone), a rewritten kernel that does the work of one or more (path coalesced), one that does a range of one's blocks (path sliced), or a graph of launches that the client repeats (path prepared).", byPath)
 	metricWidth     = histogram(words, "heddle_word_width", "Kernels in a launch.", ofExecutor)
 	metricCoalesced = counter(words, "heddle_coalesced_ops_total", "Kernels that shared a launch with others.", ofExecutor)
 	metricSliced    = counter(words, "heddle_sliced_ops_total", "Kernels that were issued in slices of their blocks, so that more urgent ops need not wait for all of it.", ofExecutor)
@@ -138,6 +139,14 @@ var (
 	metricCompiling = counter(rewritten, "heddle_form_compile_seconds_total", "Time of compilations.", ofExecutor)
 	metricLoading   = counter(rewritten, "heddle_form_load_seconds_total", "Time of loading forms.", ofExecutor)
 	metricWorkers   = counter(rewritten, "heddle_compiler_starts_total", "Compiler processes started.", ofExecutor)
+
+	metricRunOps      = counter(sequences, "heddle_prepared_ops_total", "Ops that were issued in prepared graphs.", ofExecutor)
+	metricRuns        = gauge(sequences, "heddle_prepared_runs", "Runs that are kept.", ofExecutor)
+	metricRunsMade    = counter(sequences, "heddle_prepared_graphs_total", "Graphs that were made.", ofExecutor)
+	metricRunsRefused = counter(sequences, "heddle_prepared_refusals_total", "Graphs that the driver did not make.", ofExecutor)
+	metricRunsEvicted = counter(sequences, "heddle_prepared_evictions_total", "Runs given up for newer ones, or because they came no more as they were.", ofExecutor)
+	metricRunsUnused  = counter(sequences, "heddle_prepared_unused_total", "Runs given up, or gone with their client, without ever having been issued.", ofExecutor)
+	metricRunsTime    = counter(sequences, "heddle_prepared_make_seconds_total", "Time of making graphs.", ofExecutor)
 
 	metricObjective = gauge(classes, "heddle_class_objective_seconds", "The class's latency_p99; 0 is none.", ofClass)
 	metricRequests  = counter(classes, "heddle_requests_total", "Requests that ended.", ofClass)

@@ -65,6 +65,16 @@ type executorStats struct {
 		CompileSeconds float64           `json:"compile_seconds"`
 		LoadSeconds    float64           `json:"load_seconds"`
 	} `json:"forms"`
+	Prepared struct {
+		Words       uint64  `json:"words"`
+		Ops         uint64  `json:"ops"`
+		Runs        uint64  `json:"runs"`
+		Made        uint64  `json:"made"`
+		Refused     uint64  `json:"refused"`
+		Evicted     uint64  `json:"evicted"`
+		Unused      uint64  `json:"unused"`
+		MakeSeconds float64 `json:"make_seconds"`
+	} `json:"prepared"`
 	Classes []classStats `json:"classes"`
 }
 
@@ -318,7 +328,7 @@ func (at place) told(s *executorStats) {
 	for _, v := range s.IssueBusySeconds {
 		issue += v
 	}
-	g, f := &s.Coalescing, &s.Forms
+	g, f, r := &s.Coalescing, &s.Forms, &s.Prepared
 	for _, v := range []struct {
 		f *family
 		v float64
@@ -330,6 +340,8 @@ func (at place) told(s *executorStats) {
 		{metricKernels, float64(f.Codes)}, {metricForms, float64(f.Forms)}, {metricFormBytes, float64(f.Bytes)},
 		{metricAsked, float64(f.Asked)}, {metricCompiled, float64(f.Compiled)}, {metricHits, float64(f.CacheHits)},
 		{metricCompiling, f.CompileSeconds}, {metricLoading, f.LoadSeconds}, {metricWorkers, float64(f.Workers)},
+		{metricRunOps, float64(r.Ops)}, {metricRuns, float64(r.Runs)}, {metricRunsMade, float64(r.Made)}, {metricRunsRefused, float64(r.Refused)},
+		{metricRunsEvicted, float64(r.Evicted)}, {metricRunsUnused, float64(r.Unused)}, {metricRunsTime, r.MakeSeconds},
 		{metricPoller, s.PollerBusySeconds}, {metricIssue, issue}, {metricReadyLook, float64(s.ReadyWaits)},
 		{metricWakeups, float64(s.Wakeups)}, {metricSleeps, float64(s.Sleeps)},
 	} {
@@ -338,6 +350,7 @@ func (at place) told(s *executorStats) {
 	at.one(metricWords, float64(g.WordsAlone), "alone")
 	at.one(metricWords, float64(g.WordsCoalesced), "coalesced")
 	at.one(metricWords, float64(g.Slices), "sliced")
+	at.one(metricWords, float64(r.Words), "prepared")
 	at.one(metricSignals, float64(s.Signals), "stream")
 	at.one(metricSignals, float64(g.SignalsInKernel), "kernel")
 	if len(g.Widths) > 0 { // words of one kernel and the kernels of wider ones: the sum is exact

@@ -40,6 +40,7 @@ func someStats() *executor.Stats {
 		Widths: [cost.Buckets]uint64{100, 50, 100, 50}, Apart: map[string]uint64{"alone": 5, "cost": 6},
 	}
 	s.Forms = executor.FormsStats{Codes: 20, Asked: 15, Forms: 9, Bytes: 1 << 20, Compiled: 7, CacheHits: 2, Workers: 1, Failed: map[string]uint64{"spin-wait": 4}, CompileSeconds: 2.5, LoadSeconds: 0.5}
+	s.Prepared = executor.PreparedStats{Words: 70, Ops: 1400, Runs: 17, Made: 21, Refused: 1, Evicted: 3, Unused: 2, MakeSeconds: 0.25}
 	s.Classes = []executor.ClassStats{someClass("a"), someClass("default")}
 	return s
 }
@@ -145,6 +146,8 @@ func TestMetricsSayWhatTheExecutorSays(t *testing.T) {
 		`heddle_ring_used_bytes{` + at + `} 5120`, `heddle_ring_used_bytes_max{` + at + `} 4096`, `heddle_ops_total{` + at + `} 1000`, `heddle_kernel_ops_total{` + at + `} 900`,
 		`heddle_words_total{` + by("path", "alone") + `} 100`, `heddle_words_total{` + by("path", "coalesced") + `} 200`, `heddle_words_total{` + by("path", "sliced") + `} 70`,
 		`heddle_sliced_ops_total{` + at + `} 14`,
+		`heddle_words_total{` + by("path", "prepared") + `} 70`, `heddle_prepared_ops_total{` + at + `} 1400`, `heddle_prepared_runs{` + at + `} 17`,
+		`heddle_prepared_unused_total{` + at + `} 2`, `heddle_prepared_make_seconds_total{` + at + `} 0.25`,
 		`heddle_word_width_bucket{` + at + `,le="2"} 150`, `heddle_word_width_sum{` + at + `} 900`, `heddle_word_width_count{` + at + `} 300`,
 		`heddle_word_limits_total{` + by("reason", "cost") + `} 6`, `heddle_form_refusals_total{` + by("reason", "spin-wait") + `} 4`,
 		`heddle_issue_busy_seconds_total{` + at + `} 0.75`, `heddle_signals_total{` + by("path", "kernel") + `} 60`,

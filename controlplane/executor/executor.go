@@ -318,10 +318,12 @@ func (x *executor) run(ctx context.Context) error {
 		return err
 	}
 	x.watch = newWatch(x)
+	if x.prepared, err = newPrepared(x); err != nil {
+		return err
+	}
+	go x.prepared.run()
 	x.forms = newForms(x)
 	go x.forms.run()
-	x.prepared = newPrepared(x)
-	go x.prepared.run()
 	faulted := false
 	defer func() {
 		if faulted {

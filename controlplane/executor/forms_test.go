@@ -52,7 +52,9 @@ func newFormBench(t *testing.T, device *gpu.Device, command []string, dir string
 		t.Fatal(err)
 	}
 	x.forms = newForms(x)
-	x.prepared = newPrepared(x)
+	if x.prepared, err = newPrepared(x); err != nil {
+		t.Fatal(err)
+	}
 	go x.poller.run()
 	go x.forms.run()
 	t.Cleanup(func() {

@@ -2,16 +2,20 @@ package executor
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/shm"
 )
 
 // This file is the executor's end of package sequence: runs of launches that a client repeats unchanged go as one graph.
@@ -40,8 +44,9 @@ type prepared struct {
 	retired []retiredRun
 	stats   makerStats
 
-	// execs are the graphs that exist, by session; the loader's thread has them.
-	execs map[uint64]map[*sequence.Run]gpu.GraphExec
+	// execs are the graphs that exist, by session, scratch is for Run.Build; the loader's thread has them.
+	execs   map[uint64]map[*sequence.Run]gpu.GraphExec
+	scratch []byte
 }
 
 // retiredRun is a run that no word takes any more from mark on.
@@ -72,14 +77,18 @@ type PreparedStats struct {
 }
 
 // newPrepared makes the maker, and the poller's store.
-func newPrepared(x *executor) *prepared {
+func newPrepared(x *executor) (*prepared, error) {
+	scratch, err := unix.Mmap(-1, 0, sequence.ScratchBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, fmt.Errorf("executor: %d bytes for parameters of prepared launches: %w", sequence.ScratchBytes, err)
+	}
 	m := &prepared{
 		x: x, log: x.log, wake: make(chan struct{}, 1), ended: make(chan struct{}), execs: map[uint64]map[*sequence.Run]gpu.GraphExec{},
-		asked: make([]*sequence.Run, 0, mostAsked),
+		asked: make([]*sequence.Run, 0, mostAsked), scratch: scratch,
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	x.poller.runs = sequence.New(sequence.Options{Ask: m.ask, Retire: m.retire})
-	return m
+	return m, nil
 }
 
 // ask takes a run that is to be made. It runs on the poller's thread.
@@ -156,7 +165,7 @@ func (m *prepared) build(r *sequence.Run) {
 	var x gpu.GraphExec
 	g, res := d.GraphCreate()
 	if res == gpu.Success {
-		if res = r.Build(d, g); res == gpu.Success {
+		if res = r.Build(d, g, m.scratch); res == gpu.Success {
 			x, res = d.GraphInstantiate(g)
 		}
 		d.GraphDestroy(g)
@@ -289,10 +298,16 @@ func (p *poller) chain(t *sequence.Track, op *scoreboard.Op) (issued, wait bool)
 	ops = ops[:r.Len()]
 	l, last := op.Session.Lane(op.Lane), ops[len(ops)-1]
 	most, tight := p.window(l), p.sched.Tight(op)
-	work := p.work(ops)
+	work, known := p.work(ops)
+	if known && work <= shortOp*int64(len(ops)) {
+		// The lane's pace may be that of launches, which is what the run is there to mend: its kernels are short.
+		most = max(most, p.tune.WindowShared)
+	}
 	longest := int64(math.MaxInt64)
 	if k := op.Session.Class; k != nil {
-		longest = k.Longest
+		if longest = k.Longest; k.Slice > 0 {
+			longest = min(longest, k.Slice)
+		}
 	}
 	if tight > 0 {
 		longest = min(longest, tight)
@@ -325,6 +340,7 @@ func (p *poller) chain(t *sequence.Track, op *scoreboard.Op) (issued, wait bool)
 		if p.gather.Add(o, level) {
 			p.gather.Remove(o) // a form of it was published this moment
 		}
+		o.Cuts = false
 		estimate(o)
 	}
 	p.trace.Word(&w, p.engine.Words)
@@ -335,16 +351,23 @@ func (p *poller) chain(t *sequence.Track, op *scoreboard.Op) (issued, wait bool)
 	return true, false
 }
 
-// work estimates how long ops take, ns of the whole chip.
-func (p *poller) work(ops []*scoreboard.Op) (ns int64) {
+// work estimates how long ops take, ns of the whole chip. known: all of their kernels were measured.
+func (p *poller) work(ops []*scoreboard.Op) (ns int64, known bool) {
+	known = true
 	for _, op := range ops {
-		if op.Kernel != nil && op.Cost == 0 {
-			if s := scoreboard.Known(op); s != nil {
+		if op.Kind == shm.KindLaunch {
+			s := (*scoreboard.Shape)(nil)
+			if op.Kernel.Code != nil {
+				s = scoreboard.Known(op)
+			}
+			if s != nil && s.Cost > 0 {
 				op.Cost = s.Cost
+			} else {
+				known = false
 			}
 		}
 		estimate(op)
 		ns += op.Cost
 	}
-	return ns
+	return ns, known
 }

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/shm"
@@ -34,15 +36,15 @@ func (w *witness) kernel(params []byte) {
 	client, lane, tag := binary.LittleEndian.Uint64(params), binary.LittleEndian.Uint64(params[8:]), binary.LittleEndian.Uint64(params[16:])
 	w.mu.Lock()
 	w.n++
-	n := w.n
+	n, at := w.n, w.at
 	w.mu.Unlock()
 	if w.slow > 0 && n%w.slow == 0 {
 		time.Sleep(200 * time.Microsecond)
 	} else {
 		runtime.Gosched()
 	}
-	if w.at != nil {
-		w.at(n)
+	if at != nil {
+		at(n)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -238,12 +240,12 @@ func TestPreparedFault(t *testing.T) {
 	repeats(t, d, c, 64)
 	w.mu.Lock()
 	last := w.n + 500
-	w.mu.Unlock()
 	w.at = func(n int) {
 		if n == last {
 			g.fault.CompareAndSwap(0, 700)
 		}
 	}
+	w.mu.Unlock()
 	for range 20 {
 		for i := range 64 {
 			c.launch(1, 1, u64s(c.id, 1, uint64(i)), nil)
@@ -355,4 +357,108 @@ func TestPreparedNoAllocations(t *testing.T) {
 	if got := after.Mallocs - before.Mallocs; got > n/4 {
 		t.Errorf("%d allocations for %d ops", got, n)
 	}
+}
+
+// pricedGPU is a driver that adds up what its calls take on an H100 (measurements.md section 3): 4.4 µs a launch; of a graph 1.7 µs a
+// kernel, which is what one thread reached that waited for a chain to drain, and so the most it can be.
+type pricedGPU struct {
+	nullGPU
+	spent *atomic.Int64
+}
+
+const launchPrice, nodePrice = 4400, 1700
+
+func (g pricedGPU) Launch(*gpu.Launch) gpu.Result { g.spent.Add(launchPrice); return gpu.Success }
+func (g pricedGPU) GraphLaunch(x gpu.GraphExec, _ gpu.Stream) gpu.Result {
+	g.spent.Add(int64(x) * nodePrice)
+	return gpu.Success
+}
+func (g pricedGPU) EventElapsed(gpu.Event, gpu.Event) (float32, gpu.Result) {
+	return 0.004, gpu.Success
+}
+
+// BenchmarkPrepared is what an op of a client costs that has a backlog: on the poller's thread, and in driver calls. plain: runs are not
+// looked for; changing: they are, and nothing repeats; prepared: everything does.
+func BenchmarkPrepared(b *testing.B) {
+	for _, kind := range []string{"plain", "changing", "prepared"} {
+		b.Run(kind, func(b *testing.B) { preparedBench(b, kind) })
+	}
+}
+
+func preparedBench(b *testing.B, kind string) {
+	g := newFakeGPU()
+	priced := pricedGPU{nullGPU{g}, &atomic.Int64{}}
+	h := newBenchOn(b, g, priced)
+	p := h.poller
+	if kind != "plain" {
+		p.runs = sequence.New(sequence.Options{
+			Ask:    func(r *sequence.Run) bool { r.Exec.Store(uint64(r.Len())); return true },
+			Retire: func(*sequence.Run) {},
+		})
+	}
+	const clients, batch, program = 4, 684, 342
+	code := &scoreboard.Code{ID: 1, Name: "check"}
+	var all []*tester
+	var boards []*client
+	for range clients {
+		c, t := h.client(nil)
+		c.board.KernelByID(1).Code = code
+		all, boards = append(all, t), append(boards, c)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	changing := uint64(0)
+	push := func(t *tester) {
+		head := shm.Header{Kind: shm.KindLaunch, Lane: 1, Seq: t.seq[1] + 1}
+		tag := uint64(t.seq[1]) % program
+		if kind == "changing" {
+			changing++
+			tag = changing
+		}
+		body, _, ok := t.ring.Begin(head, 64+96)
+		if !ok {
+			b.Fatal("the ring is full")
+		}
+		at := shm.Put(body, shm.Launch{Kernel: 1, GridX: 1, GridY: 1, GridZ: 1, BlockX: 128, BlockY: 1, BlockZ: 1, ParamBytes: 96})
+		binary.LittleEndian.PutUint64(body[at+40:], tag)
+		t.seq[1]++
+	}
+	var spent []float64
+	ops := 0
+	round := func() {
+		for _, t := range all {
+			for range batch {
+				push(t)
+			}
+			t.ring.Publish()
+		}
+		ns := int64(0)
+		for done := false; !done; {
+			from := threadTime()
+			p.pass()
+			if p.lastActivity == p.now { // the other passes wait for the issue threads
+				ns += threadTime() - from
+			}
+			done = true
+			for i, c := range boards {
+				done = done && c.board.OpsDone == uint64(all[i].seq[1])
+			}
+		}
+		ops += clients * batch
+		spent = append(spent, float64(ns)/(clients*batch))
+	}
+	for range 8 {
+		round()
+	}
+	ops, spent = 0, spent[:0]
+	words := p.engine.Words
+	priced.spent.Store(0)
+	b.ResetTimer()
+	for ops < b.N {
+		round()
+	}
+	slices.Sort(spent)
+	b.ReportMetric(spent[len(spent)/2], "poller-ns/op")
+	b.ReportMetric(float64(priced.spent.Load())/float64(ops), "driver-ns/op")
+	b.ReportMetric(float64(ops)/float64(p.engine.Words-words), "ops/word")
 }

@@ -69,8 +69,12 @@ type Graph interface {
 	GraphMemset(g gpu.Graph, after []gpu.GraphNode, dst, pitch, width, height uint64, element, value uint32) (gpu.GraphNode, gpu.Result)
 }
 
-// Build adds the run's ops to a graph, each behind the one before. Any thread may call it once the run was handed to Options.Ask.
-func (r *Run) Build(d Graph, g gpu.Graph) gpu.Result {
+// ScratchBytes is what Build needs.
+const ScratchBytes = mostParams
+
+// Build adds the run's ops to a graph, each behind the one before. scratch is memory of ScratchBytes that is not Go's, for what the driver
+// reads. Any thread may call it once the run was handed to Options.Ask.
+func (r *Run) Build(d Graph, g gpu.Graph, scratch []byte) gpu.Result {
 	var last [1]gpu.GraphNode
 	for i := range r.items {
 		after := last[:min(i, 1)]
@@ -82,7 +86,8 @@ func (r *Run) Build(d Graph, g gpu.Graph) gpu.Result {
 				return gpu.InvalidValue // a plain launch raises the limit first
 			}
 			if l.ParamBytes > 0 {
-				l.Params = uint64(uintptr(unsafe.Pointer(&r.params[it.at])))
+				copy(scratch, r.params[it.at:it.at+int(l.ParamBytes)])
+				l.Params = uint64(uintptr(unsafe.Pointer(&scratch[0])))
 			}
 			last[0], res = d.GraphKernel(g, after, &l)
 		default:

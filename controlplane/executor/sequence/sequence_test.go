@@ -10,6 +10,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
@@ -46,6 +47,8 @@ type lane struct {
 	issued []string
 	prep   int
 	looks  int
+
+	scratch []byte
 }
 
 func newStore(asked *[]*Run, retired *[]*Run) *Store {
@@ -65,7 +68,11 @@ func newLane(t testing.TB, s *Store, id uint64) *lane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lane{t: t, store: s, file: f, prod: p, ring: shm.NewConsumer(f), board: scoreboard.New(id, f)}
+	scratch, err := unix.Mmap(-1, 0, ScratchBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lane{t: t, store: s, file: f, prod: p, ring: shm.NewConsumer(f), board: scoreboard.New(id, f), scratch: scratch}
 	for k := uint32(1); k <= kernels; k++ {
 		limit := &atomic.Uint32{}
 		limit.Store(48 << 10)
@@ -77,7 +84,12 @@ func newLane(t testing.TB, s *Store, id uint64) *lane {
 	return l
 }
 
-func (l *lane) close() { l.file.Close() }
+func (l *lane) close() {
+	l.file.Close()
+	if err := unix.Munmap(l.scratch); err != nil {
+		l.t.Error(err)
+	}
+}
 
 // submit writes ops and has the board accept them.
 func (l *lane) submit(calls ...call) {
@@ -158,7 +170,7 @@ func (l *lane) step() bool {
 		ops := behind[:l.board.Following(op, behind[:])]
 		if r := l.store.Look(&l.track, ops); r != nil {
 			var g nodes
-			if res := r.Build(&g, 0); res != gpu.Success {
+			if res := r.Build(&g, 0, l.scratch); res != gpu.Success {
 				l.t.Fatalf("building: %v", res)
 			}
 			for i, what := range g.names {
