@@ -30,7 +30,6 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
-	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/shm"
 )
@@ -53,11 +52,6 @@ type Driver interface {
 	ModuleGlobal(m gpu.Module, name string) (address, bytes uint64, err error)
 	FuncAttribute(f gpu.Function, attribute int) (int, gpu.Result)
 	FuncParamBytes(f gpu.Function) (uint32, bool)
-	sequence.Graph
-	GraphCreate() (gpu.Graph, gpu.Result)
-	GraphDestroy(g gpu.Graph) gpu.Result
-	GraphInstantiate(g gpu.Graph) (gpu.GraphExec, gpu.Result)
-	GraphExecDestroy(x gpu.GraphExec) gpu.Result
 	SetLimit(limit uint32, value uint64) gpu.Result
 	GetLimit(limit uint32) (uint64, gpu.Result)
 }
