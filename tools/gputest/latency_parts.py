@@ -260,7 +260,7 @@ def reload():
         row("reload", "objectives changed under load", heddle=str(crew.broken)[:120], ok=False)
         return
     before = crew.metrics()
-    took, seen, secs = [], [], max(SECS, 4.0)
+    took, seen, secs = [], [], max(SECS, 3.0)
 
     def rewrite(start):
         while time.monotonic() < start + 0.5:

@@ -1,0 +1,48 @@
+"""Of loads.py; run by tools/e2e (TestPartsOfGputest) and by `python3 -m unittest loads_test` in this folder."""
+
+import unittest
+from loads import arrivals, attained, highest, ladder, median, quantile
+
+
+class Loads(unittest.TestCase):
+    def test_arrivals(self):
+        a = list(arrivals(1000, 10, 1))
+        self.assertEqual(a, list(arrivals(1000, 10, 1)), "a seed gives the same ones")
+        self.assertNotEqual(a, list(arrivals(1000, 10, 2)))
+        self.assertTrue(all(x < y for x, y in zip(a, a[1:])) and 0 < a[0] and a[-1] <= 10)
+        self.assertLess(abs(len(a) - 10000), 500)  # five standard deviations
+        gaps = sorted(y - x for x, y in zip(a, a[1:]))
+        self.assertLess(abs(gaps[len(gaps) // 2] * 1000 - 0.693), 0.05, "exponential")
+        self.assertEqual(list(arrivals(0, 10, 1)), [])
+
+    def test_quantiles(self):
+        self.assertEqual(quantile(range(100, 0, -1), 0.99), 100)
+        self.assertEqual(quantile([3, 1, 2], 0.5), 2)
+        self.assertEqual(quantile([7], 0.99), 7)
+        self.assertIsNone(quantile([], 0.5))
+        self.assertEqual(median([None, 4, None, 2, 9]), 4)
+        self.assertIsNone(median([None]))
+        self.assertEqual(attained([1, 2, 3, 4], 3), 0.75)
+        self.assertIsNone(attained([], 1))
+
+    def test_highest(self):
+        levels = ladder(1.0, 2.0, 10)
+        self.assertEqual(levels[-1], 512)
+        for n in range(11):  # how many levels hold
+            asked = []
+
+            def holds(v):
+                asked.append(v)
+                return v < 2**n
+
+            best, sure = highest(levels, holds)
+            self.assertEqual(best, levels[n - 1] if n else None)
+            self.assertEqual(sure, n < 10, "the top of the ladder is only a bound")
+            self.assertLessEqual(len(asked), 4)
+        self.assertEqual(highest(levels, lambda v: None), (None, False))
+        answers = iter([True, None])
+        self.assertEqual(highest(levels, lambda v: next(answers)), (levels[4], False))
+
+
+if __name__ == "__main__":
+    unittest.main()
