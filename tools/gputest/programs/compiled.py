@@ -1,5 +1,5 @@
 # compiled: R closed-loop batch-1 fp16 inference processes of a torch.compile'd model: max-autotune with Triton's GEMM and convolution
-# templates, no CUDA graphs. usage: compiled.py bert|resnet50 R SECONDS REFERENCE.npz. With R = 1 it writes the reference: the outputs
+# templates, without CUDA graphs or with them. usage: compiled.py bert|resnet50 R SECONDS REFERENCE.npz [graph]. With R = 1 it writes the reference: the outputs
 # for the inputs of eight clients. With more, each process compares its output with the reference, bit for bit, before and after.
 # Prints one line of JSON.
 import json, os, sys, time
@@ -8,7 +8,7 @@ START = float(os.environ.get("GT_START", time.time()))
 CLIENTS = 8
 
 
-def build(model):
+def build(model, graphs):
     import torch
     import torch._inductor.config as inductor
 
@@ -33,7 +33,7 @@ def build(model):
             m = BertModel(BertConfig()).eval().half()
         make = lambda g: torch.randint(0, 30000, (1, 128), generator=g).pin_memory()
         out = lambda y: y.last_hidden_state
-    c = torch.compile(m, mode="max-autotune-no-cudagraphs")
+    c = torch.compile(m, mode="max-autotune" if graphs else "max-autotune-no-cudagraphs")
     inputs = [make(torch.Generator().manual_seed(i + 1)) for i in range(CLIENTS)]
     return lambda i: out(c(inputs[i].cuda(non_blocking=True))).cpu(), torch
 
@@ -48,11 +48,11 @@ def launches(f, torch):
     return len(names), sum(n.startswith("triton_") for n in names)
 
 
-def worker(i, model, secs, reference, bar, q):
+def worker(i, model, secs, reference, graphs, bar, q):
     try:
         import numpy as np
 
-        f, torch = build(model)
+        f, torch = build(model, graphs)
         with torch.inference_mode():
             got = f(i)
             first = time.time() - START
@@ -88,11 +88,12 @@ def worker(i, model, secs, reference, bar, q):
 
 if __name__ == "__main__":
     model, R, secs, reference = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
+    graphs = "graph" in sys.argv[5:]
     if R == 1:
         import queue
 
         q = queue.Queue()
-        worker(0, model, secs, reference, None, q)
+        worker(0, model, secs, reference, graphs, None, q)
         rs = [q.get()]
     else:
         import multiprocessing as mp  # spawn: every worker is a process that opens CUDA by itself
@@ -100,7 +101,7 @@ if __name__ == "__main__":
         mp.set_start_method("spawn")
         bar = mp.Barrier(R)
         q = mp.Queue()
-        ps = [mp.Process(target=worker, args=(i, model, secs, reference, bar, q)) for i in range(R)]
+        ps = [mp.Process(target=worker, args=(i, model, secs, reference, graphs, bar, q)) for i in range(R)]
         [p.start() for p in ps]
         rs = [q.get(timeout=150) for _ in ps]
         [p.join(20) for p in ps]
