@@ -18,7 +18,7 @@ def counters():
 
 
 def used(before, after):
-    """Between two counters(): launches, share coalesced, mean width, the executor's time per coalesced op in µs."""
+    """Between two counters(): launches and how they were issued, mean width, the executor's time an op and a kernel in µs."""
     if after.get("pid") != before.get("pid"):
         before = {}  # another executor: it counts from its start
     d = lambda *path: pick(after, path) - pick(before, path)
@@ -27,8 +27,13 @@ def used(before, after):
     early, late = (pick(x, ("coalescing", "apart")) for x in (before, after))
     apart = {k: v - early.get(k, 0) for k, v in late.items()}
     busy = lambda x: sum(pick(x, ("issue_busy_seconds",)))
+    spent = d("poller_busy_seconds") + busy(after) - busy(before)
     return dict(
         launches=n,
+        kernel_us=div(spent * 1e6, n),
+        in_graphs=div(d("graphs", "kernels"), n),
+        prepared=div(d("prepared", "ops"), n),
+        sliced=d("coalescing", "ops_sliced"),
         share=div(c, n),
         width=div(c, sum(widths[1:])),
         poller_us=div(d("poller_busy_seconds") * 1e6, d("ops")),

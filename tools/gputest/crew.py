@@ -66,16 +66,24 @@ class Client:
         self.log.flush()
         return open(self.path, errors="replace").read()[-n:].strip().replace("\n", " ")
 
-    def close(self):
+
+def leave(clients, seconds=5.0):
+    """Clients end by themselves at the end of their input, all at the same time; who does not, or has failed, is stopped."""
+    for c in clients:
         try:
-            self.p.stdin.close()
-            self.p.wait(3 if not self.error else 0.1)
-        except (OSError, subprocess.TimeoutExpired):
-            stop(self.p)
-            self.p.wait()
-        if self.p in live:
-            live.remove(self.p)
-        self.log.close()
+            c.p.stdin.close()
+        except OSError:
+            pass
+    end = time.monotonic() + seconds
+    for c in clients:
+        try:
+            c.p.wait(0.1 if c.error else max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            stop(c.p)
+            c.p.wait()
+        if c.p in live:
+            live.remove(c.p)
+        c.log.close()
 
 
 def spec(model, batch=1, kind="eager"):
@@ -88,8 +96,7 @@ def hire(modes, what, limit=120, extra=None):
     extra is (mode, name) -> specs for clients of one mode only. The modes that are ready; why the others are not is in broken."""
     global mps
     wanted = {(mode, name): specs for mode in modes for name, specs in what.items()} | (extra or {})
-    for key in [k for k in staff if k not in wanted or staff[k].error]:
-        staff.pop(key).close()
+    leave([staff.pop(k) for k in list(staff) if k not in wanted or staff[k].error])
     broken.clear()
     if "mps" in modes and not mps:
         try:
@@ -134,9 +141,7 @@ def hire(modes, what, limit=120, extra=None):
 def dismiss():
     """All clients leave, MPS too, and there is no policy any more."""
     global mps
-    for c in staff.values():
-        c.close()
-    staff.clear()
+    leave([staff.pop(k) for k in list(staff)])
     if mps:
         mps.__exit__()
         mps = None

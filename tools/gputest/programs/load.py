@@ -240,7 +240,6 @@ def requests(f, same, want, c):
     limit = stop + c.get("grace", 1.0)
     due = [start + a for a in arrivals(c["rate"], c["seconds"], c.get("seed", 1))]
     took, wrong = [], 0
-    gc.collect()
     until(start)
     for t in due if c["rate"] else forever(stop):
         if now() > limit:
@@ -291,6 +290,8 @@ def main():
                 for _ in range(9):
                     f()
                 built[c["what"]] = f, same, want
+                gc.collect()
+                gc.freeze()  # or a collection among the requests would look at all that was imported
                 r = dict(seconds=round(now() - t, 2), digest=digest(want))
             elif c["do"] == "requests":
                 r = requests(*built[c["what"]], c)
