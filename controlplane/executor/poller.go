@@ -543,6 +543,7 @@ func (p *poller) schedule() bool {
 		stuck = p.now - p.lastComplete
 	}
 	p.sched.Begin(p.now, stuck)
+	p.gather.Uneven = p.sched.Uneven
 	for words := 0; ; {
 		var s *scoreboard.Shape
 		if p.gather.Len() > 0 && words < wordsPerPass {

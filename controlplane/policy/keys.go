@@ -83,7 +83,7 @@ var ClassKeys = []Key[Class]{
 	choice("numerics", Now, "bitwise", []string{"bitwise"},
 		"Every result equals the native one bit for bit. It is the only value.",
 		func(c *Class) *string { return &c.Numerics }),
-	fraction("min_share", Now, 0, "The share of GPU time that the class gets at least while it has work. Below a class of larger priority that keeps the chip full it gets less as yet: ops in flight on less urgent streams hardly run.", func(c *Class) *float64 { return &c.MinShare }),
+	fraction("min_share", Now, 0, "The share of GPU time that the class gets at least while it has work, in every second. When it is owed more than 1 ms, ops of classes of equal or larger priority wait until it is owed half of that: so it delays them by about 1 ms, or by one of its ops where that takes longer. Where all classes' shares come to more than 1, each counts for its part of the sum.", func(c *Class) *float64 { return &c.MinShare }),
 	integer("max_queue_size", Now, 0, 0, 1<<20, "How many ops a client may have waiting before its launches block. 0 is as many as its ring holds.",
 		func(c *Class) *int64 { return &c.MaxQueueSize }),
 	choice("timeout_action", Now, "keep", []string{"keep", "delay"},

@@ -124,12 +124,11 @@ func window(o *op, joins bool) int {
 }
 
 func (h *heddle) offer(o *op) {
-	o.Cost = sched.Unknown
-	if s := scoreboard.Known(&o.Op); s != nil && s.Cost > 0 {
-		o.Cost = s.Cost
-	}
 	h.sched.Ready(&o.Op, h.d.r.now)
 	if !h.gather.Add(&o.Op, h.level(o)) {
+		if o.Cost == 0 {
+			o.Cost = sched.Unknown
+		}
 		h.sched.Add(&o.Op)
 	}
 }
@@ -148,6 +147,7 @@ func (h *heddle) pass() (again int64) {
 		stuck = 0
 	}
 	h.sched.Begin(now, stuck)
+	h.gather.Uneven = h.sched.Uneven
 	for words := 0; ; {
 		var s *scoreboard.Shape
 		if h.gather.Len() > 0 && words < wordsPerPass {

@@ -61,8 +61,8 @@ func (b *Book) Len() int {
 
 // bookMagic begins the encoded form, in which a row takes rowBytes.
 const (
-	bookMagic = "HDTM1\n"
-	rowBytes  = 8 + Buckets*(8+1)
+	bookMagic = "HDTM2\n"
+	rowBytes  = 8 + Buckets*(8+8+1)
 	// longest is the longest time that is believed, ns an instance: an hour.
 	longest = 3.6e12
 )
@@ -77,6 +77,9 @@ func (b *Book) MarshalBinary() ([]byte, error) {
 		}
 		out = binary.LittleEndian.AppendUint64(out, r.key)
 		for _, v := range r.times.each {
+			out = binary.LittleEndian.AppendUint64(out, uint64(v))
+		}
+		for _, v := range r.times.clear {
 			out = binary.LittleEndian.AppendUint64(out, uint64(v))
 		}
 		out = append(out, r.times.seen[:]...)
@@ -95,9 +98,10 @@ func (b *Book) UnmarshalBinary(in []byte) error {
 		r := row{key: binary.LittleEndian.Uint64(in[at:])}
 		good := r.key != 0
 		for i := range Buckets {
-			v, seen := binary.LittleEndian.Uint64(in[at+8+8*i:]), in[at+8+8*Buckets+i]
-			good = good && v <= longest && seen <= sure && (v > 0) == (seen > 0)
-			r.times.each[i], r.times.seen[i] = int64(v), seen
+			v, own := binary.LittleEndian.Uint64(in[at+8+8*i:]), binary.LittleEndian.Uint64(in[at+8+8*(Buckets+i):])
+			seen := in[at+8+16*Buckets+i]
+			good = good && v <= longest && own <= longest && seen <= sure && (v > 0) == (seen > 0) && (own > 0) == (seen > 0)
+			r.times.each[i], r.times.clear[i], r.times.seen[i] = int64(v), int64(own), seen
 		}
 		if !good {
 			return fmt.Errorf("cost: a book with impossible times at byte %d", at)

@@ -67,8 +67,9 @@ const (
 
 // Times is what was measured of one shape: time on the GPU by width. The zero value knows nothing.
 type Times struct {
-	each [Buckets]int64 // ns an instance, smoothed
-	seen [Buckets]uint8
+	each  [Buckets]int64 // ns an instance, smoothed
+	clear [Buckets]int64 // the same when little else was on the chip: a low quantile
+	seen  [Buckets]uint8
 }
 
 // Add learns that a word of n instances took ns.
@@ -79,14 +80,28 @@ func (t *Times) Add(n int, ns int64) {
 	b := Bucket(n)
 	each := max(1, ns/int64(n))
 	if t.seen[b] == 0 {
-		t.each[b] = each
+		t.each[b], t.clear[b] = each, each
 	} else {
 		t.each[b] += (each - t.each[b]) / 4
+		t.clear[b] = lower(t.clear[b], each)
 	}
 	if t.seen[b] < sure {
 		t.seen[b]++
 	}
 }
+
+// lower moves a low quantile towards what was seen: quickly down, slowly up. What was measured while others had the chip must not count
+// as a kernel's own time.
+func lower(v, seen int64) int64 {
+	if seen < v {
+		return v - (v-seen+1)/2
+	}
+	return v + (seen-v)/64
+}
+
+// Own is how long a word of n instances, of a width that was measured, takes while little else is on the chip, ns; 0: nothing of
+// that width was measured. What an op costs follows from it.
+func (t *Times) Own(n int) int64 { return t.clear[Bucket(n)] * int64(n) }
 
 // Of is how long a word of n instances takes, ns: from words about as wide, else what the nearest narrower ones took,
 // which is the least it can be; 0 when nothing is known.

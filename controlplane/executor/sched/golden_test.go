@@ -204,13 +204,48 @@ func TestDecisions(t *testing.T) {
 			d.flight("high/1", second, 50*us)
 			d.op("high/1", "h", second, 10*us)
 		}, "h l"},
-		{"owed much, it stops those above", func(d *table) {
+		{"owed much, it stops those above until its ops have run", func(d *table) {
 			d.class("low", Settings{MinShare: 0.5})
 			d.class("high", Settings{Priority: 1})
 			d.op("low/1", "l", second, 10*us)
 			d.flight("high/1", second, 5*ms)
 			d.op("high/1", "h", second, 10*us)
-		}, "l h"},
+		}, "l"},
+		{"owed much, what it has in flight is not what it had", func(d *table) {
+			d.class("low", Settings{MinShare: 0.5})
+			d.class("high", Settings{Priority: 1})
+			d.client("low/1")
+			d.client("high/1")
+			for range 30 {
+				d.flight("low/1", second, 50*us)
+			}
+			d.flight("high/1", second, ms)
+			d.op("high/1", "h", second, 10*us)
+		}, ""},
+		{"those of its own priority too", func(d *table) {
+			d.class("owed", Settings{MinShare: 0.5})
+			d.class("other", Settings{Latency: 10 * ms})
+			d.op("owed/1", "o", second, 10*us)
+			d.flight("other/1", second, 5*ms)
+			d.op("other/2", "x", second, 10*us)
+		}, "o"},
+		{"those below it are not stopped", func(d *table) {
+			d.class("low", Settings{})
+			d.class("mid", Settings{Priority: 1, MinShare: 0.5})
+			d.class("high", Settings{Priority: 2})
+			d.op("mid/1", "m", second, 10*us)
+			d.flight("high/1", second, 5*ms)
+			d.op("low/1", "l", second, 10*us)
+			d.op("high/1", "h", second, 10*us)
+		}, "m l"},
+		{"owed much, it goes beyond what a class above leaves free", func(d *table) {
+			d.class("low", Settings{MinShare: 0.5})
+			d.class("high", Settings{Priority: 1, Latency: 10 * ms, MaxWait: 100 * us})
+			d.op("low/1", "l0", second, 90*us)
+			d.op("low/1", "l1", second, 90*us)
+			d.op("low/1", "l2", second, 90*us)
+			d.flight("high/1", second, 5*ms)
+		}, "l0 l1 l2"},
 		{"in a group with an objective only so much is in flight that what comes next goes soon", func(d *table) {
 			d.class("a", Settings{Latency: 50 * ms})
 			for i := range 5 {
@@ -376,5 +411,41 @@ func BenchmarkScheduler(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// A class that presses has the chip to itself: the time counts, whatever it makes of it, and those above go on.
+func TestReserved(t *testing.T) {
+	d := &table{s: New(), clients: map[string]*Client{}, names: map[*scoreboard.Op]string{}}
+	d.class("low", Settings{MinShare: 0.5})
+	d.class("high", Settings{Priority: 1})
+	long := d.flight("low/1", 1000*ms, 100*us) // its blocks are few, and it takes much longer
+	high := d.flight("high/1", 1000*ms, 4*ms)
+	d.op("high/1", "h", 1000*ms, 10*us)
+	d.s.Begin(1001*ms, 0)
+	if got := d.issue(1001 * ms); got != "" {
+		t.Errorf("%s went although a class below is owed 2 ms", got)
+	}
+	c, l := d.clients["high/1"], high.Session.Lane(high.Lane)
+	l.Done = 1
+	d.s.Completed(c, l, 1, 1004*ms)
+	low := d.clients["low/1"]
+	for at := 1004 * ms; at < 1005*ms+400*us; at += 100 * us {
+		d.s.Begin(at, 0)
+		if d.s.Peek() != nil {
+			t.Fatalf("after %d us an op above went; the class below is owed %d us", (at-1004*ms)/us, low.class.owed()/us)
+		}
+	}
+	for range 2 { // one finds the debt paid, the next that nobody presses
+		d.s.Begin(1005*ms+600*us, 0)
+	}
+	if got := d.issue(1005*ms + 600*us); got != "h" {
+		t.Errorf("%q went; the class below is owed %d us", got, low.class.owed()/us)
+	}
+	l = long.Session.Lane(long.Lane)
+	l.Done = 1
+	d.s.Completed(low, l, 1, 1006*ms)
+	if k := low.class; k.prepaid != 0 || k.inFlight != 0 || k.deficit < 400*us || k.deficit > 600*us {
+		t.Errorf("in the end it is owed %d, %d prepaid, %d in flight", k.deficit, k.prepaid, k.inFlight)
 	}
 }

@@ -4,7 +4,7 @@
 //	Attach ─► Arrive (an op was submitted) ─► Ready ─► Add ─► Next ─► Issued ─► Completed
 //	             Wait, Mark (requests' ends)    └─► or the gather, which asks Place and Before
 //
-// Order: a class that is below its min_share, else the class of the largest priority; within it the op that must start first for
+// Order: a class that is below its min_share (share.go), else the class of the largest priority; within it the op that must start first for
 // its request to meet its objective (its deadline less what the request usually still takes: least slack). Ops without an
 // objective have a deadline far off, later for clients that had more of the GPU: they share it evenly, and still get their turn
 // beside those with one.
@@ -46,9 +46,6 @@ const (
 	activeFor = int64(100e6)
 	// midRequest is how long after its last op arrived or ended a class with a request under way is about to submit more of it.
 	midRequest = int64(5e6)
-	// owed bounds what a class can be owed of its min_share, ahead how far it can be ahead of it.
-	// From pressing on, classes of larger priority wait until it had more: their ops in flight may be what keeps it from the chip.
-	owed, ahead, pressing = int64(20e6), int64(2e6), int64(1e6)
 	// leastNotice bounds how often done words are asked for: one costs a stream some 2 µs.
 	leastNotice = int64(20e3)
 	// anyLength is Class.Longest without a bound.
@@ -95,12 +92,12 @@ type Class struct {
 	busy     int   // clients that have some
 	inFlight int64 // estimated, ns of the whole chip
 	flying   int   // ops in flight
-	deficit  int64 // what its share is owed, ns; below 0: it had more
-	virtual  int64 // GPU time that each of its busy clients had
-	active   int64 // when an op of it last arrived or ended
-	served   int64 // when an op of it was last issued, or it last had none
-	waited   [WaitReasons]int64
-	notice   int64 // Tight's answer
+	shares
+	virtual int64 // GPU time that each of its busy clients had
+	active  int64 // when an op of it last arrived or ended
+	served  int64 // when an op of it last ended, or it last had none
+	waited  [WaitReasons]int64
+	notice  int64 // Tight's answer
 }
 
 // Client is one client as the scheduler sees it.
@@ -147,6 +144,10 @@ type Scheduler struct {
 	now     int64
 	// forced ends every bound on what is in flight until the next Begin.
 	forced bool
+	// Uneven: some class goes before others of its priority, because it is owed its share or had nothing for long.
+	Uneven bool
+	// alone is since when the class that presses has had the chip to itself; 0: nobody presses, or others' ops are still in flight.
+	alone int64
 }
 
 // New makes a scheduler without classes.
@@ -207,6 +208,7 @@ func (s *Scheduler) sort() {
 		}
 		return cmp.Compare(a.Name, b.Name)
 	})
+	s.divide()
 	s.arrange(s.now, 0)
 }
 
@@ -321,7 +323,9 @@ func (s *Scheduler) Ready(op *scoreboard.Op, now int64) {
 	}
 	c.queued++
 	if k.queued++; k.queued == 1 {
-		k.served = now
+		if k.flying == 0 {
+			k.served = now
+		}
 		if s.chooses() && !s.forced {
 			s.arrange(now, 0)
 		}
@@ -426,14 +430,12 @@ type bounds struct {
 
 // arrange gives every class its place.
 func (s *Scheduler) arrange(now, stuck int64) {
-	var below int64    // in flight of the group at hand and of all below it
-	var pressed *Class // the lowest class that is owed much
+	var below int64 // in flight of the group at hand and of all below it
 	for _, k := range s.classes {
 		below += k.inFlight
-		if k.deficit > pressing && k.queued > 0 {
-			pressed = k
-		}
 	}
+	pressed := s.press(now)
+	s.Uneven = false
 	b := bounds{room: longest, longest: anyLength}
 	for at, place := 0, int32(1); at < len(s.classes); place++ {
 		end := at
@@ -457,16 +459,15 @@ func (s *Scheduler) arrange(now, stuck int64) {
 				k.notice = least(k.notice, Together/4)
 			}
 			if k.queued == 0 {
-				k.served = now
 				continue
 			}
-			due := (k.MinShare > 0 && k.deficit > 0) || now-k.served > Starving
+			due := k.deficit > 0 || now-k.served > Starving
 			switch {
 			case free:
-			case pressed != nil && k.deficit <= pressing && k.Settings.Priority > pressed.Settings.Priority:
+			case pressed != nil && !k.pressed && k.Settings.Priority >= pressed.Settings.Priority:
 				k.Place = scoreboard.Blocked
 				k.note(WaitShare, now)
-			case b.room <= 0:
+			case b.room <= 0 && !(k.pressed && k.deficit > 0):
 				k.Place = scoreboard.Blocked
 				k.note(WaitWindow, now)
 				if b.hungry {
@@ -476,8 +477,10 @@ func (s *Scheduler) arrange(now, stuck int64) {
 				k.Place = scoreboard.Blocked
 				k.note(WaitWindow, now)
 				k.note(WaitSlack, now)
+			case k.pressed:
+				k.Place, s.Uneven = -1, true
 			case due:
-				k.Place = 0
+				k.Place, s.Uneven = 0, true
 			default:
 				if k.Longest = b.longest; k.Longest < anyLength {
 					k.note(WaitWindow, now)
@@ -577,7 +580,6 @@ func (c *Client) take(l *scoreboard.Lane, cost, now int64) int64 {
 	k := c.class
 	k.virtual += cost / int64(max(1, k.busy))
 	k.inFlight += cost
-	k.served = now
 	k.Stats.GPU += uint64(cost)
 	c.work += cost
 	l.Work += cost
@@ -588,32 +590,10 @@ func (c *Client) take(l *scoreboard.Lane, cost, now int64) int64 {
 // spread has what a class took change what all may take.
 func (s *Scheduler) spread(k *Class, cost, now int64) {
 	if len(s.classes) > 1 {
-		s.share(k, cost, now)
+		s.charge(k, cost, now)
 	}
 	if s.chooses() && !s.forced {
 		s.arrange(now, 0)
-	}
-}
-
-// share charges a class what it had, and credits those that wait with their part of it.
-func (s *Scheduler) share(k *Class, cost, now int64) {
-	for _, o := range s.classes {
-		if o.queued == 0 && o.flying == 0 {
-			o.deficit = min(o.deficit, 0) // nobody saves up
-		} else if o.MinShare > 0 {
-			o.deficit = min(o.deficit+int64(float64(cost)*o.MinShare), owed)
-		}
-		if o != k && o.queued > 0 {
-			switch {
-			case k.Place == 0:
-				o.note(WaitShare, now)
-			case k.Place < o.Place && o.Place < scoreboard.Blocked:
-				o.note(WaitPriority, now)
-			}
-		}
-	}
-	if k.MinShare > 0 {
-		k.deficit = max(k.deficit-cost, -max(cost, ahead))
 	}
 }
 
@@ -631,7 +611,8 @@ func (s *Scheduler) Completed(c *Client, l *scoreboard.Lane, n int, now int64) {
 	k.inFlight -= work
 	k.flying -= n
 	c.flying -= n
-	k.active = now
+	k.active, k.served = now, now
+	k.paid(work)
 	if c.waiting && l.Index == c.waitLane && shm.Reached(l.Done, c.waitSeq) {
 		s.end(c, now)
 	}

@@ -37,5 +37,6 @@ func (s *Scheduler) SliceDone(c *Client, l *scoreboard.Lane, cost, now int64) {
 	l.Quiet = min(l.Quiet, l.Work)
 	c.work -= work
 	c.class.inFlight -= work
-	c.class.active = now
+	c.class.active, c.class.served = now, now
+	c.class.paid(work)
 }

@@ -84,6 +84,22 @@ func (l *OpList) push(o *Op) {
 	l.n++
 }
 
+// Lead is the op of the list that goes first now: of classes of one priority one can be owed a turn. It is put in front.
+func (l *OpList) Lead() *Op {
+	best := l.first
+	for o := l.first; o != nil; o = o.alikeAfter {
+		if o.Place() < best.Place() {
+			best = o
+		}
+	}
+	if best != l.first {
+		l.remove(best)
+		best.alikeAfter, l.first.alikeBefore, l.first = l.first, best, best
+		l.n++
+	}
+	return best
+}
+
 func (l *OpList) remove(o *Op) {
 	if o.alikeBefore == nil {
 		l.first = o.alikeAfter

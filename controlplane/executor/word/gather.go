@@ -42,6 +42,9 @@ type Counters struct {
 // When ops go is written down in the executor's README.
 type Gather struct {
 	Counters
+	// Uneven: of classes of one priority some go before others (sched.Scheduler.Uneven), so that not the first op of a shape may be the
+	// one that goes first.
+	Uneven  bool
 	options Options
 	shapes  *scoreboard.Shapes
 	pool    *pool
@@ -192,6 +195,9 @@ func (g *Gather) Next(now int64, force bool) *scoreboard.Shape {
 			continue
 		}
 		first := s.Ready.First()
+		if g.Uneven {
+			first = s.Ready.Lead()
+		}
 		at := first.Place()
 		if at >= scoreboard.Blocked || at > place || (best != nil && at == place && !first.Before(best.Ready.First())) {
 			continue
@@ -293,14 +299,14 @@ func (g *Gather) Build(s *scoreboard.Shape) (w Word, ok bool) {
 	return w, true
 }
 
-// Weigh learns what a shape's ops cost from what was measured. An instance that fills half of the chip or more counts as all of it:
-// another beside it would take its bandwidth.
+// Weigh learns what a shape's ops cost from what was measured. An instance that fills a third of the chip's places counts as all of it:
+// more blocks than that slow each other down as much as they add (measurements.md, section 3: 32 × 64 blocks).
 func (g *Gather) Weigh(s *scoreboard.Shape) {
 	if s.Weight == 0 {
-		const registers, least = 64, 1.0 / 16
-		s.Weight = min(1, max(least, 2*float64(s.Blocks)/float64(g.resident(s, registers, 0))))
+		const registers, third, least = 64, 3, 1.0 / 16
+		s.Weight = min(1, max(least, third*float64(s.Blocks)/float64(g.resident(s, registers, 0))))
 	}
-	if alone := s.Times.Of(1); alone > 0 {
+	if alone := s.Times.Own(1); alone > 0 {
 		s.Cost = max(1, int64(float64(alone)*s.Weight))
 	}
 }
@@ -315,7 +321,7 @@ func (g *Gather) Cost(w *Word) int64 {
 	if n == 1 || s.Weight == 0 {
 		return lead
 	}
-	t := s.Times.Of(n)
+	t := s.Times.Own(n)
 	if t == 0 {
 		return lead
 	}
@@ -400,8 +406,8 @@ func (g *Gather) fill(f *scoreboard.Form, s *scoreboard.Shape, limit int, b *Bat
 	budget := 4*g.resident(s, f.Registers, f.StaticShared) - b.Count*int(min(s.Blocks, 1<<30))
 	for _, c := range f.Bodies {
 		for _, o := range c.ReadyShapes() {
-			if o == s || !joins(f, s, o) || o.Blocks == 0 || int64(o.Blocks) > int64(budget) {
-				continue
+			if o == s || !joins(f, s, o) || o.Blocks == 0 || int64(o.Blocks) > int64(budget) || o.Ready.First().Place() >= scoreboard.Blocked {
+				continue // of the last: a class below it is to have its share now, and must not wait for company's blocks
 			}
 			n := min(room-b.Count, g.limit(o), budget/int(o.Blocks))
 			if n <= 0 || (n == 1 && o.Limit == 1) {
