@@ -143,9 +143,16 @@ type Tuning struct {
 	// (max_queue_delay); a quarter of the launch's measured time bounds it as well. Ahead is how much work of a lane is kept in flight while several clients launch kernels that can be joined:
 	// as little as hides the launches, so that what comes next can join.
 	Gather, Ahead time.Duration
-	// Nap is the poller's sleep while ops are in flight or waiting and nothing has happened for NapAfter.
-	Nap, NapAfter time.Duration
+	// Nap is the poller's sleep while ops are in flight or waiting and nothing has happened for NapAfter; then an eighth of the time in
+	// which nothing has happened, up to NapMost.
+	Nap, NapAfter, NapMost time.Duration
 }
+
+// Spin and NapAfter, and NapMost, where cores are few.
+const (
+	crowdedSpin = 20 * time.Microsecond
+	crowdedNap  = 500 * time.Microsecond
+)
 
 func (c *Config) defaults() {
 	set := func(d *time.Duration, v time.Duration) {
@@ -156,7 +163,7 @@ func (c *Config) defaults() {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	cores := runtime.NumCPU()
+	cores := min(runtime.NumCPU(), runtime.GOMAXPROCS(0)) // what a container may use counts
 	if c.IssueThreads <= 0 {
 		c.IssueThreads = min(4, max(1, cores/3))
 	}
@@ -174,16 +181,18 @@ func (c *Config) defaults() {
 	}
 	set(&t.SignalAfter, 20*time.Microsecond)
 	set(&t.Progress, time.Millisecond)
-	spin := time.Millisecond // longer than the gaps within a request, so that only idle clients pay for a wake-up
-	if cores < c.IssueThreads+2 {
-		spin = 20 * time.Microsecond // the clients need the cores more
+	// Spins longer than the gaps within a request, so that only idle clients pay for a wake-up; naps only beside long ops.
+	spin, napAfter, napMost := time.Millisecond, 5*time.Millisecond, 50*time.Microsecond
+	if cores < c.IssueThreads+4 { // the clients need the cores more
+		spin, napAfter, napMost = crowdedSpin, crowdedSpin, crowdedNap
 	}
 	set(&t.Spin, spin)
 	c.gatherForAll = t.Gather > 0
 	set(&t.Gather, 20*time.Microsecond)
 	set(&t.Ahead, 30*time.Microsecond)
 	set(&t.Nap, 50*time.Microsecond)
-	set(&t.NapAfter, 5*time.Millisecond)
+	set(&t.NapAfter, napAfter)
+	set(&t.NapMost, napMost)
 }
 
 // Run serves until the daemon asks it to leave (nil), closes the socket (nil), or the device faults (*ExitError). It owns the

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -581,4 +582,45 @@ func TestSleepers(t *testing.T) {
 			t.Errorf("client %d: memory holds %d; want 200", c.id, got)
 		}
 	}
+}
+
+// Where cores are few, the poller sleeps while kernels run and while a driver call takes its time: the clients need its core.
+func TestNapsWhereCoresAreFew(t *testing.T) {
+	g := newFakeGPU()
+	t.Cleanup(g.unmapAll)
+	running, calling := make(chan struct{}), make(chan struct{})
+	g.define("check", func([]byte) { <-running })
+	entered := make(chan struct{})
+	g.refuse = func(l *gpu.Launch) gpu.Result {
+		if l.Grid[0] == 7 {
+			close(entered)
+			<-calling
+		}
+		return gpu.Success
+	}
+	d := start(t, g.open, nil, func(c *Config) {
+		c.Tuning.Spin, c.Tuning.NapAfter, c.Tuning.NapMost = crowdedSpin, crowdedSpin, crowdedNap
+	})
+	d.image(1, testImage)
+	naps := func(what string) {
+		t.Helper()
+		before := d.stats().Naps
+		until(t, "the poller naps while "+what, func() bool { return d.stats().Naps > before+100 })
+	}
+	a, b := d.client(1), d.client(2)
+	for _, c := range []*tester{a, b} {
+		c.kernel(1, 1, "check")
+		c.resume()
+	}
+	first := a.launch(1, 1, nil, nil)
+	a.ring.Publish()
+	naps("a kernel runs")
+	second := b.launchGrid(1, 1, 7, nil, nil)
+	b.ring.Publish()
+	<-entered
+	naps("a call takes its time")
+	close(calling)
+	close(running)
+	a.mustSync(1, first)
+	b.mustSync(1, second)
 }

@@ -686,12 +686,12 @@ func (p *poller) signalDue(l *scoreboard.Lane, n int) bool {
 
 // idle is what a pass without events does.
 func (p *poller) idle(inFlight int) {
-	quiet := p.now - p.lastActivity
-	if quiet < int64(p.tune.SignalAfter) || !p.engine.Idle() {
+	quiet, issuing := p.now-p.lastActivity, !p.engine.Idle()
+	if quiet < int64(p.tune.SignalAfter) || issuing && quiet < int64(p.tune.NapAfter) {
 		issue.Pause(1)
 		return
 	}
-	if inFlight > 0 {
+	if inFlight > 0 && !issuing {
 		for _, c := range p.clients {
 			for _, i := range c.board.Busy() {
 				if l := c.board.Lane(i); l.Unsignalled() > 0 {
@@ -700,11 +700,11 @@ func (p *poller) idle(inFlight int) {
 			}
 		}
 	}
-	work := inFlight > 0 || p.sched.Len() > 0 || p.gather.Len() > 0 || p.active > 0 || p.leaving != 0
+	work := inFlight > 0 || issuing || p.sched.Len() > 0 || p.gather.Len() > 0 || p.active > 0 || p.leaving != 0
 	switch {
 	case work && quiet > int64(p.tune.NapAfter):
 		p.stats.Naps++
-		p.bell.Load().Sleep(p.recheck, p.tune.Nap)
+		p.bell.Load().Sleep(p.recheck, max(p.tune.Nap, min(time.Duration(quiet/8), p.tune.NapMost)))
 	case !work && quiet > int64(p.tune.Spin):
 		p.stats.Sleeps++
 		select {

@@ -211,7 +211,7 @@ func (b *demoBed) startSoftwareGPU(ctx context.Context, root string) error {
 		path += ":" + old
 	}
 	// Kernels take far longer here than the software GPU's clock says; so they may wait for company longer, too.
-	b.env = mergeEnv(b.env, map[string]string{"SIMGPU_SOCKET": socket, "LD_LIBRARY_PATH": path, "HEDDLE_GATHER": "3ms"})
+	b.env = mergeEnv(b.env, map[string]string{"SIMGPU_SOCKET": socket, "LD_LIBRARY_PATH": path, "HEDDLE_GATHER": "10ms"})
 	return nil
 }
 
