@@ -282,7 +282,7 @@ func (p *poller) pass() bool {
 	p.trace.Tick(p.now)
 	p.engine.Measured(p.learn)
 	p.engine.Now = p.now
-	if inFlight == 0 {
+	if inFlight == p.cuts.paused {
 		p.lastComplete = p.now
 	}
 	if late := p.now-p.lastComplete > int64(p.tune.Progress); late != p.late {

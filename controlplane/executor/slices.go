@@ -15,6 +15,8 @@ import (
 type cuts struct {
 	all  [issue.Marks]cut
 	used uint32 // a bit each: the mark is taken
+	// paused is how many have begun and have nothing on the GPU now: nobody need wonder that nothing of them completes.
+	paused int
 }
 
 // cut is one such op.
@@ -122,6 +124,7 @@ func (p *poller) begun(op *scoreboard.Op) {
 // progress looks which slices have ended, and sees to what is left of ops that the scheduler does not have. It reports whether anything
 // happened.
 func (p *poller) progress() (did bool) {
+	p.cuts.paused = 0
 	for m := p.cuts.used; m != 0; m &= m - 1 {
 		i := bits.TrailingZeros32(m)
 		k := &p.cuts.all[i]
@@ -132,6 +135,10 @@ func (p *poller) progress() (did bool) {
 			if k.lane.Stream != scoreboard.NoStream {
 				p.engine.Moved(k.lane.Stream)
 			}
+		}
+		if k.Seen == k.Issued && !k.over {
+			p.cuts.paused++
+			p.engine.Moved(k.lane.Stream) // what is held here is not late
 		}
 		switch {
 		case k.over && k.Seen == k.Issued:

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
@@ -24,6 +25,14 @@ type sliceGPU struct {
 	forms  map[gpu.Function]*fakeForm
 	log    []sliceLaunch
 	refuse gpu.Result // of slices
+	// priority is what streams were made with.
+	priority map[gpu.Stream]int
+}
+
+func (g *sliceGPU) StreamCreate(priority int) (gpu.Stream, error) {
+	s, err := g.clockGPU.StreamCreate(priority)
+	g.priority[s] = priority
+	return s, err
 }
 
 // sliceLaunch is a launch: of an op known by the first eight bytes of its parameters, blocks from … from+n-1 of grid.
@@ -103,7 +112,7 @@ func newSliced(t *testing.T) *sliced {
 	f := newFakeGPU()
 	g := &sliceGPU{
 		clockGPU: clockGPU{nullGPU: nullGPU{f}, now: 1e9, free: map[gpu.Stream]int64{}, events: map[gpu.Event]int64{}},
-		forms:    map[gpu.Function]*fakeForm{},
+		forms:    map[gpu.Function]*fakeForm{}, priority: map[gpu.Stream]int{},
 	}
 	b := newBenchOn(t, f, g)
 	b.poller.clock = func() int64 { return g.now }
@@ -227,6 +236,90 @@ func TestSlices(t *testing.T) {
 		t.Errorf("with nobody urgent went %+v", l)
 	}
 	s.form.check(t)
+}
+
+// While a request of the class above is under way what has begun does not go on. Then nothing of it is late: the executor does not
+// take it for a kernel that hangs, nor let it go because nothing completes.
+func TestSlicesPause(t *testing.T) {
+	s := newSliced(t)
+	s.tick() // the engine knows the time
+	s.poller.config.MaxKernelTime = 8 * time.Millisecond
+	low, lowRing := s.in("batch", sched.Settings{Coalesce: true})
+	_, highRing := s.in("interactive", urgent)
+	low.board.KernelByID(1).Code = s.code
+	for range 4 {
+		s.launch(lowRing, 1, 5000, nil)
+		lowRing.ring.Publish()
+		s.await(lowRing, 1)
+	}
+	highRing.launchGrid(1, 1, 5, nil, func(h *shm.Header) { h.Flags = shm.RecordFlagWantSignal | shm.RecordFlagWait })
+	highRing.ring.Publish()
+	s.await(highRing, 1)
+	s.launch(lowRing, 1, 5000, nil)
+	lowRing.ring.Publish()
+	for range 500 {
+		s.tick()
+	}
+	begun := len(s.gpu.launches())
+	blocks := func() (n uint32) {
+		for _, l := range s.gpu.launches() {
+			if l.slice {
+				n += l.n
+			}
+		}
+		return n
+	}
+	if blocks() == 0 {
+		t.Fatal("it has not begun")
+	}
+	for range 6 { // ops of one request, with times between them in which only the long op has begun
+		highRing.launchGrid(1, 1, 5, nil, func(h *shm.Header) { h.Flags = shm.RecordFlagWantSignal })
+		highRing.ring.Publish()
+		for range 4000 {
+			s.tick()
+		}
+	}
+	if n := len(s.gpu.launches()) - begun; n > 6+2 {
+		t.Errorf("while the request was under way %d launches went; 6 were its own", n)
+	}
+	if n := blocks(); n >= 1000 {
+		t.Errorf("%d blocks ran", n)
+	}
+	highRing.launchGrid(1, 1, 5, nil, func(h *shm.Header) { h.Flags = shm.RecordFlagWantSignal | shm.RecordFlagWait })
+	highRing.ring.Publish()
+	s.await(lowRing, 1)
+	if n := blocks(); n != 5000 {
+		t.Errorf("%d blocks ran", n)
+	}
+}
+
+// The streams of classes of larger priority have priority on the GPU: it places their blocks first as others end, which is what bounds
+// the wait for a kernel that cannot be sliced.
+func TestStreamPriorities(t *testing.T) {
+	s := newSliced(t)
+	var launched []gpu.Stream
+	for i, priority := range []int32{-10, 0, 100} {
+		_, w := s.in(fmt.Sprint(priority), sched.Settings{Priority: priority, Coalesce: true})
+		op := uint64(1000 + i)
+		w.launchGrid(1, 1, 5, binary.LittleEndian.AppendUint64(nil, op), nil)
+		w.ring.Publish()
+	}
+	for range 200 {
+		s.tick()
+	}
+	for i := range 3 {
+		for _, l := range s.gpu.launches() {
+			if l.op == uint64(1000+i) {
+				launched = append(launched, l.stream)
+			}
+		}
+	}
+	if len(launched) != 3 {
+		t.Fatalf("%d launches", len(launched))
+	}
+	if a, b, c := s.gpu.priority[launched[0]], s.gpu.priority[launched[1]], s.gpu.priority[launched[2]]; a <= b || b <= c {
+		t.Errorf("classes of priority -10, 0, 100 launch on streams of priority %d, %d, %d (less is more urgent; the GPU has 0 to -5)", a, b, c)
+	}
 }
 
 // A form is asked for when a kernel was too long a few times, and not for others.
