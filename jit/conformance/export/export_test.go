@@ -47,6 +47,9 @@ func TestCoalescedProgram(t *testing.T) {
 			t.Errorf("%s is not found equal", n)
 		}
 	}
+	if n := strings.Count(out, " slices/2 "); n != len(names)-1 { // cluster_fixed has no form by table
+		t.Errorf("%d of %d kernels are launched in slices too", n, len(names))
+	}
 	if code != 0 || strings.Contains(out, "BAD") {
 		t.Errorf("exit code %d\n%s", code, out)
 	}

@@ -3,7 +3,7 @@
 //	go run ./jit/conformance/export [-arch sm_90a] [-sim] DIR
 //
 // tools/gputest/programs/coalesced.c reads manifest.json there (see the types below) and compares N launches of a kernel with one
-// word of N instances, bit for bit. The driver compiles the PTX, or there is a cubin beside each file:
+// word of N instances, and a launch with launches of ranges of its blocks, bit for bit. The driver compiles the PTX, or there is a cubin beside each file:
 //
 //	find DIR -name '*.ptx' -print0 | xargs -0 -P8 -I{} sh -c 'ptxas -arch sm_90a "$1" -o "${1%.ptx}.cubin"' - {}
 //
@@ -63,7 +63,8 @@ type Param struct {
 	Map []int `json:"map"`
 }
 
-// Word is a rewritten module (coalesce.Form). Its instance i runs body i % len(Bodies).
+// Word is a rewritten module (coalesce.Form). Its instance i runs body i % len(Bodies). With Mapping slices it is a module by table
+// of which only one instance is launched, in ranges of its blocks.
 type Word struct {
 	File        string     `json:"file"` // PTX
 	Mapping     string     `json:"mapping"`
@@ -74,7 +75,7 @@ type Word struct {
 	ParamBytes  int        `json:"param_bytes"`
 	Bodies      []int      `json:"bodies"`       // numbers in Kernels
 	GlobalNames [][]string `json:"global_names"` // of each body
-	Grid        [3]uint32  `json:"grid"`         // of every instance (by-z); by-table: instance i has Grids[i % len]
+	Grid        [3]uint32  `json:"grid"`         // of every instance (by-z, slices); by-table: instance i has Grids[i % len]
 }
 
 // Refused is a kernel that cannot be rewritten, and why.
@@ -188,6 +189,9 @@ func (e *exporter) all() error {
 				if !taken {
 					break
 				}
+				if m == coalesce.ByTable && capacity == 2 {
+					e.slices(k)
+				}
 				if m == coalesce.ByTable && capacity == 32 {
 					key := fmt.Sprint(k.Block, k.Source.Target, k.Shared)
 					packable[key] = append(packable[key], i)
@@ -210,6 +214,18 @@ func (e *exporter) all() error {
 		return err
 	}
 	return e.write("manifest.json", b)
+}
+
+// slices has the form that was written last, of one kernel by table, launched in slices too, on the kernel's largest grid.
+func (e *exporter) slices(k kernels.Kernel) {
+	w := *e.m.Words[len(e.m.Words)-1]
+	w.Mapping = "slices"
+	for _, g := range k.Grids() {
+		if w.Grid == [3]uint32{} || g[0]*g[1]*g[2] > w.Grid[0]*w.Grid[1]*w.Grid[2] {
+			w.Grid = g
+		}
+	}
+	e.m.Words = append(e.m.Words, &w)
 }
 
 // flat gives a grid of the kernel with one block in z, as by-z needs.

@@ -1,4 +1,5 @@
-// coalesced: N launches of a kernel, one after the other, against one word of N instances (jit/coalesce): equal bit for bit?
+// coalesced: N launches of a kernel, one after the other, against one word of N instances (jit/coalesce): equal bit for bit? And a
+// launch against launches of ranges of its blocks (slices)?
 //
 // usage: coalesced DIR [-cubin] [NAME…]
 //   DIR     what `go run ./jit/conformance/export DIR` wrote
@@ -330,15 +331,33 @@ static void put64(unsigned char *p, uint64_t v) { memcpy(p, &v, 8); }
 
 static char problem[512];
 
+// Launches the one instance of a block by table as slices, one behind the other: one block, then ranges of sizes of all kinds. None of
+// them stores a done word (jit/coalesce, Layout.PutSlice).
+static void slices(CUfunction f, const unsigned threads[3], unsigned shared, unsigned char *block, size_t bytes, size_t stride, size_t tail, uint32_t blocks) {
+  unsigned none[3] = {0, 0, 0};
+  uint32_t random = blocks;
+  put64(block + tail + DONE, 0);
+  for (uint32_t from = 0, n = 1; from < blocks; from += n) {
+    random = random * 1664525u + 1013904223u;
+    if (from > 0) n = 1 + (random >> 8) % (blocks / 2 + 1);
+    if (n > blocks - from) n = blocks - from;
+    put32(block + tail + FIRST, 0u - from);
+    for (size_t at_ = stride; at_ + stride <= bytes; at_ += stride) put32(block + at_ + tail + FIRST, n);
+    unsigned grid[3] = {n, 1, 1};
+    launch(f, grid, threads, none, shared, block, bytes);
+  }
+}
+
 // Runs one word against its launches; false and problem when they differ.
 static int compare(json *w, kernel *all, int nall) {
   json *bodies = get(w, "bodies"), *names = get(w, "global_names");
-  int n = (int)num(w, "capacity"), by_table = !strcmp(str(w, "mapping"), "by-table");
+  int n = (int)num(w, "capacity"), sliced = !strcmp(str(w, "mapping"), "slices"), by_table = sliced || !strcmp(str(w, "mapping"), "by-table");
   size_t stride = (size_t)num(w, "stride"), tail = (size_t)num(w, "tail"), globals_at = (size_t)num(w, "globals"), param_bytes = (size_t)num(w, "param_bytes");
   if (n < 1 || n > MAX_INSTANCES || bodies->count < 1 || stride * (size_t)n > param_bytes) {
     fprintf(stderr, "coalesced: %s: impossible layout\n", str(w, "file"));
     exit(2);
   }
+  if (sliced) n = 1;
   instance *ins = calloc((size_t)n, sizeof *ins);
   size_t arena_bytes = 0;
   unsigned shared = 0;
@@ -347,7 +366,7 @@ static int compare(json *w, kernel *all, int nall) {
     if (b < 0 || b >= nall) exit(2);
     kernel *k = ins[i].k = &all[b];
     make_ready(k);
-    if (by_table)
+    if (by_table && !sliced)
       memcpy(ins[i].grid, k->grids[i % k->ngrids], sizeof ins[i].grid);
     else
       dims(get(w, "grid"), ins[i].grid);
@@ -434,7 +453,10 @@ static int compare(json *w, kernel *all, int nall) {
   }
   unsigned grid[3] = {ins[0].grid[0], ins[0].grid[1], (unsigned)n}, none[3] = {0, 0, 0};
   if (by_table) grid[0] = total, grid[1] = grid[2] = 1;
-  launch(f, grid, ins[0].k->block, by_table ? none : ins[0].k->cluster, shared, block, param_bytes);
+  if (sliced)
+    slices(f, ins[0].k->block, shared, block, param_bytes, stride, tail, total);
+  else
+    launch(f, grid, ins[0].k->block, by_table ? none : ins[0].k->cluster, shared, block, param_bytes);
   CALL(cuCtxSynchronize());
   CALL(cuMemcpyDtoH(word, arena, arena_bytes));
 
@@ -462,7 +484,7 @@ static int compare(json *w, kernel *all, int nall) {
         snprintf(problem, sizeof problem, "instance %d (%s): counter %u after the launch (word %d)", i, in->k->name, counter[c], c);
         ok = 0;
       }
-    if (ok && (done[4 * i] != 0x1000u + (uint32_t)i || done[4 * i + 1] != 0x5a5a5a5a || done[4 * i + 3] != 0x5a5a5a5a)) {
+    if (ok && (done[4 * i] != (sliced ? 0x5a5a5a5au : 0x1000u + (uint32_t)i) || done[4 * i + 1] != 0x5a5a5a5a || done[4 * i + 3] != 0x5a5a5a5a)) {
       snprintf(problem, sizeof problem, "instance %d (%s): done word %08x, expected %08x", i, in->k->name, done[4 * i], 0x1000u + (uint32_t)i);
       ok = 0;
     }
