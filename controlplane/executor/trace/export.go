@@ -235,7 +235,9 @@ func (x *exporter) words(t *Timeline, n *Names, flows uint64) {
 		}
 		ending := make([]uint64, 0, len(w.Ops))
 		for _, op := range w.Ops {
-			ending = append(ending, flows+uint64(op))
+			if t.Ops[op].Word == i { // of slices only the last
+				ending = append(ending, flows+uint64(op))
+			}
 		}
 		track := stream.place(w.Issued, end)
 		x.w.Begin(track, w.Issued, name, args, nil, ending)

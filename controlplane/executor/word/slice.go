@@ -160,6 +160,7 @@ func (g *Gather) SliceIssued(w *Word, first bool) {
 	u.Slices++
 	if first {
 		g.Slots[Sliced]++
+		g.Widths[0]++ // a kernel for itself
 		u.Sliced++
 		u.Launches++
 		op.Session.Launches++
