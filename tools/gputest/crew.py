@@ -84,6 +84,9 @@ def leave(clients, seconds=5.0):
         if c.p in live:
             live.remove(c.p)
         c.log.close()
+    told = stats("\n".join(open(c.path, errors="replace").read() for c in clients if c.mode == "heddle"))
+    if told:
+        print("# under Heddle: " + " ".join(f"{k} {v}" for k, v in sorted(told.items(), key=lambda x: -x[1]) if v), flush=True)
 
 
 def spec(model, batch=1, kind="eager"):

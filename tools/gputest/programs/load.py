@@ -177,7 +177,7 @@ class Driver:
         if r:
             raise RuntimeError(f"{name}: CUresult {r}")
 
-    def program(self, batch):
+    def program(self, batch, kind):
         n = batch * self.WIDTH
         host = (ctypes.c_float * n)()
         p = ctypes.c_uint64()
@@ -186,10 +186,22 @@ class Driver:
         args = (ctypes.c_void_p * 3)(*(ctypes.cast(ctypes.pointer(v), ctypes.c_void_p) for v in (p, one, count)))
         blocks = (n + 127) // 128
 
-        def f():
+        def launch():
             self.call("cuMemsetD32Async", p, 0, ctypes.c_size_t(n), self.stream)
             for _ in range(self.ADDS):
                 self.call("cuLaunchKernel", self.add, blocks, 1, 1, 128, 1, 1, 0, self.stream, args, None)
+
+        submit = launch
+        if kind == "graph":
+            graph, prepared = ctypes.c_void_p(), ctypes.c_void_p()
+            self.call("cuStreamBeginCapture_v2", self.stream, 1)
+            launch()
+            self.call("cuStreamEndCapture", self.stream, ctypes.byref(graph))
+            self.call("cuGraphInstantiateWithFlags", ctypes.byref(prepared), graph, ctypes.c_ulonglong(0))
+            submit = lambda: self.call("cuGraphLaunch", prepared, self.stream)
+
+        def f():
+            submit()
             self.call("cuMemcpyDtoHAsync_v2", host, p, ctypes.c_size_t(4 * n), self.stream)
             self.call("cuStreamSynchronize", self.stream)
             return bytes(host)
@@ -206,7 +218,7 @@ def program(what):
     model, batch, kind = what.split(":")
     if model == "api":
         driver = driver or Driver()
-        return driver.program(int(batch))
+        return driver.program(int(batch), kind)
     return torch_program(model, int(batch), kind)
 
 
