@@ -120,7 +120,7 @@ var (
 	metricWords     = counter(words, "heddle_words_total", "Words issued: one op as its client asked (path alone), a rewritten kernel that does the work of one or more (path coalesced), one that does a range of one's blocks (path sliced), or a graph of launches that the client repeats (path prepared).", byPath)
 	metricWidth     = histogram(words, "heddle_word_width", "Kernels in a launch.", ofExecutor)
 	metricCoalesced = counter(words, "heddle_coalesced_ops_total", "Kernels that shared a launch with others.", ofExecutor)
-	metricSliced    = counter(words, "heddle_sliced_ops_total", "Kernels that were issued in slices of their blocks, so that more urgent ops need not wait for all of it.", ofExecutor)
+	metricSliced    = counter(words, "heddle_sliced_ops_total", "Kernels that were issued in slices of their blocks, and graphs in parts, so that more urgent ops need not wait for all of it.", ofExecutor)
 	metricApart     = because(words, prometheus.CounterValue, "heddle_word_limits_total", "Why launches did not hold more kernels, by reason.", reasons.Codes(reasons.Apart))
 	metricHeld      = counter(words, "heddle_held_ops_total", "Kernels that waited for company.", ofExecutor)
 	metricInVain    = counter(words, "heddle_held_in_vain_ops_total", "Kernels that waited and got less company than was expected.", ofExecutor)

@@ -217,7 +217,7 @@ func Run(ctx context.Context, c Config) error {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memoryLimit))
 
-	x := &executor{config: c, conn: conn, log: c.Log, sessions: map[uint64]*session{}, images: map[uint64]*loaded{}, begun: time.Now()}
+	x := &executor{config: c, conn: conn, log: c.Log, sessions: map[uint64]*session{}, images: map[uint64]*loaded{}, begun: time.Now(), wanted: make(chan partsWanted, askedParts)}
 	x.expert.x = x
 	return x.run(ctx)
 }
@@ -289,6 +289,7 @@ type executor struct {
 	images   map[uint64]*loaded
 	expert   expert
 	graphs   graphBooks
+	wanted   chan partsWanted // graphs to be cut
 	tracing  tracing
 	pagesMu  sync.Mutex
 	pages    Stats // of which STATS has given some rows, and is asked for more; under pagesMu
@@ -346,6 +347,7 @@ func (x *executor) run(ctx context.Context) error {
 	}()
 	go x.watch.run()
 	go x.poller.collect()
+	go x.cutGraphs()
 	received := make(chan error, 1)
 	go func() { received <- x.receive() }()
 	var leave error

@@ -246,6 +246,13 @@ func (g *fakeGPU) EventQuery(e gpu.Event) gpu.Result {
 
 func (g *fakeGPU) EventElapsed(start, end gpu.Event) (float32, gpu.Result) {
 	a, b := g.event(start), g.event(end)
+	for _, e := range []*fakeEvent{a, b} {
+		select {
+		case <-e.done:
+		default:
+			return 0, gpu.NotReady
+		}
+	}
 	return float32(float64(b.at.Load()-a.at.Load()) / 1e6), gpu.Success
 }
 

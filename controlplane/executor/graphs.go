@@ -59,6 +59,11 @@ type graph struct {
 	nodes  uint32
 	bytes  uint64
 	ranges []uint64 // first addresses of the memory that its copies and memsets name
+	// kernels are those that it launches, by number. parts are all that were made of it; only who builds parts, and who frees it, looks.
+	kernels map[uint32]*scoreboard.Kernel
+	parts   []gpu.GraphExec
+	building,
+	dropped bool // under graphs.mu: parts are being built of it; it is to be freed after that
 }
 
 // graphs are those of one session that are not freed, dropped or not.
@@ -67,6 +72,9 @@ type graphs struct {
 	live  map[uint32]*graph
 	nodes uint64
 	bytes uint64
+	// closing: nothing is built any more; built waits for what is.
+	closing bool
+	built   sync.WaitGroup
 }
 
 // graphBooks counts graphs for statistics, and keeps the stream that brings them to the device.
@@ -94,6 +102,17 @@ func (b *graphBooks) snapshot(counted GraphStats) GraphStats {
 	st.Launches, st.Kernels = counted.Launches, counted.Kernels
 	return st
 }
+
+// graphError is why a graph cannot be made.
+type graphError struct {
+	why string // as GraphStats counts it
+	err error
+}
+
+func (e *graphError) Error() string { return e.err.Error() }
+
+// Unwrap gives the cause.
+func (e *graphError) Unwrap() error { return e.err }
 
 // refuseGraph counts a graph that its client has to launch natively.
 func (s *session) refuseGraph(why string, err error) error {
@@ -140,9 +159,15 @@ func (s *session) graph(m *shm.Message, ask *shm.Graph) error {
 	check := scoreboard.NewGraphChecker(memory, s.kernels)
 	sum := newSum(s.x)
 	if g.board.Exec, err = s.buildGraph(g, check, 0, g.nodes, sum.add); err != nil {
+		var no *graphError
+		if errors.As(err, &no) {
+			return s.refuseGraph(no.why, err)
+		}
 		return err
 	}
 	sum.finish(g.board)
+	g.kernels = sum.used
+	g.board.Ask = s.x.askParts(s, g.board.ID)
 	g.ranges = check.Ranges()
 	kept = true
 	s.x.graphs.mu.Lock()
@@ -217,7 +242,7 @@ func (s *session) buildGraph(g *graph, check *scoreboard.GraphChecker, from, to 
 	err = s.x.loader.do(func() error {
 		var r gpu.Result
 		if made, r = d.GraphCreate(); r != gpu.Success {
-			return s.refuseGraph(graphDriver, fmt.Errorf("cuGraphCreate: %w", r))
+			return asDriver(fmt.Errorf("cuGraphCreate: %w", r))
 		}
 		return nil
 	})
@@ -232,11 +257,14 @@ func (s *session) buildGraph(g *graph, check *scoreboard.GraphChecker, from, to 
 		op    scoreboard.Op
 	)
 	for more := true; more; {
+		if s.leaves() {
+			return 0, errStopping
+		}
 		err = s.x.loader.do(func() error {
 			for range nodesAtOnce {
 				v, ok, err := read.Next()
 				if more = ok && read.Node() <= to; err != nil || !more {
-					return s.ifNodes(err)
+					return asNodes(err)
 				}
 				if read.Node() <= from {
 					continue
@@ -248,11 +276,11 @@ func (s *session) buildGraph(g *graph, check *scoreboard.GraphChecker, from, to 
 					}
 				}
 				if err := check.Node(&op, &v); err != nil {
-					return s.ifNodes(fmt.Errorf("node %d: %w", read.Node(), err))
+					return asNodes(fmt.Errorf("node %d: %w", read.Node(), err))
 				}
 				n, r := s.addNode(made, deps, &op)
 				if r != gpu.Success {
-					return s.refuseGraph(graphDriver, fmt.Errorf("the driver does not take node %d (kind %d): %w", read.Node(), op.Kind, r))
+					return asDriver(fmt.Errorf("the driver does not take node %d (kind %d): %w", read.Node(), op.Kind, r))
 				}
 				nodes = append(nodes, n)
 				each(&op)
@@ -266,7 +294,7 @@ func (s *session) buildGraph(g *graph, check *scoreboard.GraphChecker, from, to 
 	err = s.x.loader.do(func() error {
 		var r gpu.Result
 		if exec, r = d.GraphInstantiate(made); r != gpu.Success {
-			return s.refuseGraph(graphDriver, fmt.Errorf("cuGraphInstantiate of %d nodes: %w", to-from, r))
+			return asDriver(fmt.Errorf("cuGraphInstantiate of %d nodes: %w", to-from, r))
 		}
 		s.x.uploadGraph(exec)
 		return nil
@@ -274,12 +302,14 @@ func (s *session) buildGraph(g *graph, check *scoreboard.GraphChecker, from, to 
 	return exec, err
 }
 
-// ifNodes is the refusal of a description for err, nil for nil.
-func (s *session) ifNodes(err error) error {
+// asDriver and asNodes say who refuses a graph; asNodes gives nil for nil.
+func asDriver(err error) error { return &graphError{graphDriver, err} }
+
+func asNodes(err error) error {
 	if err == nil {
 		return nil
 	}
-	return s.refuseGraph(graphNodes, err)
+	return &graphError{graphNodes, err}
 }
 
 // uploadGraph spares the first launch the way to the device; it runs on the loader's thread. Without it the first launch does it.
@@ -327,9 +357,12 @@ type graphSum struct {
 	key     uint64
 	weight  float64
 	codes   map[*scoreboard.Code]uint64
+	used    map[uint32]*scoreboard.Kernel
 }
 
-func newSum(x *executor) *graphSum { return &graphSum{x: x, codes: map[*scoreboard.Code]uint64{}} }
+func newSum(x *executor) *graphSum {
+	return &graphSum{x: x, codes: map[*scoreboard.Code]uint64{}, used: map[uint32]*scoreboard.Kernel{}}
+}
 
 func (u *graphSum) add(op *scoreboard.Op) {
 	u.key = (u.key ^ op.Key()) * 0x9e3779b97f4a7c15
@@ -338,16 +371,22 @@ func (u *graphSum) add(op *scoreboard.Op) {
 		return
 	}
 	u.kernels++
+	u.used[op.Kernel.ID] = op.Kernel
 	if c := op.Kernel.Code; c != nil {
 		u.codes[c]++
 	}
+	// As word.Gather.Weigh: half of the chip counts as all of it.
+	u.weight += min(1, 2*u.x.waves(op))
+}
+
+// waves is how many times a launch fills the chip.
+func (x *executor) waves(op *scoreboard.Op) float64 {
 	l := op.Launch()
 	blocks := float64(l.Grid[0]) * float64(l.Grid[1]) * float64(l.Grid[2])
 	threads := min(uint64(l.Block[0])*uint64(l.Block[1]), 1024) * uint64(min(l.Block[2], 1024))
 	const registers = 64
 	shared := int(min(l.SharedBytes, 1<<20)) + int(min(op.Kernel.StaticShared, 1<<20))
-	// As word.Gather.Weigh: half of the chip counts as all of it.
-	u.weight += min(1, 2*blocks/float64(u.x.facts.Chip.Resident(int(min(threads, 1024)), registers, shared)))
+	return blocks / float64(x.facts.Chip.Resident(int(min(threads, 1024)), registers, shared))
 }
 
 func (u *graphSum) finish(g *scoreboard.Graph) {
@@ -390,8 +429,16 @@ func (s *session) graphDrop(ask *shm.Graph) error {
 	return nil
 }
 
-// destroyGraph gives back what a graph holds; launches that still run go on to their end. It runs on the loader's thread.
+// destroyGraph gives back what a graph holds; launches that still run go on to their end. It runs on the loader's thread. While parts of
+// it are built, whoever builds them will do it.
 func (s *session) destroyGraph(id uint32) {
+	s.graphs.mu.Lock()
+	if g := s.graphs.live[id]; g != nil && g.building {
+		g.dropped = true
+		s.graphs.mu.Unlock()
+		return
+	}
+	s.graphs.mu.Unlock()
 	g := s.takeGraph(id)
 	if g == nil {
 		return
@@ -400,6 +447,9 @@ func (s *session) destroyGraph(id uint32) {
 		if r := s.x.driver.GraphExecDestroy(exec); r != gpu.Success {
 			s.log.Error("graph not destroyed", "graph", id, "error", r)
 		}
+	}
+	for _, exec := range g.parts {
+		s.x.driver.GraphExecDestroy(exec)
 	}
 	g.unmap()
 }

@@ -18,7 +18,7 @@ func TestGraphsOnSimGPU(t *testing.T) {
 	}
 	n := 300
 	if os.Getenv("HEDDLE_NIGHTLY") == "1" {
-		n = 20_000
+		n = 5_000
 	}
 	d := s.process(nil)
 	s.image(d)

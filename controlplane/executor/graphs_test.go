@@ -343,14 +343,17 @@ func TestGraphFromManyLanes(t *testing.T) {
 	var of description
 	of.launch(2, u64s(c.window, 1))
 	c.graph(1, &of)
-	const lanes, each = 16, 20
+	const lanes, each = 16, 8
 	for i := range uint32(lanes * each) {
 		c.run(1, i%lanes, nil)
 	}
 	for l := range uint32(lanes) {
 		c.mustSync(l, each)
 	}
-	if g.graphs.racing {
+	g.graphs.mu.Lock()
+	racing := g.graphs.racing
+	g.graphs.mu.Unlock()
+	if racing {
 		t.Error("two threads launched one executable graph at a time")
 	}
 	if n := adds.Load(); n != lanes*each {

@@ -563,6 +563,10 @@ func (p *poller) schedule() bool {
 			break
 		}
 		p.sched.Next()
+		if op.Kind == shm.KindGraph && op.Session.Lane(op.Lane).Part != op && op.Graph.Running(op.Session) {
+			p.later = append(p.later, op) // another lane's launch of it is not at its end
+			continue
+		}
 		if op.Cuts {
 			if taken, issued := p.slice(op); taken {
 				did = did || issued
@@ -634,9 +638,6 @@ func (p *poller) direct(op *scoreboard.Op) {
 func (p *poller) issued(op *scoreboard.Op, cost int64, width int) {
 	p.begun(op)
 	p.sched.Issued(op, cost, op.Signal, width, p.now)
-	if op.Kind == shm.KindGraph {
-		p.graphIssued(op)
-	}
 }
 
 // shortOp is how long an op may take for the whole window to be used. Of longer ones fewer are kept in flight: they hide the

@@ -641,6 +641,7 @@ func (s *session) detach() error {
 		}
 		s.x.learned.left(c)
 	}
+	s.stopGraphs()
 	return s.x.loader.do(func() error {
 		s.teardown(c)
 		return nil

@@ -6,6 +6,7 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
+	"github.com/heddle-gpu/heddle/shm"
 )
 
 // cuts are the ops that are issued in slices, each with a mark of the issue engine. All of it runs on the poller's thread.
@@ -119,6 +120,9 @@ func (p *poller) begun(op *scoreboard.Op) {
 	p.slots[op.Session.Slot].used |= 1 << uint(l.Stream)
 	p.stats.Ops++
 	p.stats.Launches += op.Kernels()
+	if op.Kind == shm.KindGraph {
+		p.graphIssued(op)
+	}
 }
 
 // progress looks which slices have ended, and sees to what is left of ops that the scheduler does not have. It reports whether anything

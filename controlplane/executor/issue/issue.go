@@ -354,6 +354,13 @@ func (e *Engine) place(op *scoreboard.Op) (stream int, waits uint32) {
 			waits |= 1 << uint(l.Stream)
 		}
 	}
+	if op.Kind == shm.KindGraph { // the driver orders launches of one executable graph, but not those of its parts
+		if d := op.Graph.Last(); d.Value != 0 {
+			if l := s.Outstanding(d); l != nil {
+				waits |= 1 << uint(l.Stream)
+			}
+		}
+	}
 	stream = lane.Stream
 	lvl := e.LevelOf(s, lane.Priority)
 	switch {
@@ -530,10 +537,13 @@ func (e *Engine) measure(w *word.Word) {
 		if w.Sliced() {
 			s.Blocks = w.Batch.Slice.Blocks
 		}
-		if s.Graph = nil; w.Shape != nil {
+		if s.Graph, s.Parts = nil, nil; w.Shape != nil {
 			s.Shape.Samples++
 		} else {
-			s.Graph = w.Op.Graph
+			s.Graph = w.Ops()[0].Graph
+			if w.Sliced() {
+				s.Parts, s.Part = w.Batch.Parts, w.Batch.Slice.From
+			}
 		}
 		s.State.Store(sampleIssued)
 		w.Sample = s
@@ -570,16 +580,19 @@ func (e *Engine) Measured(learn func(s *scoreboard.Shape, count int, nanoseconds
 			c.kind, c.word = cmdMeasure, word.Word{Sample: s}
 			t.push()
 		case sampleAnswered:
-			if s.Blocks > 0 {
-				s.Nanoseconds = int64(float64(s.Nanoseconds) * float64(s.Shape.Blocks) / float64(s.Blocks))
-			}
-			if s.Graph != nil {
+			switch {
+			case s.Parts != nil:
+				s.Graph.TookPart(s.Parts, s.Part, s.Nanoseconds)
+			case s.Graph != nil:
 				s.Graph.Took(s.Nanoseconds)
-			} else {
+			default:
+				if s.Blocks > 0 {
+					s.Nanoseconds = int64(float64(s.Nanoseconds) * float64(s.Shape.Blocks) / float64(s.Blocks))
+				}
 				learn(s.Shape, s.Count, s.Nanoseconds)
 				s.Shape.Samples--
 			}
-			s.Shape, s.Graph = nil, nil
+			s.Shape, s.Graph, s.Parts = nil, nil, nil
 			e.sampling--
 			s.State.Store(sampleFree)
 		}

@@ -63,7 +63,12 @@ func (e *Engine) Moved(stream int) { e.streams[stream].Since = e.Now }
 func (t *thread) slice(on gpu.Stream, b *word.Batch) {
 	d, op := t.engine.driver, b.Ops[0]
 	if !op.Instead {
-		r := t.launch(on, b)
+		var r gpu.Result
+		if b.Parts != nil {
+			r = op.Graph.LaunchParts(d, b.Parts, b.Slice.From, b.Slice.Blocks, on)
+		} else {
+			r = t.launch(on, b)
+		}
 		switch {
 		case r == gpu.Success:
 		case r.Sticky():
@@ -73,10 +78,10 @@ func (t *thread) slice(on gpu.Stream, b *word.Batch) {
 			t.refused(op, r)
 		default:
 			op.Instead = true
-			if r = issueOp(d, on, op); r == gpu.Success {
-				b.Form.Refused.Store(true)
-			} else {
+			if r = issueOp(d, on, op); r != gpu.Success {
 				t.refused(op, r)
+			} else if b.Form != nil {
+				b.Form.Refused.Store(true)
 			}
 		}
 	}

@@ -29,12 +29,40 @@ type Graph struct {
 	// launches may be two threads'.
 	launching sync.Mutex
 
+	// Ask has the graph built in so many parts, in the background; false: not now. Nil: it cannot be.
+	Ask func(parts int) bool
+
 	// Launched counts launches; the poller's, as is what follows.
 	Launched uint64
 	counted  uint64 // of Launched, those that its codes' counts hold
 	time     int64  // measured, ns, smoothed; 0: not yet
 	measured uint8
+	// Parts is the graph cut, nil while nobody needed that. Asked: it is being built; Builds counts how often it was.
+	Parts  *GraphParts
+	Asked  bool
+	Builds int
+	last   shm.Dep // the latest launch
 }
+
+// GraphParts is a graph as graphs that run one after another.
+type GraphParts struct {
+	Execs []gpu.GraphExec
+	// Times are how long they take, ns: estimated, measured where Measured says so. Nodes are how many each has.
+	Times    []int64
+	Measured []bool
+	Nodes    []int
+}
+
+// Time is how long so many parts take from one on, ns.
+func (p *GraphParts) Time(from, parts uint32) (ns int64) {
+	for _, t := range p.Times[from : from+parts] {
+		ns += t
+	}
+	return ns
+}
+
+// all says whether every part was measured.
+func (p *GraphParts) all() bool { return !slices.Contains(p.Measured, false) }
 
 // CodeCount says how often a graph launches a kernel.
 type CodeCount struct {
@@ -58,6 +86,21 @@ func (g *Graph) Launch(d GraphLauncher, s gpu.Stream) gpu.Result {
 	return d.GraphLaunch(g.Exec, s)
 }
 
+// LaunchParts starts some of the graph's parts, one after another, as Launch does the whole.
+func (g *Graph) LaunchParts(d GraphLauncher, p *GraphParts, from, parts uint32, s gpu.Stream) gpu.Result {
+	g.launching.Lock()
+	defer g.launching.Unlock()
+	if g.lost.Load() || g.Exec == 0 {
+		return gpu.InvalidValue
+	}
+	for _, x := range p.Execs[from : from+parts] {
+		if r := d.GraphLaunch(x, s); r != gpu.Success {
+			return r
+		}
+	}
+	return gpu.Success
+}
+
 // Retire takes away what Launch launches, for the caller to destroy; 0 when somebody has it already. Records that a client publishes
 // after it dropped the graph find nothing. Any thread may call it.
 func (g *Graph) Retire() gpu.GraphExec {
@@ -79,8 +122,73 @@ const (
 	graphNode = 4_000
 )
 
-// Due says whether the next launch should be measured.
+// Bounds of cutting.
+const (
+	// maxParts is how many parts a graph is cut into at most, maxBuilds how often: by a guess, and by what was measured of that.
+	maxParts  = 1024
+	maxBuilds = 2
+)
+
+// Cuttable says whether a launch can go in parts of no more than about half of bound, ns of the whole chip. It asks for parts when there
+// are none, or when those there are were measured and are longer; until they are built the launch goes as it can.
+func (g *Graph) Cuttable(bound int64) bool {
+	p := g.Parts
+	if !g.Asked && g.Builds < maxBuilds && g.Ask != nil && g.time > 0 && g.Nodes > 1 && (p == nil || p.all() && g.uneven(bound)) {
+		most := max(1, int64(float64(bound)/2/g.Weight))
+		g.Asked = g.Ask(int(min(max(2, (g.time+most-1)/most), maxParts, int64(g.Nodes))))
+	}
+	return p != nil
+}
+
+// uneven says whether some part of several nodes exceeds bound, and another cut would help.
+func (g *Graph) uneven(bound int64) bool {
+	for i, t := range g.Parts.Times {
+		if g.Parts.Nodes[i] > 1 && float64(t)*g.Weight > float64(bound) {
+			return true
+		}
+	}
+	return false
+}
+
+// Built takes the parts that were asked for; nil: they could not be made, and are not asked for again.
+func (g *Graph) Built(p *GraphParts) {
+	if g.Asked, g.Builds = false, g.Builds+1; p == nil {
+		g.Builds = maxBuilds
+		return
+	}
+	g.Parts = p
+}
+
+// Running says whether an earlier launch is only partly issued: natively launches of one graph follow one another.
+func (g *Graph) Running(s *Session) bool {
+	part := s.lanes[g.last.Lane].Part
+	return part != nil && part.Seq == g.last.Value
+}
+
+// Last is the latest launch: the next one must be behind it on the GPU. Its Value is 0 before the first.
+func (g *Graph) Last() shm.Dep { return g.last }
+
+// Due says whether the next launch should be measured, DuePart the same of a part.
 func (g *Graph) Due() bool { return g.measured < graphSure || g.Launched%graphSampleEvery == 0 }
+
+// DuePart says whether part i should be measured.
+func (g *Graph) DuePart(p *GraphParts, i uint32) bool {
+	return !p.Measured[i] || g.Launched%graphSampleEvery == 0
+}
+
+// TookPart learns that part i took ns.
+func (g *Graph) TookPart(p *GraphParts, i uint32, ns int64) {
+	if ns <= 0 {
+		return
+	}
+	if p.Measured[i] {
+		ns = p.Times[i] + (ns-p.Times[i])/4
+	}
+	p.Times[i], p.Measured[i] = ns, true
+	if p == g.Parts && p.all() {
+		g.time = p.Time(0, uint32(len(p.Times)))
+	}
+}
 
 // Took learns that a launch took ns on the GPU.
 func (g *Graph) Took(ns int64) {

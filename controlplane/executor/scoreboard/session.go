@@ -411,7 +411,9 @@ func (s *Session) Issue(op *Op, stream int) {
 	}
 	op.next = nil
 	l.Issued, l.Whole = op.Seq, op.Seq
-	if op.Kind == shm.KindGraph || op.Kind == shm.KindLaunch && (op.Kernel.Code == nil || op.Kernel.Code.Forms.Load() == nil) {
+	if op.Kind == shm.KindGraph {
+		l.Unknown, op.Graph.last = op.Seq, shm.Dep{Lane: op.Lane, Value: op.Seq}
+	} else if op.Kind == shm.KindLaunch && (op.Kernel.Code == nil || op.Kernel.Code.Forms.Load() == nil) {
 		l.Unknown = op.Seq
 	}
 	if op.Lane != s.lastLane {

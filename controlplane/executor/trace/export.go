@@ -223,8 +223,12 @@ func (x *exporter) words(t *Timeline, n *Names, flows uint64) {
 		name := n.Op(w.Kind, w.Code)
 		args := []perfetto.Arg{{Name: "word", Number: w.Number}, {Name: "width", Number: uint64(w.Slots)}, {Name: "path", Text: n.path(w.Path)}}
 		if w.Blocks > 0 {
-			name = fmt.Sprintf("%s, blocks from %d", name, w.From)
-			args = append(args, perfetto.Arg{Name: "blocks", Number: uint64(w.Blocks)})
+			unit := "blocks"
+			if w.Kind == shm.KindGraph {
+				unit = "parts"
+			}
+			name = fmt.Sprintf("%s, %s from %d", name, unit, w.From)
+			args = append(args, perfetto.Arg{Name: unit, Number: uint64(w.Blocks)})
 		}
 		if w.Capacity > 0 {
 			name = fmt.Sprintf("%d × %s", w.Slots, name)

@@ -7,9 +7,10 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/jit/coalesce"
+	"github.com/heddle-gpu/heddle/shm"
 )
 
-// Slice is a range of blocks of one op that a batch launches.
+// Slice is a range of blocks of one op that a batch launches, or of parts of a graph.
 type Slice struct {
 	From, Blocks uint32 // Blocks 0: the batch is no slice
 	// Last: no slice follows. Behind any other, Number is stored in the issue engine's word Mark.
@@ -28,7 +29,9 @@ const SlicesAhead = 3
 // than fills the chip once, for fewer blocks take as long.
 type Cut struct {
 	Op   *scoreboard.Op
-	Form *scoreboard.Form
+	Form *scoreboard.Form // nil of a graph, which has Parts
+	// Parts are what slices of a graph consist of.
+	Parts *scoreboard.GraphParts
 	// Slices, Issued and Seen are numbers of slices: all that were issued, and of those that store their number how many were issued
 	// and are known done.
 	Slices       int
@@ -83,7 +86,9 @@ func sliceForm(s *scoreboard.Shape, op *scoreboard.Op) *scoreboard.Form {
 // Cut begins the slices of an op with Cuts. false: it goes whole, because nobody above is active any more, or what was known of it
 // is not now; then its Cost is the whole's. level is the urgency of its streams.
 func (g *Gather) Cut(op *scoreboard.Op, level int) (c Cut, ok bool) {
-	op.Cuts = false
+	if op.Cuts = false; op.Kind == shm.KindGraph {
+		return cutGraph(op)
+	}
 	s := g.shapes.Of(op, int32(level))
 	if s == nil || s.Cost == 0 {
 		return c, false
@@ -102,6 +107,25 @@ func (g *Gather) Cut(op *scoreboard.Op, level int) (c Cut, ok bool) {
 	return c, true
 }
 
+// cutGraph is Cut of a graph.
+func cutGraph(op *scoreboard.Op) (c Cut, ok bool) {
+	g := op.Graph
+	op.Cost = g.Cost()
+	if bound := op.Session.Class.Slice; bound == 0 || op.Cost <= bound || g.Parts == nil {
+		return c, false
+	}
+	op.Cuts = true
+	return Cut{Op: op, Parts: g.Parts, blocks: uint32(len(g.Parts.Execs))}, true
+}
+
+// cost is what so many blocks or parts from one on cost, ns of the whole chip.
+func (c *Cut) cost(from, n uint32) int64 {
+	if c.Parts != nil {
+		return max(1, int64(float64(c.Parts.Time(from, n))*c.Op.Graph.Weight))
+	}
+	return max(1, int64(c.each*float64(n)))
+}
+
 // Ready says whether a further slice may go: not too many are in flight.
 func (c *Cut) Ready() bool { return c.Issued-c.Seen < SlicesAhead }
 
@@ -109,14 +133,19 @@ func (c *Cut) Ready() bool { return c.Issued-c.Seen < SlicesAhead }
 func (c *Cut) Peek(all bool) (s Slice, cost int64) {
 	left := c.blocks - c.next
 	n := left
-	if bound := c.Op.Session.Class.Slice; bound > 0 && !all {
+	switch bound := c.Op.Session.Class.Slice; {
+	case bound == 0 || all:
+	case c.Parts != nil:
+		for n = 1; n < left && c.cost(c.next, n+1) <= bound/2; n++ {
+		}
+	default:
 		most := uint32(min(float64(bound)/2/c.each, float64(left)))
 		n = max(most-most%c.wave, c.wave)
 		if n >= left || left-n < c.wave/2 {
 			n = left
 		}
 	}
-	return Slice{From: c.next, Blocks: n, Last: n == left, Number: c.Issued + 1}, max(1, int64(c.each*float64(n)))
+	return Slice{From: c.next, Blocks: n, Last: n == left, Number: c.Issued + 1}, c.cost(c.next, n)
 }
 
 // Took notes that a slice of Peek was issued.
@@ -126,7 +155,7 @@ func (c *Cut) Took(s Slice, cost int64) {
 	if !s.Last {
 		c.costs[c.Issued%SlicesAhead] = cost
 		c.Issued++
-		c.Op.Cost = max(1, int64(c.each*float64(c.blocks-c.next)))
+		c.Op.Cost = c.cost(c.next, c.blocks-c.next)
 	}
 }
 
@@ -143,8 +172,11 @@ func (g *Gather) SliceWord(c *Cut, s Slice) (w Word, ok bool) {
 	if b == nil {
 		return w, false
 	}
-	b.Form, b.Count, b.Alike, b.Slice = c.Form, 1, true, s
+	b.Form, b.Parts, b.Count, b.Alike, b.Slice = c.Form, c.Parts, 1, true, s
 	b.Ops[0] = c.Op
+	if c.Parts != nil {
+		return Word{Batch: b, Measure: s.Blocks == 1 && c.Op.Graph.DuePart(c.Parts, s.From)}, true
+	}
 	w = Word{Batch: b, Shape: scoreboard.Known(c.Op)}
 	// The second one of an op runs behind the first: its time is its own.
 	w.Measure = w.Shape != nil && c.Slices == 1 && !s.Last && w.Shape.Times.Due(1, w.Shape.Words)
@@ -156,6 +188,12 @@ func (g *Gather) SliceIssued(w *Word, first bool) {
 	g.pool.take()
 	g.Words[Sliced]++
 	op := w.Batch.Ops[0]
+	if w.Batch.Parts != nil {
+		if first {
+			g.Slots[Sliced]++
+		}
+		return
+	}
 	u := &op.Kernel.Code.Use
 	u.Slices++
 	if first {
@@ -172,6 +210,9 @@ func (g *Gather) SliceIssued(w *Word, first bool) {
 
 // fillSlice is Fill for a slice. Its done word, if the op wants one, is written by the stream, behind the last.
 func (b *Batch) fillSlice() {
+	if b.Parts != nil {
+		return
+	}
 	op, l := b.Ops[0], &b.Form.Layout
 	d := op.Launch()
 	var params []byte

@@ -105,6 +105,8 @@ type Sample struct {
 	Start, End gpu.Event
 	Shape      *scoreboard.Shape
 	Graph      *scoreboard.Graph // instead of Shape, of a word that launches one
+	Parts      *scoreboard.GraphParts
+	Part       uint32 // of Parts, when only that is launched
 	Count      int
 	// State is the engine's; Nanoseconds is the answer, 0 when the driver gave none.
 	// Blocks is how many blocks of an instance the word does; 0: all.
@@ -120,8 +122,9 @@ type Batch struct {
 	Form  *scoreboard.Form
 	Count int
 	Ops   [MaxSlots]*scoreboard.Op
-	// Slice is the part of its one op that it does; no Blocks: it does its ops.
+	// Slice is the part of its one op that it does; no Blocks: it does its ops. Of a graph it counts Parts, and there is no Form.
 	Slice Slice
+	Parts *scoreboard.GraphParts
 	// Alike: one kernel, one grid. Only then does the word's time say anything about either.
 	Alike bool
 	// Launch is complete but for the stream's handle.
