@@ -19,6 +19,7 @@ static const struct variable {
 } variables[] = {
 #define MEMBER(m) offsetof(struct heddle_config, m), sizeof(((struct heddle_config *)0)->m)
     {"HEDDLE_DISABLE", FLAG, MEMBER(disable), 0, 1, 0},
+    {"HEDDLE_REQUIRE", FLAG, MEMBER(require), 0, 1, 0},
     {"HEDDLE_FORCE", FLAG, MEMBER(force), 0, 1, 0},
     {"HEDDLE_LOG", LOG, MEMBER(log_path), 0, 0, 0},
     {"HEDDLE_LABEL", TEXT, MEMBER(label), 0, 0, 0},

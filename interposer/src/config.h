@@ -7,6 +7,7 @@
 
 struct heddle_config {
   bool disable;        // HEDDLE_DISABLE=1: every hook off
+  bool require;        // HEDDLE_REQUIRE=1: end the process (exit code 3) rather than run it natively
   bool force;          // HEDDLE_FORCE=1: forward even under an injection library, CUPTI or a debugger
   bool stats;          // HEDDLE_LOG=stats: counters of native work by reason at exit
   int harvest;         // HEDDLE_HARVEST=0: write no PTX of compilations into the store (harvest/)

@@ -20,7 +20,7 @@
 #include "order.h"
 #include "tools.h"
 
-enum { REQUEST_MS = 10000, CODE_MS = 60000 }; // loading code may take the executor long; nothing else does
+enum { REQUEST_MS = 60000 }; // loading code takes the executor long, and so does its start beside many clients' own
 
 // What session.h does not show.
 static struct device {
@@ -170,6 +170,9 @@ unmap:
   return false;
 }
 
+// How much longer than for the connection a client waits for the answer to its HELLO.
+enum { HELLO_PATIENCE = 30 };
+
 static bool attach(struct device *d, CUdevice device) {
   struct heddle_session *s = &d->session;
   const char *why = "";
@@ -186,11 +189,11 @@ static bool attach(struct device *d, CUdevice device) {
     heddle_count_native(HEDDLE_NATIVE_NO_DAEMON);
     return false;
   }
-  int64_t deadline = heddle_now_ms() + heddle_config()->connect_ms;
   int fd = heddle_channel_connect(path, heddle_config()->connect_ms);
   struct greeting g = {.nfds = 0, .text = d->text};
-  int left = (int)(deadline - heddle_now_ms());
-  int e = fd < 0 ? fd : hello(fd, device, left > 1 ? left : 1, &g);
+  // A daemon that took the connection lives. Its first executor needs a context, for which the driver lets it queue behind those
+  // of all the clients that start with it: 0.2 s each.
+  int e = fd < 0 ? fd : hello(fd, device, HELLO_PATIENCE * heddle_config()->connect_ms, &g);
   bool ok = false;
   if (e < 0) {
     heddle_log(HEDDLE_LOG_WARN, "device %d: no daemon at %s (%s): running natively", device, path, strerror(-e));
@@ -241,7 +244,12 @@ struct heddle_session *heddle_session_of_device(CUdevice device) {
     pthread_mutex_lock(&attach_lock);
     if (!atomic_load_explicit(&d->tried, memory_order_relaxed)) {
       CUstreamCaptureMode mode = heddle_capture_relax();
-      if (attach(d, device)) atomic_store_explicit(&d->attached, 1, memory_order_release);
+      if (attach(d, device)) {
+        atomic_store_explicit(&d->attached, 1, memory_order_release);
+      } else if (heddle_config()->require) { // whatever HEDDLE_LOG says
+        fprintf(stderr, "heddle: device %d cannot be used through Heddle, and --require forbids native runs; `heddle doctor` may know more\n", device);
+        _exit(3);
+      }
       heddle_capture_restore(mode);
       atomic_store_explicit(&d->tried, 1, memory_order_release);
     }
@@ -259,12 +267,6 @@ struct heddle_session *heddle_session_current(void) {
 
 // ---- requests ----
 
-static int timeout_of(uint16_t type) {
-  bool code = type == HEDDLE_WIRE_TYPE_KERNEL || type == HEDDLE_WIRE_TYPE_IMAGE_QUERY || type == HEDDLE_WIRE_TYPE_IMAGE_FILLED ||
-              type == HEDDLE_WIRE_TYPE_GLOBAL;
-  return code ? CODE_MS : REQUEST_MS;
-}
-
 // The exchange itself, under the request lock. The status, or -errno when the connection is of no more use.
 static int exchange(struct device *d, uint16_t type, const void *body, size_t body_bytes, const void *tail, size_t tail_bytes,
                     const int *fds_in, int nfds_in, void *reply_body, size_t reply_bytes, int *fds_out, int *nfds_out) {
@@ -278,7 +280,7 @@ static int exchange(struct device *d, uint16_t type, const void *body, size_t bo
   int e = heddle_channel_send(s->socket, &m, body, body_bytes, tail, tail_bytes, fds_in, nfds_in, REQUEST_MS);
   if (e) return e;
   size_t got = 0;
-  e = heddle_channel_recv(s->socket, &m, room, sizeof room, &got, d->text, sizeof d->text - 1, fds, &nfds, timeout_of(type));
+  e = heddle_channel_recv(s->socket, &m, room, sizeof room, &got, d->text, sizeof d->text - 1, fds, &nfds, REQUEST_MS);
   if (e) return e;
   if (m.type != (type | HEDDLE_WIRE_REPLY) || m.request != number || got > sizeof room || (fds_out == NULL && nfds > 0)) {
     for (int i = 0; i < nfds; i++) close(fds[i]);

@@ -127,6 +127,13 @@ func TestWithoutDaemon(t *testing.T) {
 			}
 		})
 	}
+	t.Run("required", func(t *testing.T) {
+		const want = "--require forbids native runs"
+		r := b.run(false, "streams", library, "HEDDLE_SOCKET=/dev/null", "HEDDLE_REQUIRE=1")
+		if r.code != 3 || !strings.Contains(r.err, want) {
+			t.Errorf("exit code %d, stderr %q; expected 3 and %q", r.code, r.err, want)
+		}
+	})
 	if r := b.run(false, "/bin/echo", library); r.code != 0 || r.err != "" {
 		t.Errorf("a program without CUDA: %+v", r)
 	}

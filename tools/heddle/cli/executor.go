@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"time"
 
@@ -38,6 +41,20 @@ func newExecutor(o *options) *cobra.Command {
 				}
 				config.Tuning.Gather, config.Tuning.Ahead = d, d
 			}
+			if s := os.Getenv("HEDDLE_AHEAD"); s != "" {
+				d, err := time.ParseDuration(s)
+				if err != nil || d <= 0 || d > time.Second {
+					return fail(ExitUsage, "HEDDLE_AHEAD=%q: expected a duration such as 30us, at most 1s", s)
+				}
+				config.Tuning.Ahead = d
+			}
+			if s := os.Getenv("HEDDLE_PROFILE"); s != "" {
+				stop, err := profile(s)
+				if err != nil {
+					return fail(ExitUsage, "HEDDLE_PROFILE=%q: %v; expected a folder in which profiles can be made", s, err)
+				}
+				defer stop()
+			}
 			if s := os.Getenv("HEDDLE_MAX_KERNEL_TIME"); s != "" {
 				d, err := time.ParseDuration(s)
 				if err != nil || d < 0 {
@@ -57,4 +74,20 @@ func newExecutor(o *options) *cobra.Command {
 	cmd.Flags().IntVar(&config.ControlFd, "control-fd", 3, "the daemon's socket")
 	cmd.Flags().StringVar(&config.DeviceUUID, "device", "", "GPU to use, as nvidia-smi prints its UUID")
 	return cmd
+}
+
+// profile samples this process's CPU time into a file of a folder, for `go tool pprof`, until stop is called.
+func profile(dir string) (stop func(), err error) {
+	f, err := os.Create(filepath.Join(dir, fmt.Sprintf("executor-%d.pprof", os.Getpid())))
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close()
+	}, nil
 }

@@ -39,6 +39,8 @@ When Heddle cannot serve, the program runs natively and one line says why.`,
 				}
 				fmt.Fprintf(o.stderr, "heddle: running natively: %v\n", err)
 				env = os.Environ()
+			} else if require {
+				env = mergeEnv(env, map[string]string{"HEDDLE_REQUIRE": "1"}) // the library may find that it cannot be served
 			}
 			err = syscall.Exec(program, args, env)
 			return fail(ExitFailed, "%s: %w", program, err)
