@@ -59,7 +59,7 @@ func TestLaunchRoundTrip(t *testing.T) {
 	if len(v.Deps()) != 3 || v.Deps()[1] != deps[1] {
 		t.Errorf("deps %v; expected %v", v.Deps(), deps)
 	}
-	c.Release(v.End)
+	c.Release(v.End, true)
 	if _, ok, err := c.Next(); ok || err != nil {
 		t.Fatalf("second record %v, error %v", ok, err)
 	}

@@ -69,7 +69,7 @@ func TestReadAllocatesNothing(t *testing.T) {
 				kernels += l.GridX + 1
 			}
 			records += len(v.Deps()) / 2
-			c.Release(v.End)
+			c.Release(v.End, true)
 		}
 	})
 	if allocs != 0 {
@@ -95,7 +95,7 @@ func BenchmarkPushAndRead(b *testing.B) {
 		if !ok {
 			b.Fatal(fmt.Sprint("no record: ", err))
 		}
-		c.Release(v.End)
+		c.Release(v.End, true)
 	}
 }
 
@@ -111,7 +111,7 @@ func BenchmarkWake(b *testing.B) {
 				d.Sleep(func() bool { return !c.Empty() }, time.Second)
 			}
 			v, _, _ := c.Next()
-			c.Release(v.End)
+			c.Release(v.End, true)
 			done <- struct{}{}
 		}
 	}()

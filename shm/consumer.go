@@ -15,6 +15,7 @@ type Consumer struct {
 	read     uint64 // scanned; ours
 	told     uint64 // of read, in the file: at most read, and never below the head there
 	head     uint64 // released; ours
+	freed    uint64 // of head, in the file
 	tail     uint64 // the last tail that was read and found sane
 	err      error  // what is wrong with the ring, for ever
 	deps     [MaxDeps]Dep
@@ -34,7 +35,7 @@ func (c *Consumer) Resume(read, head uint64) error {
 		c.err = &BadRecord{head, fmt.Sprintf("positions to resume from do not fit: head %d, read %d, tail %d", head, read, tail)}
 		return c.err
 	}
-	c.head, c.read, c.tail = head, head, head
+	c.head, c.freed, c.read, c.tail = head, head, head, head
 	atomic.StoreUint64(&c.words.Head, head)
 	atomic.StoreUint64(&c.words.Read, head)
 	c.told = head
@@ -110,7 +111,7 @@ func (c *Consumer) advance(size uint32) { c.read += uint64(size) }
 func (c *Consumer) tell() {
 	if c.told != c.read {
 		c.told = c.read
-		atomic.StoreUint64(&c.words.Read, c.read)
+		StoreRelease64(&c.words.Read, c.read)
 	}
 }
 
@@ -210,18 +211,26 @@ func (c *Consumer) checkBody(kind uint16) (payload uint32, reason string) {
 	return 0, ""
 }
 
-// Release makes the ring's bytes below pos (a record's End) free: every record below it is done and its payload no longer used. It
-// wakes a producer that waits for space once half of the ring is free, which is enough for any record; positions at or below the
-// last released one change nothing.
-func (c *Consumer) Release(pos uint64) {
+// freeAtOnce is how much is released before the client is told so: its line is with the core that it runs on.
+const freeAtOnce = RingBytes / 64
+
+// Release makes the ring's bytes below pos (a record's End) free: every record below it is done and its payload no longer used. The
+// client is told after every 64 KiB, and at once when flush is set, which it must be when nothing of the session is left to do. It wakes
+// a producer that waits for space once half of the ring is free, which is enough for any record; positions at or below the last
+// released one change nothing.
+func (c *Consumer) Release(pos uint64, flush bool) {
 	if pos-c.head > c.read-c.head {
-		if c.head-pos <= RingBytes {
-			return
+		if c.head-pos > RingBytes {
+			panic(fmt.Sprintf("BUG: shm: release of position %d; head %d, read %d", pos, c.head, c.read))
 		}
-		panic(fmt.Sprintf("BUG: shm: release of position %d; head %d, read %d", pos, c.head, c.read))
+		pos = c.head
 	}
-	c.tell()
 	c.head = pos
+	if pos == c.freed || (!flush && pos-c.freed < freeAtOnce) {
+		return
+	}
+	c.freed = pos
+	c.tell()
 	// Sequentially consistent: also the fence between head and space_waiting. Pairs with heddle_ring_wait_space, which sets
 	// space_waiting, fences, and looks at head.
 	atomic.StoreUint64(&c.words.Head, pos)
@@ -242,7 +251,7 @@ func (c *Consumer) Abandon() {
 		c.err = &BadRecord{c.read, "the session was abandoned"}
 	}
 	tail := atomic.LoadUint64(&c.producer.Tail)
-	c.read, c.told, c.head, c.tail = tail, tail, tail, tail
+	c.read, c.told, c.head, c.freed, c.tail = tail, tail, tail, tail, tail
 	atomic.StoreUint64(&c.words.Read, tail)
 	atomic.StoreUint64(&c.words.Head, tail)
 	c.wakeProducer()

@@ -245,7 +245,7 @@ func TestWaitSpaceErrors(t *testing.T) {
 		if !ok {
 			break
 		}
-		c.Release(v.End)
+		c.Release(v.End, true)
 	}
 	if err := p.WaitSpace(need, 20*time.Second); !errors.Is(err, ErrFloor) {
 		t.Errorf("own floor: %v; expected ErrFloor", err)

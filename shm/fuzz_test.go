@@ -150,7 +150,7 @@ func runImage(t testing.TB, s *SessionFile, image []byte, at, tail uint64) (reco
 		last = v.End
 		checkView(t, s, c, &v)
 		if records++; records%3 == 0 {
-			c.Release(v.End)
+			c.Release(v.End, true)
 		}
 	}
 	if c.Read()-at > RingBytes {

@@ -224,7 +224,7 @@ func (g goEnd) consume(n, lag int) ([]uint64, []span, error) {
 		if !ok {
 			if released < len(ends) {
 				released = len(ends)
-				c.Release(ends[released-1])
+				c.Release(ends[released-1], true)
 			} else {
 				g.d.Sleep(func() bool { return !c.Empty() }, 100*time.Millisecond)
 			}
@@ -237,11 +237,11 @@ func (g goEnd) consume(n, lag int) ([]uint64, []span, error) {
 		spans = append(spans, span{start, now()})
 		ends = append(ends, v.End)
 		if len(ends)-released > lag {
-			c.Release(ends[released])
+			c.Release(ends[released], true)
 			released++
 		}
 	}
-	c.Release(c.Read())
+	c.Release(c.Read(), true)
 	return hashes, spans, nil
 }
 

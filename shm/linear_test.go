@@ -68,7 +68,7 @@ func history(t *testing.T, s *SessionFile, producer end, n int, pause time.Durat
 		if ok {
 			got++
 			ops = append(ops, porcupine.Operation{ClientId: 1, Input: queueInput{}, Output: uint64(v.Seq), Call: int64(start), Return: int64(stop)})
-			c.Release(v.End)
+			c.Release(v.End, true)
 		} else if empties < 4*n { // enough of them, so that the check stays small
 			empties++
 			ops = append(ops, porcupine.Operation{ClientId: 1, Input: queueInput{}, Output: uint64(0), Call: int64(start), Return: int64(stop)})

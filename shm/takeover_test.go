@@ -61,10 +61,10 @@ func readNumbered(c *Consumer) (last uint32, err error) {
 		}
 		last = v.Seq
 		if v.Seq%7 == 0 {
-			c.Release(v.End)
+			c.Release(v.End, true)
 		}
 		if c.Empty() {
-			c.Release(v.End)
+			c.Release(v.End, true)
 		}
 	}
 }

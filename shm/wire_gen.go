@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0xd72e60da3b18ee37
+	LayoutHash = 0x89ebbebe014deadc
 )
 
 // Sizes, limits and magics of the wire.
@@ -22,7 +22,7 @@ const (
 	Lanes          = 1024
 	Replies        = 64
 	EventSlots     = 4096
-	RingBytes      = 4194304
+	RingBytes      = 1048576
 	RecordAlign    = 16
 	MaxDeps        = 64
 	MaxParamBytes  = 32764

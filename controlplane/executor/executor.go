@@ -140,9 +140,10 @@ type Tuning struct {
 	// Spin is how long poller and issue threads spin without work before they sleep.
 	Spin time.Duration
 	// Gather, when it is set, bounds how long an op of a kernel that others launch too waits for their ops, whatever its class says
-	// (max_queue_delay); a quarter of the launch's measured time bounds it as well. Ahead is how much work of a lane is kept in flight while several clients launch kernels that can be joined:
-	// as little as hides the launches, so that what comes next can join.
-	Gather, Ahead time.Duration
+	// (max_queue_delay); a quarter of the launch's measured time bounds it as well. While others of its lane are in flight it waits for
+	// Busy, which costs nothing. Ahead is how much work of a lane is kept in flight while several clients launch kernels that can be
+	// joined: what hides launches and the way of their done words, so that what comes later can still join.
+	Gather, Busy, Ahead time.Duration
 	// Nap is the poller's sleep while ops are in flight or waiting and nothing has happened for NapAfter; then an eighth of the time in
 	// which nothing has happened, up to NapMost.
 	Nap, NapAfter, NapMost time.Duration
@@ -189,7 +190,8 @@ func (c *Config) defaults() {
 	set(&t.Spin, spin)
 	c.gatherForAll = t.Gather > 0
 	set(&t.Gather, 20*time.Microsecond)
-	set(&t.Ahead, 30*time.Microsecond)
+	set(&t.Busy, 30*time.Microsecond)
+	set(&t.Ahead, 100*time.Microsecond)
 	set(&t.Nap, 50*time.Microsecond)
 	set(&t.NapAfter, napAfter)
 	set(&t.NapMost, napMost)

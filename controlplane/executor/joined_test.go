@@ -78,7 +78,7 @@ func joinedClients(t *testing.T, g *fakeGPU, clients int, change func(*Config), 
 	m := newMaker(g, make)
 	d := start(t, g.open, nil, func(c *Config) {
 		c.loaded = m.loaded
-		c.Tuning.Gather, c.Tuning.Ahead = time.Second, time.Second // tests say what comes; nothing goes early
+		c.Tuning.Gather, c.Tuning.Busy, c.Tuning.Ahead = time.Second, time.Second, time.Second // tests say what comes; nothing goes early
 		if change != nil {
 			change(c)
 		}

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/metrics"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,10 +22,10 @@ import (
 // Bounds of one pass over one session: nobody's flood delays the others by more than some ten µs.
 const (
 	scanBudget = 64
-	// farAhead is how many waiting ops are plenty: beyond it a pass takes scanAhead records, so that what is looked at again soon stays
-	// in the cache, and other lanes' ops behind them are found nevertheless.
-	farAhead  = 32
-	scanAhead = 16
+	// farAhead is how many waiting ops are plenty: beyond it only every scanEvery-th pass takes more, so that they are few enough for the
+	// cache, and the client's lines are fetched for many records at a time; other lanes' ops behind them are found nevertheless.
+	farAhead  = 64
+	scanEvery = 8
 	// ringPressure is the share of a ring in use from which done words are asked for without a waiter.
 	ringPressure = shm.RingBytes / 2
 	// collectAfter is how much must have been allocated before an idle executor collects garbage.
@@ -45,6 +44,7 @@ const (
 
 // client is a session as the poller sees it. All fields belong to the poller's thread once it is added.
 type client struct {
+	quiet      quiet // first: a pass reads nothing else of a client that is
 	id         uint64
 	class      string         // the name of its class, "" before CLASS
 	settings   sched.Settings // what the class promises
@@ -74,23 +74,13 @@ type client struct {
 	traced     int64 // Recorder.Request's
 	memory     memory
 	tracks     []sequence.Track
+	scanned    uint64 // pass of the last look at its ring
 }
 
 // barrier calls reached when everything below a ring position is done.
 type barrier struct {
 	position uint64
 	reached  func()
-}
-
-// ending says how the poller ended the executor.
-type ending struct {
-	code     int
-	result   gpu.Result
-	err      error
-	inFlight []uint64
-	blamed   uint64
-	kernel   uint32      // of blamed, when one of its kernels was in flight
-	apart    [][2]uint64 // client and kernel of launches that were joined with others
 }
 
 // poller is the thread that schedules.
@@ -149,7 +139,7 @@ func newPoller(c Config, e *issue.Engine, chip cost.Chip) (*poller, error) {
 		return nil, fmt.Errorf("executor: doorbell: %w", err)
 	}
 	demand := scoreboard.NewDemand()
-	g, err := word.NewGather(word.Options{Chip: chip, Hold: int64(c.Tuning.Gather), Ahead: int64(c.Tuning.Ahead), Demand: demand})
+	g, err := word.NewGather(word.Options{Chip: chip, Hold: int64(c.Tuning.Gather), Busy: int64(c.Tuning.Busy), Demand: demand})
 	if err != nil {
 		return nil, fmt.Errorf("executor: %w", err)
 	}
@@ -240,6 +230,7 @@ func (p *poller) pass() bool {
 	for len(p.mail) > 0 {
 		(<-p.mail)()
 		did = true
+		p.stir()
 	}
 	if f := p.engine.Fault(); f != gpu.Success {
 		p.fault(f, ExitFault, 0, fmt.Errorf("the device context is lost: %w", f))
@@ -259,9 +250,19 @@ func (p *poller) pass() bool {
 	if p.cuts.used != 0 {
 		did = p.progress() || did
 	}
-	for _, c := range p.clients {
+	for i, c := range p.clients {
+		if !p.force && c.quiet.still() && (p.stats.Passes+uint64(i))%lookAnyway != 0 {
+			if c.quiet.working {
+				active++
+				inFlight += c.quiet.inFlight
+			}
+			continue
+		}
 		if p.serve(c) {
 			did = true
+			c.quiet.on = false
+		} else {
+			p.hush(c)
 		}
 		if n := c.board.InFlight(); n+c.board.Waiting() > 0 {
 			active++
@@ -461,9 +462,9 @@ func (p *poller) overdue() {
 // release publishes the head.
 func (p *poller) release(c *client) {
 	if !c.broken {
-		c.ring.Release(c.board.Head())
+		c.ring.Release(c.board.Head(), c.board.InFlight() == 0 || p.leaving != 0 || p.end != nil)
 	}
-	atomic.StoreUint64(&c.status.OpsDone, c.board.OpsDone)
+	shm.StoreRelease64(&c.status.OpsDone, c.board.OpsDone)
 	for len(c.barriers) > 0 && int64(c.board.Head()-c.barriers[0].position) >= 0 {
 		c.barriers[0].reached()
 		c.barriers = c.barriers[1:]
@@ -472,17 +473,17 @@ func (p *poller) release(c *client) {
 
 // scan moves records from the ring to the board.
 func (p *poller) scan(c *client) bool {
+	if c.board.Waiting() > farAhead && p.stats.Passes-c.scanned < scanEvery {
+		return false
+	}
+	c.scanned = p.stats.Passes
 	if c.ring.Empty() && !c.elapsed {
 		return false
 	}
 	did := false
 	most := c.books.Class().MaxQueue
 	c.past = c.board.InFlight() == 0 && c.books.Queued() == 0
-	budget := scanBudget
-	if c.board.Waiting() > farAhead {
-		budget = scanAhead
-	}
-	for ; budget > 0 && c.board.Room(); budget-- {
+	for budget := scanBudget; budget > 0 && c.board.Room(); budget-- {
 		if c.elapsed {
 			if !p.elapsed(c) {
 				break
@@ -544,10 +545,14 @@ func (p *poller) schedule() bool {
 	}
 	p.sched.Begin(p.now, stuck)
 	p.gather.Uneven = p.sched.Uneven
+	pending := 0
+	if p.gather.Len() > 0 {
+		pending = p.engine.Pending()
+	}
 	for words := 0; ; {
 		var s *scoreboard.Shape
 		if p.gather.Len() > 0 && words < wordsPerPass {
-			if s = p.gather.Next(p.now, forced); s == nil {
+			if s = p.gather.Next(p.now, pending > 1, forced); s == nil {
 				words = wordsPerPass // nothing more in this pass: what is offered meanwhile has not waited longer
 			}
 		}
@@ -556,6 +561,7 @@ func (p *poller) schedule() bool {
 			words++
 			if p.join(s) {
 				did = true
+				pending++
 			}
 			continue
 		}
@@ -640,51 +646,6 @@ func (p *poller) issued(op *scoreboard.Op, cost int64, width int) {
 	p.sched.Issued(op, cost, op.Signal, width, p.now)
 }
 
-// shortOp is how long an op may take for the whole window to be used. Of longer ones fewer are kept in flight: they hide the
-// launch as well, whatever arrives next can go earlier, and little is in doubt when something goes wrong.
-const (
-	shortOp   = int64(50 * time.Microsecond)
-	minWindow = 4
-	newWindow = 32 // of a lane whose pace is not known
-)
-
-// window is how many ops of the lane may be in flight.
-func (p *poller) window(l *scoreboard.Lane) int {
-	most := p.tune.WindowShared
-	if p.active <= 1 {
-		most = p.tune.WindowAlone
-	}
-	switch {
-	case l.Pace == 0:
-		most = min(most, newWindow)
-	case l.Pace > shortOp:
-		most = min(most, max(minWindow, int(int64(most)*shortOp/l.Pace)))
-	}
-	if p.active > 1 && l.First() != nil && word.Joins(l.First()) {
-		most = min(most, p.ahead(l))
-	}
-	return most
-}
-
-// ahead is how many ops of a lane are kept in flight whose kernels others launch too.
-func (p *poller) ahead(l *scoreboard.Lane) int {
-	const least, unknown, shortest = 2, 8, int64(2 * time.Microsecond)
-	if l.Pace == 0 {
-		return unknown
-	}
-	return max(least, int(int64(p.tune.Ahead)/max(l.Pace, shortest)))
-}
-
-// signalDue says whether the last of the lane's next n ops needs a done word for the window's sake: often enough that the window never runs
-// empty before the word is seen.
-func (p *poller) signalDue(l *scoreboard.Lane, n int) bool {
-	every := p.window(l) / 2
-	if p.active <= 1 {
-		every /= 2
-	}
-	return l.Unsignalled()+n >= max(1, every)
-}
-
 // idle is what a pass without events does.
 func (p *poller) idle(inFlight int) {
 	quiet, issuing := p.now-p.lastActivity, !p.engine.Idle()
@@ -697,6 +658,7 @@ func (p *poller) idle(inFlight int) {
 			for _, i := range c.board.Busy() {
 				if l := c.board.Lane(i); l.Unsignalled() > 0 {
 					p.engine.Signal(c.board, l)
+					c.quiet.on = false
 				}
 			}
 		}
@@ -818,59 +780,4 @@ func (p *poller) left() bool {
 		p.drained()
 	}
 	return true
-}
-
-// fault ends the executor with what is known published.
-func (p *poller) fault(r gpu.Result, code int, blamed uint64, err error) {
-	p.end = &ending{code: code, result: r, err: err, blamed: blamed}
-	p.account()
-}
-
-// kernelFault tells results that only a kernel can cause from those of the device (cuda.h, CUresult).
-func kernelFault(r gpu.Result) bool {
-	switch r {
-	case gpu.IllegalAddress, gpu.LaunchTimeout, gpu.LaunchFailed:
-		return true
-	}
-	return r == 710 || r >= 714 && r <= 718 // assert; stack, instruction, alignment, address space, program counter
-}
-
-// account publishes what is known to be done and finds out who had ops in flight: those with kernels, if there are any, because
-// copies and memsets name memory that was checked.
-func (p *poller) account() {
-	var others []uint64
-	running := map[uint64][]*scoreboard.Op{}
-	for _, c := range p.clients {
-		b := c.board
-		for i := len(b.Busy()) - 1; i >= 0; i-- {
-			l := b.Lane(b.Busy()[i]) // a lane that drains is replaced by one that was looked at
-			if n, ok := b.Poll(l); ok && n > 0 {
-				c.file.WakeLane(l.Index, l.Done)
-			}
-		}
-		if b.Release() {
-			p.release(c)
-		}
-		if running[c.id] = b.Running(); len(running[c.id]) > 0 {
-			p.end.inFlight = append(p.end.inFlight, c.id)
-		} else if b.InFlight() > 0 {
-			others = append(others, c.id)
-		}
-	}
-	if len(p.end.inFlight) == 0 || !kernelFault(p.end.result) {
-		p.end.inFlight = append(p.end.inFlight, others...)
-	}
-	if p.end.blamed == 0 && len(p.end.inFlight) == 1 && p.end.code == ExitFault {
-		p.end.blamed = p.end.inFlight[0] // nobody else can have done it
-	}
-	for id, ops := range running {
-		if id == p.end.blamed && len(ops) == 1 {
-			p.end.kernel = ops[0].KernelID()
-		}
-		for _, op := range ops {
-			if pair := [2]uint64{id, uint64(op.KernelID())}; op.Joined && !slices.Contains(p.end.apart, pair) {
-				p.end.apart = append(p.end.apart, pair)
-			}
-		}
-	}
 }

@@ -117,7 +117,9 @@ func (p *poller) begun(op *scoreboard.Op) {
 	if l.InFlight() == 1 {
 		l.Since = p.now
 	}
-	p.slots[op.Session.Slot].used |= 1 << uint(l.Stream)
+	c := p.slots[op.Session.Slot]
+	c.used |= 1 << uint(l.Stream)
+	c.quiet.on = false
 	p.stats.Ops++
 	p.stats.Launches += op.Kernels()
 	if op.Kind == shm.KindGraph {

@@ -408,7 +408,7 @@ func TestRandomClasses(t *testing.T) {
 				k := classes[row.Class]
 				bound := k.QueueDelay
 				if k.Latency == 0 && bound > 0 {
-					bound = max(bound, int64(b.poller.tune.Ahead)) // of an op that others of its lane in flight keep waiting anyway
+					bound = max(bound, int64(b.poller.tune.Busy)) // of an op that others of its lane in flight keep waiting anyway
 				}
 				for i, n := range k.Stats.Stagger.Counts {
 					if n > 0 && i > 0 && sched.Bounds[i-1] >= bound {

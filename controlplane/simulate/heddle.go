@@ -15,7 +15,8 @@ import (
 // Bounds of the executor's poller (executor.Tuning's defaults), on which the scheduler's surroundings depend.
 const (
 	gatherHold   = int64(20e3)
-	ahead        = int64(30e3)
+	busy         = int64(30e3)
+	ahead        = int64(100e3)
 	wordsPerPass = 16
 	newAhead     = 8
 	newWindow    = 32
@@ -55,7 +56,7 @@ func settings(p *policy.Policy, c *policy.Class) sched.Settings {
 
 func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 	demand := scoreboard.NewDemand()
-	g, err := execword.NewGather(execword.Options{Chip: d.chip.cost(), Hold: gatherHold, Ahead: ahead, Demand: demand})
+	g, err := execword.NewGather(execword.Options{Chip: d.chip.cost(), Hold: gatherHold, Busy: busy, Demand: demand})
 	if err != nil {
 		return nil, fmt.Errorf("simulate: %w", err)
 	}
@@ -116,7 +117,7 @@ func window(o *op, joins bool) int {
 	case joins && pace == 0:
 		return newAhead
 	case joins:
-		return max(2, int(ahead/max(pace, 2000)))
+		return min(newWindow, max(2, int(ahead/pace)))
 	case pace > shortOp:
 		return max(minWindow, int(newWindow*shortOp/pace))
 	}
@@ -151,7 +152,7 @@ func (h *heddle) pass() (again int64) {
 	for words := 0; ; {
 		var s *scoreboard.Shape
 		if h.gather.Len() > 0 && words < wordsPerPass {
-			if s = h.gather.Next(now, stuck > 0); s == nil {
+			if s = h.gather.Next(now, false, stuck > 0); s == nil {
 				words = wordsPerPass
 			}
 		}

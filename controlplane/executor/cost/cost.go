@@ -59,6 +59,9 @@ const (
 	gainPercent = 95
 	// sure is how many measurements of a bucket count.
 	sure = 3
+	// outlier bounds what one measurement counts for, as a multiple of those before: a thread that loses its core between the two
+	// events of a measurement measures that.
+	outlier = 4
 	// sampleEvery and probeEvery are in words of a shape: how often a word is measured, and how often what was found not to pay is
 	// tried again.
 	sampleEvery = 64
@@ -82,8 +85,11 @@ func (t *Times) Add(n int, ns int64) {
 	if t.seen[b] == 0 {
 		t.each[b], t.clear[b] = each, each
 	} else {
-		t.each[b] += (each - t.each[b]) / 4
+		t.each[b] += (min(each, outlier*t.each[b]) - t.each[b]) / 4
 		t.clear[b] = lower(t.clear[b], each)
+		if t.seen[b] < sure {
+			t.each[b], t.clear[b] = min(t.each[b], each), min(t.clear[b], each)
+		}
 	}
 	if t.seen[b] < sure {
 		t.seen[b]++
@@ -140,7 +146,7 @@ func (t *Times) Limit(blocks, resident, most int, words uint64) int {
 		return limit
 	}
 	for b := 1; b < Buckets && 1<<(b-1) < limit; b++ {
-		if t.seen[b] == sure && t.each[b]*100 > t.each[0]*gainPercent {
+		if t.seen[b] == sure && t.clear[b]*100 > t.clear[0]*gainPercent {
 			return 1 << (b - 1)
 		}
 	}

@@ -280,6 +280,15 @@ func (e *Engine) Idle() bool {
 	return true
 }
 
+// Pending is how many commands were pushed and not executed yet.
+func (e *Engine) Pending() int {
+	n := 0
+	for _, t := range e.threads {
+		n += int(t.q.tail.Load() - t.q.done.Load())
+	}
+	return n
+}
+
 // Mark is a point in all queues; Passed tells when everything pushed before it was executed.
 type Mark [MaxThreads]uint64
 
@@ -471,7 +480,7 @@ func (e *Engine) Issue(w *word.Word) bool {
 			on.Since = e.Now
 		}
 		on.Ops++
-		if o.Signal && w.Batch == nil {
+		if o.Signal && (w.Batch == nil || (!w.Sliced() && word.Outside(o))) {
 			on.extra++
 			e.Signals++
 		}
@@ -491,14 +500,10 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 	e.Words++
 	if b := w.Batch; b != nil {
 		on.joined = on.joined || count > 1
-		b.Fill(on.counters)
+		b.Counters = on.counters
 		if w.Sliced() {
 			on.extra++
 			e.Signals++
-		}
-		for _, m := range b.Outside {
-			on.extra += bits.OnesCount64(m)
-			e.Signals += uint64(bits.OnesCount64(m))
 		}
 	}
 	if c := e.direct(t); c != nil && direct {

@@ -91,6 +91,7 @@ type Op struct {
 	next                    *Op    // lane FIFO of waiting ops
 	shape                   *Shape // whose Ready list holds the op
 	alikeAfter, alikeBefore *Op    // in that list
+	feeds                   *Shape // while it is in that list: the shape of the op behind it in its lane, when that can follow at once
 	end                     uint64 // ring position behind the record and the op-less records that follow it
 	depEnd                  uint64
 	deps                    []shm.Dep // satisfied up to depsAt

@@ -26,6 +26,9 @@ type Lane struct {
 	Queued bool
 	// Pace is how long an op of the lane takes, in ns, smoothed; Since is when the lane's oldest op in flight could begin.
 	Pace, Since int64
+	// Most is how many of its ops may be in flight, as found for Window; the zero value of both is: not found yet.
+	Most   int
+	Window Window
 	// Work estimates how long what is in flight takes, Quiet the part of it behind the last done word that was asked for; ns of the
 	// whole chip. The scheduler's.
 	Work, Quiet int64
@@ -40,6 +43,12 @@ type Lane struct {
 	first      *Op
 	last       *Op
 	busyAt     int // index+1 in Session.busy
+}
+
+// Window is what the bound of a lane's ops in flight depends on.
+type Window struct {
+	Pace         int64
+	Alone, Joins bool // its session is the only one with work; its next op can be joined with others
 }
 
 // Completed learns the lane's pace from n ops that were seen complete at time now (ns).
@@ -428,7 +437,7 @@ func (s *Session) Issue(op *Op, stream int) {
 	}
 	if shm.Reached(op.Seq, l.storedWord) {
 		l.storedWord = op.Seq
-		atomic.StoreUint32(&l.word.Issued, op.Seq)
+		shm.StoreRelease32(&l.word.Issued, op.Seq) // a process that is killed has made its stores
 	}
 }
 

@@ -603,7 +603,7 @@ func (m *model) look() {
 		}
 	}
 	if s.Release() || s.Head() != m.b.ring.Head() {
-		m.b.ring.Release(s.Head())
+		m.b.ring.Release(s.Head(), true)
 	}
 }
 

@@ -3,6 +3,7 @@ package scoreboard
 import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/shm"
 )
 
 // ShapeKey is what ops share that one launch can serve with one grid: kernel, launch configuration and level of urgency.
@@ -23,8 +24,12 @@ type Shape struct {
 
 	// Ready are the ops that wait for company, the most urgent first. They are in no other queue.
 	Ready OpList
+	// Coming counts ops that join Ready as soon as the ops before them in their lanes, which are in other shapes' Ready, are issued.
+	Coming int
 	// Seen are the sessions (bits, by id modulo 64) of which ops became ready in the moment SeenIn while Code had no form.
 	Seen, SeenIn uint64
+	// Met is how many sessions' ops became ready in the moment before SeenIn.
+	Met int
 	// Expect is how many ops words of late have held; it rises at once and falls slowly.
 	Expect int
 	// Limit is how many instances are worth joining, as last computed for LimitForms at word number LimitAt; Most is what its forms
@@ -123,6 +128,9 @@ func Known(op *Op) *Shape {
 	}
 	return nil
 }
+
+// Advances reports whether the client's op behind this one could join others that are ready and wait.
+func (o *Op) Advances() bool { return o.feeds != nil && o.feeds.Ready.n > 0 }
 
 // Alike is the next op in the op's list, nil at the end.
 func (o *Op) Alike() *Op { return o.alikeAfter }
@@ -247,7 +255,7 @@ func (t *Shapes) vacate() *Shape {
 		if !s.occupied {
 			return s
 		}
-		if s.Ready.n > 0 || s.Samples > 0 {
+		if s.Ready.n > 0 || s.Samples > 0 || s.Coming > 0 {
 			continue
 		}
 		if oldest == nil || s.used < oldest.used {
@@ -274,6 +282,12 @@ func (t *Shapes) Add(op *Op, s *Shape) {
 	op.shape = s
 	s.Ready.push(op)
 	t.ready++
+	if after := op.next; after != nil && after.Kind == shm.KindLaunch && len(after.deps) == 0 && after.Ready == 0 {
+		if f := Known(after); f != nil && f != s {
+			op.feeds = f
+			f.Coming++
+		}
+	}
 	if s.active == 0 {
 		t.active = append(t.active, s)
 		s.active = len(t.active)
@@ -291,6 +305,10 @@ func (t *Shapes) Remove(op *Op) bool {
 	op.shape = nil
 	s.Ready.remove(op)
 	t.ready--
+	if op.feeds != nil {
+		op.feeds.Coming--
+		op.feeds = nil
+	}
 	if s.Ready.n > 0 {
 		return true
 	}

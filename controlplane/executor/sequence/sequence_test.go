@@ -200,7 +200,7 @@ func (l *lane) finish() {
 	atomic.StoreUint32(&l.file.Lane(1).Done, ln.Issued)
 	l.board.Poll(ln)
 	l.board.Release()
-	l.ring.Release(l.board.Head())
+	l.ring.Release(l.board.Head(), true)
 }
 
 func (l *lane) drain() {

@@ -14,8 +14,8 @@ import (
 type Options struct {
 	Chip cost.Chip
 	// Hold bounds how long an op of a session without a class waits for company, ns; a quarter of the word's measured time bounds it
-	// too. Ahead is how much work of a lane, ns, is kept in flight; a lane with more than one op in flight may wait so long.
-	Hold, Ahead int64
+	// too. An op whose lane has others in flight may wait for Busy.
+	Hold, Busy int64
 	// Demand is told what was ready together; nil: nobody is.
 	Demand *scoreboard.Demand
 }
@@ -125,7 +125,7 @@ func (g *Gather) patience(op *scoreboard.Op) int64 {
 	case op.Deadline != 0:
 		return min(hold, max(0, op.Latest-op.ReadyAt))
 	case hold > 0 && op.Session.Lane(op.Lane).InFlight() > 1:
-		return max(hold, g.options.Ahead) // its stream is busy with more of it: waiting costs nothing
+		return max(hold, g.options.Busy) // its stream is busy with more of it: waiting costs nothing
 	}
 	return hold
 }
@@ -155,8 +155,10 @@ const seenBits = 20
 func (g *Gather) meet(s *scoreboard.Shape, op *scoreboard.Op) {
 	moment := uint64(op.ReadyAt) >> seenBits
 	if s.SeenIn != moment {
+		s.Met = 0
 		if s.SeenIn+1 == moment {
-			s.Expect = max(s.Expect, bits.OnesCount64(s.Seen))
+			s.Met = bits.OnesCount64(s.Seen)
+			s.Expect = max(s.Expect, s.Met)
 		}
 		s.SeenIn, s.Seen = moment, 0
 	}
@@ -185,10 +187,14 @@ func (g *Gather) see(s *scoreboard.Shape, op *scoreboard.Op) {
 	u.SeenMixed = u.SeenMixed || u.SeenShape != s
 }
 
-// Next is the shape whose ops go now: the one with the most urgent op. nil: the others wait for company, may not go now, or found
-// no room in this pass. force ends every wait.
-func (g *Gather) Next(now int64, force bool) *scoreboard.Shape {
-	var best *scoreboard.Shape
+// Next is the shape whose ops go now: of those that may go, the one with the most urgent op. nil: the others wait for company, may not
+// go now, or found no room in this pass. busy says that words are waiting for their driver calls: one more would wait as well, so its
+// ops rather wait for company. force ends every wait.
+//
+// Clients that repeat the same kernels meet: whose next kernel others wait with goes at once, and who is about to get company lets those
+// go first. Where each waits for another the fewest go.
+func (g *Gather) Next(now int64, busy, force bool) *scoreboard.Shape {
+	var best, behind *scoreboard.Shape
 	place := int32(scoreboard.Blocked)
 	for _, s := range g.shapes.Active() {
 		if s.Tried == g.pass {
@@ -199,21 +205,42 @@ func (g *Gather) Next(now int64, force bool) *scoreboard.Shape {
 			first = s.Ready.Lead()
 		}
 		at := first.Place()
-		if at >= scoreboard.Blocked || at > place || (best != nil && at == place && !first.Before(best.Ready.First())) {
+		if at >= scoreboard.Blocked || at > place {
 			continue
 		}
-		if force || g.due(s, now) {
-			best, place = s, at
-		} else {
-			s.HeldAt = now
+		expects := s.Coming > 0 && !force && now < s.Due
+		if at == place && !expects && best != nil && !first.Before(best.Ready.First()) {
+			continue
 		}
+		if !force && !first.Advances() && !g.due(s, now, busy) {
+			s.HeldAt = now
+			continue
+		}
+		if at < place {
+			best, behind, place = nil, nil, at
+		}
+		switch {
+		case !expects:
+			best = s
+		case behind == nil || s.Ready.Len() < behind.Ready.Len():
+			behind = s
+		}
+	}
+	if best == nil {
+		return behind
 	}
 	return best
 }
 
 // due says whether a shape's ops go now.
-func (g *Gather) due(s *scoreboard.Shape, now int64) bool {
+func (g *Gather) due(s *scoreboard.Shape, now int64, busy bool) bool {
 	want := s.Expect
+	op := s.Ready.First()
+	flying := op.Session.Lane(op.Lane).InFlight() > 1
+	if flying {
+		// Its stream is busy with more of it: waiting costs nothing. So few do not settle for one another while others launch the same.
+		want = max(want, s.Met)
+	}
 	if want > 1 {
 		want = min(want, g.limit(s))
 	}
@@ -224,9 +251,8 @@ func (g *Gather) due(s *scoreboard.Shape, now int64) bool {
 	if now >= s.Due {
 		return true
 	}
-	op := s.Ready.First()
 	age := now - op.ReadyAt
-	if age < 0 {
+	if age < 0 || (busy && want > 1) {
 		return false
 	}
 	t := s.Times.Of(want)
@@ -234,9 +260,8 @@ func (g *Gather) due(s *scoreboard.Shape, now int64) bool {
 		t = unknownTime
 	}
 	hold := min(g.hold(op), t/4)
-	if op.Session.Lane(op.Lane).InFlight() > 1 {
-		// Its stream is busy with more of it: waiting costs nothing. A few wait longer than the many, or they would never meet.
-		hold = max(hold, g.options.Ahead)
+	if flying { // a few wait longer than the many, or they would never meet
+		hold = max(hold, g.options.Busy)
 		if 2*n >= want {
 			hold /= 2
 		}

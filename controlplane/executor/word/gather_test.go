@@ -23,7 +23,7 @@ type bench struct {
 func newBench(t *testing.T, demand *scoreboard.Demand) *bench {
 	t.Helper()
 	chip := cost.Chip{SMs: 132, Threads: 2048, Registers: 65536, Shared: 233472, Blocks: 32}
-	g, err := NewGather(Options{Chip: chip, Hold: 20_000, Ahead: 30_000, Demand: demand})
+	g, err := NewGather(Options{Chip: chip, Hold: 20_000, Busy: 30_000, Demand: demand})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func (s *session) offer(l launch, now int64) bool {
 func (b *bench) next(now int64) []uint64 {
 	b.t.Helper()
 	b.g.Begin(b.n)
-	s := b.g.Next(now, false)
+	s := b.g.Next(now, false, false)
 	if s == nil {
 		return nil
 	}
@@ -277,7 +277,7 @@ func TestBusyLane(t *testing.T) {
 		t.Errorf("five of eight are there after half the time, but %d went", len(got))
 	}
 	all[6].offer(launch{}, 20_000)
-	if b.next(20_000) != nil || b.g.Next(20_000, true) == nil {
+	if b.next(20_000) != nil || b.g.Next(20_000, false, true) == nil {
 		t.Error("an op that waits does not go when it is forced, or went before")
 	}
 }
@@ -391,14 +391,15 @@ func TestPack(t *testing.T) {
 	one.offer(launch{blocks: 3}, 0)
 	two.offer(launch{blocks: 5, shared: 64}, 0)
 	b.g.Begin(1)
-	w, ok := b.g.Build(b.g.Next(0, false))
+	w, ok := b.g.Build(b.g.Next(0, false, false))
 	if !ok || w.Batch == nil || w.Len() != 2 {
 		t.Fatalf("%+v", w)
 	}
 	for _, op := range w.Ops() {
 		op.Signal = true
 	}
-	w.Batch.Fill(0x5000)
+	w.Batch.Counters = 0x5000
+	w.Batch.Fill()
 	l, p := w.Batch.Launch, w.Batch.params
 	if l.Grid != [3]uint32{8, 1, 1} || l.Block != [3]uint32{128, 1, 1} || l.SharedBytes != 64 || int(l.ParamBytes) != w.Batch.Form.Layout.ParamBytes {
 		t.Errorf("the launch is %+v", l)
@@ -434,14 +435,15 @@ func TestOutside(t *testing.T) {
 	b.session(c).offer(launch{}, 0)
 	s.offer(launch{blocks: SignalBlocks + 1}, 0)
 	b.g.Begin(1)
-	w, _ := b.g.Build(b.g.Next(0, false))
+	w, _ := b.g.Build(b.g.Next(0, false, false))
 	if w.Len() != 2 {
 		t.Fatalf("a word of %d", w.Len())
 	}
 	for _, op := range w.Ops() {
 		op.Signal = true
 	}
-	w.Batch.Fill(0x5000)
+	w.Batch.Counters = 0x5000
+	w.Batch.Fill()
 	for i, op := range w.Ops() {
 		done := binary.LittleEndian.Uint64(w.Batch.params[i*w.Batch.Form.Layout.Stride+8:])
 		if outside := w.Batch.Outside[0]>>i&1 == 1; outside != (op.Session == s.board) || outside != (done == 0) {

@@ -131,6 +131,8 @@ type Batch struct {
 	Launch gpu.Launch
 	// Outside marks ops that want a done word which the launch does not write: a bit each.
 	Outside [MaxSlots / 64]uint64
+	// Counters is the device address of its stream's counters.
+	Counters uint64
 
 	Passed *atomic.Uint64
 	Number uint64
@@ -138,9 +140,15 @@ type Batch struct {
 	params []byte // not Go memory: the driver reads it
 }
 
-// Fill writes the parameter block and the launch of a batch whose Form, Ops and Signal wishes are final. counters is the device
-// address of the stream's counters.
-func (b *Batch) Fill(counters uint64) {
+// Outside says whether the op's done word, if it wants one, is to be written by the stream when it is launched with others.
+func Outside(op *scoreboard.Op) bool {
+	g := &op.Launch().Grid
+	return op.Signal && g[0]*g[1]*g[2] > SignalBlocks
+}
+
+// Fill writes the parameter block and the launch of a batch whose Form, Ops, Counters and Signal wishes are final. It is for the thread
+// that launches it: the poller's time is dearer.
+func (b *Batch) Fill() {
 	if b.Slice.Blocks > 0 {
 		b.fillSlice()
 		return
@@ -163,7 +171,7 @@ func (b *Batch) Fill(counters uint64) {
 		var done, counter uint64
 		if op.Signal {
 			if blocks <= SignalBlocks {
-				done, counter = op.Session.DoneAddress(op.Lane), counters+CounterBytes*uint64(i)
+				done, counter = op.Session.DoneAddress(op.Lane), b.Counters+CounterBytes*uint64(i)
 			} else {
 				b.Outside[i/64] |= 1 << (i % 64)
 			}

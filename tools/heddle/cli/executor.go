@@ -39,7 +39,7 @@ func newExecutor(o *options) *cobra.Command {
 				if err != nil || d <= 0 || d > time.Second {
 					return fail(ExitUsage, "HEDDLE_GATHER=%q: expected a duration such as 30us, at most 1s", s)
 				}
-				config.Tuning.Gather, config.Tuning.Ahead = d, d
+				config.Tuning.Gather, config.Tuning.Busy = d, d
 			}
 			if s := os.Getenv("HEDDLE_AHEAD"); s != "" {
 				d, err := time.ParseDuration(s)
