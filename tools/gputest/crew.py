@@ -114,7 +114,7 @@ def hire(modes, what, limit=120, extra=None):
             staff[key] = Client(*key)
             fresh.append(staff[key])
     for c in fresh:
-        c.hear(limit)
+        c.hear(max(5, limit - (time.monotonic() - t)))
     for key, specs in wanted.items():
         for s in specs if key[0] not in broken else ():
             if s not in staff[key].built:
