@@ -77,7 +77,7 @@ var ClassKeys = []Key[Class]{
 	duration("max_queue_delay", Now, "20us", 0, time.Second, "How long an op may be held back because partners to join it with are expected.",
 		func(c *Class) *time.Duration { return &c.MaxQueueDelay }),
 	duration("max_wait", Now, "0s", 0, time.Minute,
-		"How long an op may wait for less urgent work to leave the chip: no more of that is in flight, and while a request is under way nothing longer begins. `0s`: 200 µs in flight below a class with an objective, else no bound.",
+		"How long an op may wait for less urgent work to leave the chip: no more of that is in flight, and while a request is under way nothing longer begins or goes on. Longer kernels go in slices of their blocks of half of it, where a rewritten kernel can be had ([coalescing.md](coalescing.md#slices)); of others it holds for what begins, and what has begun keeps an op waiting for about as long as one of its blocks takes: the GPU places the blocks of classes of larger priority first as others end. `0s`: 200 µs in flight below a class with an objective, else no bound.",
 		func(c *Class) *time.Duration { return &c.MaxWait }),
 	boolean("coalesce", Now, true, "`false`: its ops are ordered, and never joined with others.", func(c *Class) *bool { return &c.Coalesce }),
 	choice("numerics", Now, "bitwise", []string{"bitwise"},
