@@ -38,10 +38,65 @@ type gated struct {
 // while they work; its context ends when they have.
 func (b *bed) together(heddle bool, program string, extra [][]string, meanwhile func(context.Context)) []result {
 	b.t.Helper()
+	return b.crowd(heddle, program, extra, "E2E_GATE=1", func(release func()) { release() }, meanwhile)
+}
+
+// inStep runs clients of clients/alike.c at once under Heddle as company does, but so that what they launch is ready together, whatever
+// else the machine does: each stops at its gate when its kernels are loaded, and the executor stands still while all submit the rest.
+// before, unless nil, is called while they stand at their gates.
+func (b *bed) inStep(native []string, extra [][]string, before func()) {
+	b.t.Helper()
+	release := func(release func()) {
+		if before != nil {
+			before()
+		}
+		st, err := b.status()
+		if err != nil || len(st.Executors) != 1 || st.Executors[0].Pid == 0 {
+			b.t.Errorf("%+v, %v", st, err)
+			release()
+			return
+		}
+		for _, signal := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGCONT} {
+			if err := syscall.Kill(st.Executors[0].Pid, signal); err != nil {
+				b.t.Error(err)
+			}
+			if signal == syscall.SIGSTOP {
+				release()
+			}
+		}
+	}
+	b.compare(native, b.crowd(true, "alike", extra, "E2E_GATE=2", release, nil))
+}
+
+// formed has clients launch alike until there is a form of alike_add.
+func (b *bed) formed(native []string, extra [][]string) {
+	b.t.Helper()
+	for range crowds {
+		b.inStep(native, extra, nil)
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			s, err := b.counters()
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			if len(b.kernelRows()["alike_add"].Forms) > 0 {
+				return
+			}
+			if s.Forms.Asked == 0 {
+				break
+			}
+		}
+	}
+	b.t.Fatalf("no form of alike_add: %+v", b.kernelRows()["alike_add"])
+}
+
+// crowd starts clients with gate in their environment. When all are ready it calls open, which lets them go on by release; with
+// E2E_GATE=2 that returns when they have submitted everything.
+func (b *bed) crowd(heddle bool, program string, extra [][]string, gate string, open func(release func()), meanwhile func(context.Context)) []result {
+	b.t.Helper()
 	clients := make([]*gated, len(extra))
 	for i := range clients {
 		ctx, cancel := context.WithTimeout(context.Background(), clientTimeout)
-		c := &gated{cmd: b.command(ctx, heddle, program, append(extra[i], "E2E_GATE=1")...), errs: &lockedBuffer{}, end: cancel}
+		c := &gated{cmd: b.command(ctx, heddle, program, append(slices.Clone(extra[i]), gate)...), errs: &lockedBuffer{}, end: cancel}
 		c.cmd.Stderr = c.errs
 		var out io.ReadCloser
 		var err error
@@ -67,10 +122,22 @@ func (b *bed) together(heddle bool, program string, extra [][]string, meanwhile 
 	}
 	ready.Wait()
 	begun := time.Now()
+	open(func() {
+		for _, c := range clients {
+			_, _ = c.in.Write([]byte("x")) // one that has ended already says so by its exit code
+		}
+		for _, c := range clients {
+			if gate != "E2E_GATE=2" {
+				break
+			}
+			if line, _ := c.out.ReadString('\n'); line != "submitted\n" {
+				c.r.out += line
+			}
+		}
+	})
 	for _, c := range clients {
 		done.Go(func() {
 			defer c.end()
-			_, _ = c.in.Write([]byte("x")) // one that has ended already says so by its exit code
 			rest, _ := io.ReadAll(c.out)
 			err := c.cmd.Wait()
 			c.r.out += string(rest)
@@ -148,7 +215,13 @@ const gather = "HEDDLE_GATHER=3ms"
 // company runs clients at once under Heddle and compares each with its native run.
 func (b *bed) company(native []string, extra [][]string, meanwhile func(context.Context)) {
 	b.t.Helper()
-	for i, r := range b.together(true, "alike", extra, meanwhile) {
+	b.compare(native, b.together(true, "alike", extra, meanwhile))
+}
+
+// compare wants what clients printed natively.
+func (b *bed) compare(native []string, results []result) {
+	b.t.Helper()
+	for i, r := range results {
 		if r.code != 0 || r.out != native[i] {
 			b.t.Errorf("seed %d: exit code %d\nunder Heddle: %snatively: %s%s", i+1, r.code, r.out, native[i], r.err)
 		}

@@ -17,8 +17,10 @@ func TestEyes(t *testing.T) {
 	b := newBed(t)
 	b.startDaemon(gather)
 	const clients = 4
+	native := b.nativeAlike(clients, "E2E_ROUNDS=6")
+	b.formed(native, alike(clients, "E2E_ROUNDS=6"))
 	during := 0
-	for i, r := range b.together(true, "alike", alike(clients, "E2E_ROUNDS=6"), func(ctx context.Context) {
+	b.inStep(native, alike(clients, "E2E_ROUNDS=6"), func() {
 		out, err := b.heddle("top", "--once", "--interval", "100ms").Output()
 		if err != nil || !strings.Contains(string(out), "OPS/S") || strings.Contains(string(out), "\x1b") {
 			t.Errorf("heddle top: %v\n%s", err, out)
@@ -31,12 +33,7 @@ func TestEyes(t *testing.T) {
 			t.Errorf("heddle top --json: %v\n%s", err, out)
 		}
 		during = len(r.Clients)
-		<-ctx.Done()
-	}) {
-		if r.code != 0 {
-			t.Errorf("client %d: %d\n%s", i, r.code, r.err)
-		}
-	}
+	})
 	if during == 0 {
 		t.Error("heddle top saw no client")
 	}

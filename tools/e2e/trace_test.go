@@ -1,8 +1,8 @@
 package e2e
 
 import (
+	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -37,7 +37,9 @@ func TestRecord(t *testing.T) {
 	env := []string{"E2E_ROUNDS=16"}
 	native := b.nativeAlike(clients, env...)
 	var said, explained bytes.Buffer
-	b.company(native, alike(clients, append(env, "HEDDLE_LABEL=twin\x1b[31m")...), func(ctx context.Context) {
+	b.formed(native, alike(clients, env...))
+	record := b.heddle("record", "-o", file, "--seconds", "60", "--json", "--requests", file+".jsonl")
+	b.inStep(native, alike(clients, append(env, "HEDDLE_LABEL=twin\x1b[31m")...), func() {
 		st, err := b.status()
 		if err != nil || len(st.Clients) == 0 {
 			t.Errorf("%+v, %v", st, err)
@@ -50,23 +52,27 @@ func TestRecord(t *testing.T) {
 				t.Errorf("explain %s: %v, no %q in\n%s", id, err, want, text)
 			}
 		}
-		record := b.heddle("record", "-o", file, "--seconds", "60", "--json", "--requests", file+".jsonl")
-		record.Stdout, record.Stderr = &said, b.log
-		if err := record.Start(); err != nil {
-			t.Error(err)
-			return
+		record.Stdout = &said
+		begun, err := record.StderrPipe()
+		if err == nil {
+			err = record.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(begun).ReadString('\n'); !strings.HasPrefix(line, "recording ") {
+			t.Errorf("record says %q, %v", line, err)
 		}
 		explain := b.heddle("explain", "--json", "--seconds", "0", id)
 		explain.Stdout = &explained
 		if err := explain.Run(); err != nil {
 			t.Errorf("explain: %v", err)
 		}
-		<-ctx.Done()
-		record.Process.Signal(syscall.SIGINT)
-		if err := record.Wait(); err != nil {
-			t.Errorf("record: %v", err)
-		}
 	})
+	record.Process.Signal(syscall.SIGINT)
+	if err := record.Wait(); err != nil {
+		t.Errorf("record: %v", err)
+	}
 	var summary struct{ Ops, Words, Clients, Dropped, Requests int }
 	if err := json.Unmarshal(said.Bytes(), &summary); err != nil || summary.Ops == 0 || summary.Requests == 0 || summary.Words >= summary.Ops {
 		t.Fatalf("%v: %s", err, said.String())

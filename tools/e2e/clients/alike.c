@@ -4,6 +4,7 @@
 //   E2E_WAIT=1      wait for every launch
 //   E2E_SHAPES=1    grids that depend on the seed, so that processes launch one kernel with different ones
 //   E2E_GATE=1      say "ready", and begin when a byte comes on standard input
+//   E2E_GATE=2      the same after the first round, in which the kernels are loaded; and say "submitted" when all is launched
 //   E2E_FAULT=N     in round N store through a wild pointer, and expect to be told so
 //   E2E_OWN=0       without the image that has device globals: an executor that dies takes those with it
 //   E2E_STREAMS=N   spread the work over N streams (1)
@@ -87,14 +88,16 @@ int main(void) {
     GO(tofloat, MOST / 256, 1, 1, 256, 1, 0, l, &l->b, &l->bits, &n);
   }
   CK(cuCtxSynchronize());
-  if (number("E2E_GATE", 0)) {
-    char go;
-    printf("ready\n");
-    fflush(stdout);
-    CHECK(read(0, &go, 1) == 1);
-  }
+  int gate = number("E2E_GATE", 0);
 
   for (unsigned i = 0; i < rounds(12); i++) {
+    if ((int)i == gate - 1) {
+      char go;
+      CK(cuCtxSynchronize());
+      printf("ready\n");
+      fflush(stdout);
+      CHECK(read(0, &go, 1) == 1);
+    }
     struct lane *l = &lane[i % (unsigned)lanes];
     unsigned k = i * 13 + seed(), blocks = shapes ? 1 + random_next(&rnd) % 12 : 4, n = blocks * 64 - k % 7, width = 50 + blocks;
     if ((int)i == fault) {
@@ -121,6 +124,10 @@ int main(void) {
     if (!globals || i % (unsigned)lanes) continue; // one lane writes, the same reads
     GO(bump, 1, 1, 1, 32, 1, 0, l, &k);
     GO(use, blocks, 1, 1, 64, 1, 0, l, &l->left, &n);
+  }
+  if (gate == 2) {
+    printf("submitted\n");
+    fflush(stdout);
   }
   CK(cuCtxSynchronize());
   for (int i = 0; i < lanes; i++) {

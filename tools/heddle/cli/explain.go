@@ -136,7 +136,7 @@ func (o *options) explainClient(ctx context.Context, conn *admin.Conn, id uint64
 
 // watchClient records a client for a moment and counts what its ops waited for.
 func watchClient(ctx context.Context, conn *admin.Conn, id uint64, length time.Duration) (*watched, error) {
-	r, err := record(ctx, conn, admin.TraceOptions{Length: length, Client: id, Room: trace.MaxEvents}, defaultEvents)
+	r, err := record(ctx, conn, admin.TraceOptions{Length: length, Client: id, Room: trace.MaxEvents}, defaultEvents, func() {})
 	if err != nil {
 		return nil, err
 	}

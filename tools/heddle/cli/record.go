@@ -62,8 +62,8 @@ op to the word that it went in. ^C ends it early. docs/tracing.md explains it.`,
 			if err != nil {
 				return unreachable(err)
 			}
-			fmt.Fprintf(o.stderr, "recording for %v; ^C ends it early\n", length)
-			r, err := record(ctx, conn, admin.TraceOptions{Length: length, Client: client, Room: trace.MaxEvents}, most)
+			begun := func() { fmt.Fprintf(o.stderr, "recording for %v; ^C ends it early\n", length) }
+			r, err := record(ctx, conn, admin.TraceOptions{Length: length, Client: client, Room: trace.MaxEvents}, most, begun)
 			if err != nil {
 				return unreachable(err)
 			}
@@ -117,11 +117,14 @@ type recordedPart struct {
 
 var errEnoughEvents = errors.New("enough events")
 
-// record takes a recording. The end of ctx ends it early; what was recorded until then counts.
-func record(ctx context.Context, conn *admin.Conn, o admin.TraceOptions, most int) (*recording, error) {
+// record takes a recording; begun is called when it has begun. The end of ctx ends it early; what was recorded until then counts.
+func record(ctx context.Context, conn *admin.Conn, o admin.TraceOptions, most int, begun func()) (*recording, error) {
 	r := &recording{clocks: trace.Clocks(), sources: map[uint64]trace.Source{}, requests: -1}
 	events := 0
 	err := conn.Trace(ctx, o, func(p *admin.TracePage) error {
+		if len(r.parts) == 0 {
+			begun()
+		}
 		part := r.part(p)
 		if p.Names != nil {
 			var names executor.TraceNames
