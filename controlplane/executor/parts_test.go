@@ -58,7 +58,7 @@ func TestEven(t *testing.T) {
 
 // partsGPU is a sliceGPU whose graphs take their time.
 type partsGPU struct {
-	sliceGPU
+	*sliceGPU
 	times map[gpu.GraphExec]int64
 	ran   []ranGraph
 }
@@ -99,10 +99,7 @@ const wholeGraph = gpu.GraphExec(1)
 func newCut(t *testing.T) *cutBench {
 	t.Helper()
 	f := newFakeGPU()
-	g := &partsGPU{
-		sliceGPU: sliceGPU{clockGPU: clockGPU{nullGPU: nullGPU{f}, now: 1e9, free: map[gpu.Stream]int64{}, events: map[gpu.Event]int64{}}, forms: map[gpu.Function]*fakeForm{}},
-		times:    map[gpu.GraphExec]int64{wholeGraph: 2_000 * micro},
-	}
+	g := &partsGPU{sliceGPU: newSliceGPU(f), times: map[gpu.GraphExec]int64{wholeGraph: 2_000 * micro}}
 	b := newBenchOn(t, f, g)
 	b.poller.clock = func() int64 { return g.now }
 	s := &cutBench{clocked: &clocked{b, &g.clockGPU}, gpu: g}

@@ -29,6 +29,13 @@ type sliceGPU struct {
 	priority map[gpu.Stream]int
 }
 
+func newSliceGPU(f *fakeGPU) *sliceGPU {
+	return &sliceGPU{
+		clockGPU: clockGPU{nullGPU: nullGPU{f}, now: 1e9, free: map[gpu.Stream]int64{}, events: map[gpu.Event]int64{}},
+		forms:    map[gpu.Function]*fakeForm{}, priority: map[gpu.Stream]int{},
+	}
+}
+
 func (g *sliceGPU) StreamCreate(priority int) (gpu.Stream, error) {
 	s, err := g.clockGPU.StreamCreate(priority)
 	g.priority[s] = priority
@@ -110,10 +117,7 @@ type sliced struct {
 func newSliced(t *testing.T) *sliced {
 	t.Helper()
 	f := newFakeGPU()
-	g := &sliceGPU{
-		clockGPU: clockGPU{nullGPU: nullGPU{f}, now: 1e9, free: map[gpu.Stream]int64{}, events: map[gpu.Event]int64{}},
-		forms:    map[gpu.Function]*fakeForm{}, priority: map[gpu.Stream]int{},
-	}
+	g := newSliceGPU(f)
 	b := newBenchOn(t, f, g)
 	b.poller.clock = func() int64 { return g.now }
 	s := &sliced{clocked: &clocked{b, &g.clockGPU}, gpu: g, form: newFakeForm(coalesce.ByTable, scoreboard.SliceCapacity, 16, func([]byte) {})}
