@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "code/code.h"
+#include "graph/graph.h"
 #include "lane.h"
 #include "log.h"
 #include "memory/memory.h"
@@ -128,10 +129,49 @@ static CUresult enter(struct replay *p, uint32_t lane) {
   return r;
 }
 
+// Calls f for every node of the graph that a GRAPH record launches, in an order in which each follows what it depends on, until f
+// says true. False: f never did, or the graph is not known and *unknown is set.
+static bool each_node(struct heddle_session *s, const unsigned char *body, bool *unknown,
+                      bool (*f)(void *arg, const struct heddle_wire_record *r, unsigned char *body), void *arg) {
+  uint64_t bytes = 0;
+  const unsigned char *records = heddle_graph_records(s, ((const struct heddle_wire_graph_launch *)body)->graph, &bytes);
+  *unknown = records == NULL;
+  // What is read here is what this library wrote, in a file that nobody can write any more.
+  for (uint64_t at = 0; records != NULL && at < bytes;) {
+    struct heddle_wire_record *r = (struct heddle_wire_record *)(uintptr_t)(records + at);
+    if (f(arg, r, (unsigned char *)(r + 1) + ((r->ndeps * sizeof(struct heddle_wire_dep) + 15) & ~UINT64_C(15)))) return true;
+    at += r->size;
+  }
+  return false;
+}
+
+struct run_nodes {
+  struct replay *p;
+  CUresult result;
+};
+static CUresult run_op(struct replay *p, const struct heddle_wire_record *r, unsigned char *body);
+static bool run_node(void *arg, const struct heddle_wire_record *r, unsigned char *body) {
+  struct run_nodes *n = arg;
+  n->result = run_op(n->p, r, body);
+  return n->result != CUDA_SUCCESS;
+}
+
+// The nodes one by one, not the native executable graph: that one may have been changed since this launch.
+static CUresult run_graph(struct replay *p, const unsigned char *body) {
+  struct run_nodes n = {p, CUDA_SUCCESS};
+  bool unknown;
+  (void)each_node(p->s, body, &unknown, run_node, &n);
+  return unknown ? CUDA_ERROR_INVALID_HANDLE : n.result;
+}
+
 static CUresult run(struct replay *p, const struct heddle_wire_record *r, unsigned char *body) {
   CUresult e = enter(p, r->lane);
-  if (e != CUDA_SUCCESS) return e;
+  return e != CUDA_SUCCESS ? e : run_op(p, r, body);
+}
+
+static CUresult run_op(struct replay *p, const struct heddle_wire_record *r, unsigned char *body) {
   switch (r->kind) {
+  case HEDDLE_WIRE_KIND_GRAPH: return run_graph(p, body);
   case HEDDLE_WIRE_KIND_LAUNCH: return run_launch(p, (const struct heddle_wire_launch *)body, body + sizeof(struct heddle_wire_launch));
   case HEDDLE_WIRE_KIND_MEMSET: return run_memset(p, (const struct heddle_wire_memset *)body);
   case HEDDLE_WIRE_KIND_COPY: {
@@ -199,11 +239,16 @@ static void touches(const struct heddle_wire_record *r, const unsigned char *bod
   }
 }
 
+static bool touches_global(struct heddle_session *s, const struct heddle_wire_record *r, const unsigned char *body);
+static bool node_touches_global(void *arg, const struct heddle_wire_record *r, unsigned char *body) { return touches_global(arg, r, body); }
+
 // Device globals lived in the executor that is gone.
 static bool touches_global(struct heddle_session *s, const struct heddle_wire_record *r, const unsigned char *body) {
   struct heddle_session *owner;
   uint64_t a = 0, b = 0;
+  bool unknown;
   switch (r->kind) {
+  case HEDDLE_WIRE_KIND_GRAPH: return each_node(s, body, &unknown, node_touches_global, s) || unknown;
   case HEDDLE_WIRE_KIND_LAUNCH: {
     CUfunction native = heddle_code_native(s, ((const struct heddle_wire_launch *)body)->kernel);
     const struct heddle_function *f = native == NULL ? NULL : heddle_code_function(native);
@@ -240,6 +285,7 @@ static struct heddle_wire_record *record_at(const struct heddle_ring *ring, uint
   case HEDDLE_WIRE_KIND_PUT:
   case HEDDLE_WIRE_KIND_GET: need = sizeof(struct heddle_wire_inline_copy); break;
   case HEDDLE_WIRE_KIND_ELAPSED: need = sizeof(struct heddle_wire_elapsed); break;
+  case HEDDLE_WIRE_KIND_GRAPH: need = sizeof(struct heddle_wire_graph_launch); break;
   default: break;
   }
   if (rest < need) return NULL;
@@ -258,6 +304,7 @@ static bool is_op(const struct heddle_wire_record *r) {
   case HEDDLE_WIRE_KIND_COPY3D:
   case HEDDLE_WIRE_KIND_PUT:
   case HEDDLE_WIRE_KIND_GET:
+  case HEDDLE_WIRE_KIND_GRAPH:
   case HEDDLE_WIRE_KIND_EVENT: return true;
   default: return false;
   }
@@ -302,7 +349,7 @@ static CUresult judge(struct heddle_session *s, uint64_t head, uint64_t tail, ui
     if (r == NULL) { e = CUDA_ERROR_LAUNCH_FAILED; break; }
     if (heddle_reached(known[r->lane], r->seq)) continue;
     bool in_doubt = heddle_reached(heddle_load_acquire32(&s->lanes[r->lane].issued), r->seq);
-    if (touches_global(s, r, body) || (in_doubt && (r->kind == HEDDLE_WIRE_KIND_LAUNCH || doubts == DOUBTS))) e = CUDA_ERROR_LAUNCH_FAILED;
+    if (touches_global(s, r, body) || (in_doubt && (r->kind == HEDDLE_WIRE_KIND_LAUNCH || r->kind == HEDDLE_WIRE_KIND_GRAPH || doubts == DOUBTS))) e = CUDA_ERROR_LAUNCH_FAILED;
     if (!in_doubt || e != CUDA_SUCCESS) continue;
     touches(r, body, &doubt[doubts].reads, &doubt[doubts].writes);
     doubts++;

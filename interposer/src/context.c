@@ -4,6 +4,7 @@
 // CUDA_ERROR_CONTEXT_IS_DESTROYED); when one of cuCtxCreate ends, the program goes on natively and the driver decides. Source: CUDA
 // driver API, cuCtxDestroy, cuDevicePrimaryCtxRelease, cuDevicePrimaryCtxReset, CUDA_ERROR_ILLEGAL_ADDRESS.
 #include "code/code.h"
+#include "graph/graph.h"
 #include "hooks/hooks_gen.h"
 #include "lane.h"
 #include "memory/memory.h"
@@ -28,6 +29,7 @@ CUresult heddle_hook_cuCtxDestroy_v2(CUcontext ctx) {
   quiesce(c);
   CUresult r = heddle_real.cuCtxDestroy_v2(ctx);
   if (c != NULL && (r == CUDA_SUCCESS || (s != NULL && atomic_load(&s->sticky) != 0))) {
+    heddle_graph_context_gone(ctx);
     heddle_order_context_gone(ctx);
     heddle_code_context_gone(ctx);
     heddle_memory_context_gone(ctx);
@@ -71,6 +73,7 @@ static CUresult primary_end(CUdevice dev, CUresult (*call)(CUdevice), bool alway
   if (c == NULL) return r;
   if (!always_ends && (heddle_real.cuDevicePrimaryCtxGetState(dev, &flags, &active) != CUDA_SUCCESS || active != 0)) return r;
   if (r == CUDA_SUCCESS || (s != NULL && atomic_load(&s->sticky) != 0)) {
+    heddle_graph_context_gone(handle);
     heddle_order_context_gone(handle);
     heddle_code_context_gone(handle);
     heddle_memory_context_gone(handle);

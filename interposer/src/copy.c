@@ -4,10 +4,9 @@
 // synchronization behavior".
 #include <string.h>
 
-#include "code/code.h"
 #include "hooks/hooks_gen.h"
 #include "lane.h"
-#include "memory/memory.h"
+#include "ops.h"
 
 // What the call says about an address of which we know nothing.
 enum end { DEVICE_END, HOST_END, ANY_END };
@@ -23,14 +22,14 @@ struct copy {
 
 enum reach { NOT_OURS, IN_EXECUTOR, SHARED_HOST, PAGEABLE, REGISTERED };
 
-static enum reach reach_of(struct heddle_lane *lane, CUdeviceptr address, size_t bytes, enum end end, bool *global) {
+static enum reach reach_of(struct heddle_session *s, CUdeviceptr address, size_t bytes, enum end end, bool *global) {
   struct heddle_session *owner = NULL;
   enum heddle_where where = heddle_memory_where(address, bytes, &owner);
   *global = where == HEDDLE_WHERE_GLOBAL;
   switch (where) {
   case HEDDLE_WHERE_DEVICE:
-  case HEDDLE_WHERE_GLOBAL: return owner == lane->session ? IN_EXECUTOR : NOT_OURS;
-  case HEDDLE_WHERE_HOST: return owner == lane->session ? SHARED_HOST : NOT_OURS;
+  case HEDDLE_WHERE_GLOBAL: return owner == s ? IN_EXECUTOR : NOT_OURS;
+  case HEDDLE_WHERE_HOST: return owner == s ? SHARED_HOST : NOT_OURS;
   case HEDDLE_WHERE_REGISTERED: return REGISTERED;
   case HEDDLE_WHERE_UNKNOWN: {
     unsigned int type;
@@ -41,6 +40,11 @@ static enum reach reach_of(struct heddle_lane *lane, CUdeviceptr address, size_t
   }
   default: return NOT_OURS;
   }
+}
+
+// The executor can make the copy. At least one end is on the device: between two host buffers the driver copies otherwise.
+static bool reached(enum reach to, enum reach from) {
+  return (to == IN_EXECUTOR || to == SHARED_HOST) && (from == IN_EXECUTOR || from == SHARED_HOST) && (to == IN_EXECUTOR || from == IN_EXECUTOR);
 }
 
 // ---- one contiguous copy ----
@@ -111,11 +115,11 @@ static int forward(struct copy *c, CUdeviceptr dst, enum end dst_end, CUdevicept
     return HEDDLE_OP_NATIVE;
   }
   bool to_global, from_global;
-  enum reach to = reach_of(lane, dst, bytes, dst_end, &to_global), from = reach_of(lane, src, bytes, src_end, &from_global);
+  enum reach to = reach_of(lane->session, dst, bytes, dst_end, &to_global), from = reach_of(lane->session, src, bytes, src_end, &from_global);
   int r;
   if ((r = freed_end(lane, dst, bytes, dst_end)) != HEDDLE_OP_OPEN || (r = freed_end(lane, src, bytes, src_end)) != HEDDLE_OP_OPEN) return r;
   r = HEDDLE_OP_NATIVE;
-  if ((to == IN_EXECUTOR || to == SHARED_HOST) && (from == IN_EXECUTOR || from == SHARED_HOST) && (to == IN_EXECUTOR || from == IN_EXECUTOR))
+  if (reached(to, from))
     r = publish_copy(lane, dst, src, bytes, c->synchronous && (to == SHARED_HOST || from == SHARED_HOST));
   else if (to == IN_EXECUTOR && (from == PAGEABLE || from == REGISTERED) && (to_global || bytes <= HEDDLE_WIRE_MAX_INLINE_BYTES))
     r = publish_put(lane, dst, (const void *)(uintptr_t)src, bytes, c->synchronous);
@@ -222,6 +226,42 @@ static int forward_rows(struct copy *c, const struct side *dst, const struct sid
   return HEDDLE_OP_OPEN;
 }
 
+// Both ends of a box. False: as side_of.
+static bool sides_of(struct side *dst, struct side *src, const CUDA_MEMCPY3D *p) {
+  size_t width = p->WidthInBytes, height = p->Height, depth = p->Depth;
+  return side_of(dst, p->dstMemoryType, p->dstHost, p->dstDevice, p->dstPitch, p->dstHeight, p->dstXInBytes, p->dstY, p->dstZ, p->dstLOD, width, height, depth) &&
+         side_of(src, p->srcMemoryType, p->srcHost, p->srcDevice, p->srcPitch, p->srcHeight, p->srcXInBytes, p->srcY, p->srcZ, p->srcLOD, width, height, depth);
+}
+
+static struct heddle_wire_copy3d body_of(const struct side *dst, const struct side *src, const CUDA_MEMCPY3D *p) {
+  return (struct heddle_wire_copy3d){.dst = dst->first, .dst_pitch = dst->pitch, .dst_height = dst->rows,
+                                     .src = src->first, .src_pitch = src->pitch, .src_height = src->rows,
+                                     .width = p->WidthInBytes, .height = p->Height, .depth = p->Depth};
+}
+
+bool heddle_copy_encode(struct heddle_session *s, const CUDA_MEMCPY3D *p, struct heddle_copy_body *body, enum heddle_native_reason *why) {
+  struct side dst, src;
+  bool global;
+  memset(body, 0, sizeof *body);
+  *why = HEDDLE_NATIVE_ARGUMENT;
+  if (p->WidthInBytes == 0 || p->Height == 0 || p->Depth == 0) return false;
+  if (p->srcMemoryType == CU_MEMORYTYPE_ARRAY || p->dstMemoryType == CU_MEMORYTYPE_ARRAY) *why = HEDDLE_NATIVE_FOREIGN_MEMORY;
+  if (!sides_of(&dst, &src, p)) return false;
+  *why = HEDDLE_NATIVE_ARGUMENT;
+  if ((dst.end != HOST_END && heddle_memory_freed(dst.first, dst.extent)) || (src.end != HOST_END && heddle_memory_freed(src.first, src.extent))) return false;
+  enum reach to = reach_of(s, dst.first, dst.extent, dst.end, &global), from = reach_of(s, src.first, src.extent, src.end, &global);
+  *why = to == REGISTERED || from == REGISTERED ? HEDDLE_NATIVE_HOST_REGISTERED : HEDDLE_NATIVE_FOREIGN_MEMORY;
+  if (!reached(to, from)) return false;
+  if (p->Height == 1 && p->Depth == 1) {
+    body->kind = HEDDLE_WIRE_KIND_COPY;
+    body->copy = (struct heddle_wire_copy){.dst = dst.first, .src = src.first, .bytes = p->WidthInBytes};
+  } else {
+    body->kind = HEDDLE_WIRE_KIND_COPY3D;
+    body->copy3d = body_of(&dst, &src, p);
+  }
+  return true;
+}
+
 static int forward_box(struct copy *c, const CUDA_MEMCPY3D *p) {
   struct heddle_lane *lane = heddle_lane_of(c->stream);
   struct side dst, src;
@@ -232,8 +272,7 @@ static int forward_box(struct copy *c, const CUDA_MEMCPY3D *p) {
   c->why = HEDDLE_NATIVE_ARGUMENT;
   if (width == 0 || height == 0 || depth == 0) return HEDDLE_OP_NATIVE;
   if (p->srcMemoryType == CU_MEMORYTYPE_ARRAY || p->dstMemoryType == CU_MEMORYTYPE_ARRAY) c->why = HEDDLE_NATIVE_FOREIGN_MEMORY;
-  bool plain = side_of(&dst, p->dstMemoryType, p->dstHost, p->dstDevice, p->dstPitch, p->dstHeight, p->dstXInBytes, p->dstY, p->dstZ, p->dstLOD, width, height, depth) &&
-               side_of(&src, p->srcMemoryType, p->srcHost, p->srcDevice, p->srcPitch, p->srcHeight, p->srcXInBytes, p->srcY, p->srcZ, p->srcLOD, width, height, depth);
+  bool plain = sides_of(&dst, &src, p);
   if (!plain) {
     if (p->srcMemoryType == CU_MEMORYTYPE_HOST || p->dstMemoryType == CU_MEMORYTYPE_HOST) c->kind = HEDDLE_NATIVE_BLOCKING;
     return HEDDLE_OP_NATIVE;
@@ -242,16 +281,14 @@ static int forward_box(struct copy *c, const CUDA_MEMCPY3D *p) {
   int r;
   if ((r = freed_end(lane, dst.first, dst.extent, dst.end)) != HEDDLE_OP_OPEN || (r = freed_end(lane, src.first, src.extent, src.end)) != HEDDLE_OP_OPEN) return r;
   bool to_global, from_global;
-  enum reach to = reach_of(lane, dst.first, dst.extent, dst.end, &to_global), from = reach_of(lane, src.first, src.extent, src.end, &from_global);
-  if ((to == IN_EXECUTOR || to == SHARED_HOST) && (from == IN_EXECUTOR || from == SHARED_HOST) && (to == IN_EXECUTOR || from == IN_EXECUTOR)) {
+  enum reach to = reach_of(lane->session, dst.first, dst.extent, dst.end, &to_global), from = reach_of(lane->session, src.first, src.extent, src.end, &from_global);
+  if (reached(to, from)) {
     bool wait = c->synchronous && (to == SHARED_HOST || from == SHARED_HOST);
     struct heddle_op op;
     int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_COPY3D, wait ? HEDDLE_OP_WAITS : 0, sizeof(struct heddle_wire_copy3d));
     if (opened == HEDDLE_OP_NATIVE) c->why = op.why;
     if (opened != HEDDLE_OP_OPEN) return opened;
-    *(struct heddle_wire_copy3d *)op.body = (struct heddle_wire_copy3d){.dst = dst.first, .dst_pitch = dst.pitch, .dst_height = dst.rows,
-                                                                       .src = src.first, .src_pitch = src.pitch, .src_height = src.rows,
-                                                                       .width = width, .height = height, .depth = depth};
+    *(struct heddle_wire_copy3d *)op.body = body_of(&dst, &src, p);
     if (wait) return (int)heddle_op_publish_and_wait(&op);
     heddle_op_publish(&op);
     return HEDDLE_OP_OPEN;

@@ -3,16 +3,9 @@
 // cuLaunchKernelEx, cuLaunchCooperativeKernel; design.md section 4 "Errors".
 #include <string.h>
 
-#include "code/code.h"
 #include "hooks/hooks_gen.h"
 #include "lane.h"
-#include "memory/memory.h"
-
-struct launch {
-  CUfunction function;
-  struct heddle_wire_launch wire; // dims, flags, cluster
-  void **params, **extra;
-};
+#include "ops.h"
 
 // ---- limits ----
 
@@ -50,7 +43,7 @@ static bool within_limits(const struct heddle_function *f, const struct heddle_w
 }
 
 // All blocks of a cooperative launch must be resident at once; only the driver can tell how many fit.
-static bool cooperative_fits(const struct launch *l, int device) {
+static bool cooperative_fits(const struct heddle_launch *l, int device) {
   int blocks = 0;
   const struct heddle_wire_launch *w = &l->wire;
   if (heddle_real.cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, l->function, (int)(w->block_x * w->block_y * w->block_z),
@@ -61,7 +54,7 @@ static bool cooperative_fits(const struct launch *l, int device) {
 }
 
 // Clusters of up to 8 blocks run on every device that has clusters; larger ones only the driver can judge.
-static bool cluster_fits(const struct launch *l) {
+static bool cluster_fits(const struct heddle_launch *l) {
   const struct heddle_wire_launch *w = &l->wire;
   if (w->cluster_x == 0 || w->cluster_y == 0 || w->cluster_z == 0) return false;
   if (w->grid_x % w->cluster_x != 0 || w->grid_y % w->cluster_y != 0 || w->grid_z % w->cluster_z != 0) return false;
@@ -81,7 +74,7 @@ static bool cluster_fits(const struct launch *l) {
 // ---- parameters ----
 
 // Copies the parameters of one launch into `to` (f->param_bytes). False: the arguments are for the driver to judge.
-static bool pack(const struct heddle_function *f, const struct launch *l, unsigned char *to) {
+static bool pack(const struct heddle_function *f, const struct heddle_launch *l, unsigned char *to) {
   if (l->params != NULL && l->extra != NULL) return false;
   if (f->param_count == 0) return l->extra == NULL;
   if (l->params != NULL) {
@@ -123,23 +116,39 @@ static int forward_closed(struct heddle_session *s, const struct heddle_function
   return heddle_code_mirrored(s, f) ? (int)CUDA_ERROR_LAUNCH_FAILED : HEDDLE_OP_NATIVE;
 }
 
+// The function, when the driver would take this launch and its parameters can be packed. NULL: *why says why not.
+static inline const struct heddle_function *judge(struct heddle_session *s, struct heddle_launch *l, unsigned char *packed,
+                                                  enum heddle_native_reason *why) {
+  const struct heddle_function *f = heddle_code_function(l->function);
+  *why = HEDDLE_NATIVE_UNKNOWN_CODE;
+  if (__builtin_expect(f == NULL, 0)) return NULL;
+  *why = HEDDLE_NATIVE_ARGUMENT;
+  if (__builtin_expect(!within_limits(f, &l->wire, s->device) || f->param_bytes > HEDDLE_WIRE_MAX_PARAM_BYTES, 0)) return NULL;
+  if (__builtin_expect(l->wire.flags != 0, 0)) {
+    if ((l->wire.flags & HEDDLE_WIRE_LAUNCH_FLAG_COOPERATIVE) != 0 && !cooperative_fits(l, s->device)) return NULL;
+    if ((l->wire.flags & HEDDLE_WIRE_LAUNCH_FLAG_CLUSTER) != 0 && !cluster_fits(l)) return NULL;
+  }
+  if (!pack(f, l, packed)) return NULL;
+  l->wire.param_bytes = f->param_bytes;
+  return f;
+}
+
+const struct heddle_function *heddle_launch_encode(struct heddle_session *s, struct heddle_launch *l, unsigned char *packed,
+                                                   enum heddle_native_reason *why) {
+  const struct heddle_function *f = judge(s, l, packed, why);
+  if (f == NULL) return NULL;
+  *why = HEDDLE_NATIVE_REFUSED_CODE;
+  if ((l->wire.kernel = heddle_code_kernel_id(s, f, why)) == 0) return NULL;
+  return heddle_memory_params_native(packed, f->param_bytes, why) ? NULL : f;
+}
+
 // HEDDLE_OP_OPEN: published. HEDDLE_OP_NATIVE: launch natively, *why says why. Otherwise a CUresult to return.
-static int forward(struct heddle_lane *lane, struct launch *l, enum heddle_native_reason *why) {
-  unsigned char packed[HEDDLE_WIRE_MAX_PARAM_BYTES + 4];
+static int forward(struct heddle_lane *lane, struct heddle_launch *l, enum heddle_native_reason *why) {
+  unsigned char packed[HEDDLE_PACKED_BYTES];
   if (lane == NULL) return HEDDLE_OP_NATIVE; // a native process: nothing is counted
   struct heddle_session *s = lane->session;
-  const struct heddle_function *f = heddle_code_function(l->function);
-  if (__builtin_expect(f == NULL, 0)) {
-    *why = HEDDLE_NATIVE_UNKNOWN_CODE;
-    return HEDDLE_OP_NATIVE;
-  }
-  *why = HEDDLE_NATIVE_ARGUMENT;
-  if (__builtin_expect(!within_limits(f, &l->wire, s->device) || f->param_bytes > HEDDLE_WIRE_MAX_PARAM_BYTES, 0)) return HEDDLE_OP_NATIVE;
-  if (__builtin_expect(l->wire.flags != 0, 0)) {
-    if ((l->wire.flags & HEDDLE_WIRE_LAUNCH_FLAG_COOPERATIVE) != 0 && !cooperative_fits(l, s->device)) return HEDDLE_OP_NATIVE;
-    if ((l->wire.flags & HEDDLE_WIRE_LAUNCH_FLAG_CLUSTER) != 0 && !cluster_fits(l)) return HEDDLE_OP_NATIVE;
-  }
-  if (!pack(f, l, packed)) return HEDDLE_OP_NATIVE;
+  const struct heddle_function *f = judge(s, l, packed, why);
+  if (__builtin_expect(f == NULL, 0)) return HEDDLE_OP_NATIVE;
   uint32_t id = atomic_load_explicit(&f->kernel_id[s->device], memory_order_acquire);
   if (__builtin_expect(id == 0 || id == UINT32_MAX, 0)) {
     if (!heddle_session_live(s)) return forward_closed(s, f, why);
@@ -160,7 +169,6 @@ static int forward(struct heddle_lane *lane, struct launch *l, enum heddle_nativ
     return opened;
   }
   l->wire.kernel = id;
-  l->wire.param_bytes = f->param_bytes;
   memcpy(op.body, &l->wire, sizeof l->wire);
   memcpy(op.body + sizeof l->wire, packed, f->param_bytes);
   heddle_op_publish(&op);
@@ -170,7 +178,7 @@ static int forward(struct heddle_lane *lane, struct launch *l, enum heddle_nativ
 CUresult heddle_hook_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ, unsigned int blockDimX,
                                     unsigned int blockDimY, unsigned int blockDimZ, unsigned int sharedMemBytes, CUstream hStream,
                                     void **kernelParams, void **extra) {
-  struct launch l = {.function = f,
+  struct heddle_launch l = {.function = f,
                      .wire = {.grid_x = gridDimX, .grid_y = gridDimY, .grid_z = gridDimZ, .block_x = blockDimX, .block_y = blockDimY,
                               .block_z = blockDimZ, .shared_bytes = sharedMemBytes},
                      .params = kernelParams, .extra = extra};
@@ -186,7 +194,7 @@ CUresult heddle_hook_cuLaunchKernel(CUfunction f, unsigned int gridDimX, unsigne
 CUresult heddle_hook_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDimX, unsigned int gridDimY, unsigned int gridDimZ,
                                                unsigned int blockDimX, unsigned int blockDimY, unsigned int blockDimZ,
                                                unsigned int sharedMemBytes, CUstream hStream, void **kernelParams) {
-  struct launch l = {.function = f,
+  struct heddle_launch l = {.function = f,
                      .wire = {.flags = HEDDLE_WIRE_LAUNCH_FLAG_COOPERATIVE, .grid_x = gridDimX, .grid_y = gridDimY, .grid_z = gridDimZ,
                               .block_x = blockDimX, .block_y = blockDimY, .block_z = blockDimZ, .shared_bytes = sharedMemBytes},
                      .params = kernelParams};
@@ -199,8 +207,7 @@ CUresult heddle_hook_cuLaunchCooperativeKernel(CUfunction f, unsigned int gridDi
                                                                                      blockDimZ, sharedMemBytes, hStream, kernelParams)));
 }
 
-// Takes up a launch attribute. False: it is not forwarded.
-static bool attribute(struct heddle_wire_launch *w, const CUlaunchAttribute *a) {
+bool heddle_launch_attribute(struct heddle_wire_launch *w, const CUlaunchAttribute *a) {
   switch (a->id) {
   case CU_LAUNCH_ATTRIBUTE_IGNORE:
   // Only speed depends on these. Programmatic serialization lets a kernel begin before its predecessor ends; starting it
@@ -237,12 +244,12 @@ CUresult heddle_hook_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f
   if (lane != NULL && (config == NULL || (config->numAttrs != 0 && config->attrs == NULL))) {
     why = HEDDLE_NATIVE_ARGUMENT;
   } else if (lane != NULL) {
-    struct launch l = {.function = f,
+    struct heddle_launch l = {.function = f,
                        .wire = {.grid_x = config->gridDimX, .grid_y = config->gridDimY, .grid_z = config->gridDimZ, .block_x = config->blockDimX,
                                 .block_y = config->blockDimY, .block_z = config->blockDimZ, .shared_bytes = config->sharedMemBytes},
                        .params = kernelParams, .extra = extra};
     bool known = true;
-    for (unsigned int i = 0; i < config->numAttrs && known; i++) known = attribute(&l.wire, &config->attrs[i]);
+    for (unsigned int i = 0; i < config->numAttrs && known; i++) known = heddle_launch_attribute(&l.wire, &config->attrs[i]);
     if (known) r = forward(lane, &l, &why);
     else why = HEDDLE_NATIVE_ATTRIBUTE;
   }

@@ -1,32 +1,37 @@
 // Memsets run on the SMs, so they are forwarded; memory that the executor does not have is set natively, in order.
 // Source: CUDA driver API, cuMemsetD8 and its family: asynchronous for the host unless the target is pinned host memory.
-#include "code/code.h"
 #include "hooks/hooks_gen.h"
 #include "lane.h"
-#include "memory/memory.h"
+#include "ops.h"
+
+int heddle_memset_encode(struct heddle_session *s, struct heddle_wire_memset *w, enum heddle_where *where, enum heddle_native_reason *why) {
+  struct heddle_session *owner = NULL;
+  size_t row, rows, extent;
+  *why = HEDDLE_NATIVE_ARGUMENT;
+  if (w->width == 0 || w->height == 0 || w->dst % w->element != 0 || __builtin_mul_overflow(w->width, (size_t)w->element, &row)) return HEDDLE_OP_NATIVE;
+  if (w->height > 1 && (w->pitch < row || w->pitch % w->element != 0)) return HEDDLE_OP_NATIVE;
+  if (w->height == 1) w->pitch = row;
+  if (__builtin_mul_overflow(w->pitch, w->height - 1, &rows) || __builtin_add_overflow(rows, row, &extent)) return HEDDLE_OP_NATIVE;
+  *where = heddle_memory_where(w->dst, extent, &owner);
+  if (__builtin_expect(heddle_memory_freed(w->dst, extent), 0)) { // still mapped, here and in the executor: the driver's answer
+    CUresult r = heddle_sticky(s);
+    return (int)(r != CUDA_SUCCESS ? r : CUDA_ERROR_INVALID_VALUE);
+  }
+  if ((*where == HEDDLE_WHERE_DEVICE || *where == HEDDLE_WHERE_GLOBAL || *where == HEDDLE_WHERE_HOST) && owner == s) return HEDDLE_OP_OPEN;
+  *why = *where == HEDDLE_WHERE_REGISTERED ? HEDDLE_NATIVE_HOST_REGISTERED : HEDDLE_NATIVE_FOREIGN_MEMORY;
+  return HEDDLE_OP_NATIVE;
+}
 
 // HEDDLE_OP_OPEN: published (and complete, for host memory in a synchronous call). HEDDLE_OP_NATIVE: natively, *why says why.
 static int forward(CUstream stream, CUdeviceptr dst, size_t pitch, uint32_t value, uint32_t element, size_t width, size_t height,
                    bool synchronous, enum heddle_native_reason *why) {
   struct heddle_lane *lane = heddle_lane_of(stream);
-  struct heddle_session *owner = NULL;
-  size_t row, rows, extent;
+  struct heddle_wire_memset w = {.dst = dst, .pitch = pitch, .width = width, .height = height, .element = element, .value = value};
+  enum heddle_where where;
   *why = HEDDLE_NATIVE_NONE;
   if (lane == NULL) return HEDDLE_OP_NATIVE;
-  *why = HEDDLE_NATIVE_ARGUMENT;
-  if (width == 0 || height == 0 || dst % element != 0 || __builtin_mul_overflow(width, (size_t)element, &row)) return HEDDLE_OP_NATIVE;
-  if (height > 1 && (pitch < row || pitch % element != 0)) return HEDDLE_OP_NATIVE;
-  if (height == 1) pitch = row;
-  if (__builtin_mul_overflow(pitch, height - 1, &rows) || __builtin_add_overflow(rows, row, &extent)) return HEDDLE_OP_NATIVE;
-  enum heddle_where where = heddle_memory_where(dst, extent, &owner);
-  if (__builtin_expect(heddle_memory_freed(dst, extent), 0)) { // still mapped, here and in the executor: the driver's answer
-    CUresult r = heddle_sticky(lane->session);
-    return (int)(r != CUDA_SUCCESS ? r : CUDA_ERROR_INVALID_VALUE);
-  }
-  if ((where != HEDDLE_WHERE_DEVICE && where != HEDDLE_WHERE_GLOBAL && where != HEDDLE_WHERE_HOST) || owner != lane->session) {
-    *why = where == HEDDLE_WHERE_REGISTERED ? HEDDLE_NATIVE_HOST_REGISTERED : HEDDLE_NATIVE_FOREIGN_MEMORY;
-    return HEDDLE_OP_NATIVE;
-  }
+  int judged = heddle_memset_encode(lane->session, &w, &where, why);
+  if (judged != HEDDLE_OP_OPEN) return judged;
   bool wait = synchronous && where == HEDDLE_WHERE_HOST;
   struct heddle_op op;
   int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_MEMSET, wait ? HEDDLE_OP_WAITS : 0, sizeof(struct heddle_wire_memset));
@@ -34,8 +39,7 @@ static int forward(CUstream stream, CUdeviceptr dst, size_t pitch, uint32_t valu
     *why = op.why;
     return opened;
   }
-  *(struct heddle_wire_memset *)op.body =
-      (struct heddle_wire_memset){.dst = dst, .pitch = pitch, .width = width, .height = height, .element = element, .value = value};
+  *(struct heddle_wire_memset *)op.body = w;
   if (wait) return (int)heddle_op_publish_and_wait(&op);
   heddle_op_publish(&op);
   return HEDDLE_OP_OPEN;

@@ -252,7 +252,8 @@ static CUresult write_ready(struct heddle_lane *lane, uint32_t *number) {
 }
 
 // The kinds that would run on the SMs of the client's own context, and cost it a switch, if they were not forwarded.
-static const uint32_t uses_sms = 1u << HEDDLE_WIRE_KIND_LAUNCH | 1u << HEDDLE_WIRE_KIND_MEMSET | 1u << HEDDLE_WIRE_KIND_COPY | 1u << HEDDLE_WIRE_KIND_COPY3D;
+static const uint32_t uses_sms = 1u << HEDDLE_WIRE_KIND_LAUNCH | 1u << HEDDLE_WIRE_KIND_MEMSET | 1u << HEDDLE_WIRE_KIND_COPY | 1u << HEDDLE_WIRE_KIND_COPY3D |
+                                 1u << HEDDLE_WIRE_KIND_GRAPH;
 
 int heddle_op_open(struct heddle_op *op, struct heddle_lane *lane, uint16_t kind, uint16_t flags, uint32_t body_bytes) {
   struct heddle_session *s = lane->session;

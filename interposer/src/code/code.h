@@ -25,6 +25,11 @@ struct heddle_function {
 const struct heddle_function *heddle_code_function(CUfunction f);
 // The executor's kernel id for f on s, asking the daemon at first use (sends image and name; may take ms). 0: run natively, *why says why.
 uint32_t heddle_code_kernel_id(struct heddle_session *s, const struct heddle_function *f, enum heddle_native_reason *why);
+// Rises whenever a kernel that some executor knew may be another one there, or native, from now on: an id that was asked for before
+// must be asked for again.
+extern _Atomic uint32_t heddle_code_changes;
+// The context that the handle belongs to; NULL: a CUkernel, which serves every context.
+CUcontext heddle_code_context(const struct heddle_function *f);
 // Replay after death: the native handle behind a kernel id; NULL if unloaded.
 CUfunction heddle_code_native(struct heddle_session *s, uint32_t kernel_id);
 // True when device globals of f's image live in the executor: a native launch of f would see other values. Cheap.

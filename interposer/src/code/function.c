@@ -22,6 +22,8 @@ static struct ids {
   size_t count, capacity;
 } ids[HEDDLE_MAX_DEVICES];
 
+_Atomic uint32_t heddle_code_changes;
+
 void heddle_ask_lock(void) { pthread_mutex_lock(&ask_lock); }
 void heddle_ask_unlock(void) { pthread_mutex_unlock(&ask_lock); }
 
@@ -290,6 +292,11 @@ void heddle_functions_reset(struct heddle_image *image, enum heddle_native_reaso
   pthread_mutex_lock(&heddle_code_lock);
   heddle_table_remove(&functions, reset, &w); // visits every record, removes none
   pthread_mutex_unlock(&heddle_code_lock);
+  atomic_fetch_add(&heddle_code_changes, 1);
+}
+
+CUcontext heddle_code_context(const struct heddle_function *f) {
+  return f->is_kernel ? NULL : ((const struct heddle_record *)f)->context; // fn is its first member
 }
 
 struct heddle_image *heddle_function_image(const struct heddle_function *f) {
@@ -336,8 +343,10 @@ static bool attribute_note(struct heddle_record *r, CUfunction_attribute a, int 
   if (a == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) atomic_store(&r->fn.max_dynamic_shared, (uint32_t)value);
   struct heddle_session *s = heddle_session_peek(device);
   uint32_t id = atomic_load_explicit(&r->fn.kernel_id[device], memory_order_acquire);
-  if (s && id && id != UINT32_MAX && !setting_send(s, HEDDLE_WIRE_TYPE_FUNC_ATTR, id, (uint32_t)a, (uint64_t)(int64_t)value))
+  if (s && id && id != UINT32_MAX && !setting_send(s, HEDDLE_WIRE_TYPE_FUNC_ATTR, id, (uint32_t)a, (uint64_t)(int64_t)value)) {
     native_for_good(r, device, HEDDLE_NATIVE_REFUSED_CODE); // the executor's function cannot do what this one can
+    atomic_fetch_add(&heddle_code_changes, 1);
+  }
   return true;
 }
 

@@ -47,13 +47,19 @@ static inline CUstream heddle_hooks_stream(CUstream s, CUstream implicit) { retu
     return heddle_hooks_on() ? (then) : heddle_real.symbol arguments;                                             \
   }                                                                                                               \
   __attribute__((visibility("protected"))) CUresult symbol parameters {                                           \
-    return heddle_likely(heddle_hooks_on() && heddle_real.symbol) ? (then) : first_##symbol arguments;            \
+    if (heddle_unlikely(!heddle_hooks_on() || !heddle_real.symbol)) return first_##symbol arguments;              \
+    CUresult result = (then);                                                                                     \
+    if (heddle_unlikely(atomic_load_explicit(&heddle_hooks_captures, memory_order_relaxed) != 0))                 \
+      heddle_hooks_captured(#symbol, result);                                                                     \
+    return result;                                                                                                \
   }
 
 // ---- capture ----
 // Captures that this process began through the public API and has not ended. 0: no stream captures, no need to ask the driver.
 // Above 0: ask (heddle_real.cuStreamIsCapturing). May stay too high after a capture that ended by error; never too low.
 extern _Atomic int heddle_hooks_captures;
+// A hook returned while a stream captures. At log level debug: names it when it failed, or when a capture is invalid since.
+void heddle_hooks_captured(const char *symbol, CUresult result);
 
 // ---- the table ----
 enum heddle_class { HEDDLE_CLASS_PASS, HEDDLE_CLASS_HOOK, HEDDLE_CLASS_ORDER, HEDDLE_CLASS_REFUSE };

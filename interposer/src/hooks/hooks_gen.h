@@ -51,6 +51,25 @@ CUresult heddle_hook_cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void *srcHost,
 CUresult heddle_hook_cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext, size_t ByteCount, CUstream implicit);
 CUresult heddle_hook_cuMemcpyPeerAsync(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext, size_t ByteCount, CUstream hStream);
 
+// ---- graph ----
+CUresult heddle_hook_cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, CUgraph childGraph);
+CUresult heddle_hook_cuGraphExecDestroy(CUgraphExec hGraphExec);
+CUresult heddle_hook_cuGraphExecKernelNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams);
+CUresult heddle_hook_cuGraphExecKernelNodeSetParams_v2(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams);
+CUresult heddle_hook_cuGraphExecMemcpyNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMCPY3D *copyParams, CUcontext ctx);
+CUresult heddle_hook_cuGraphExecMemsetNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx);
+CUresult heddle_hook_cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, CUgraphNodeParams *nodeParams);
+CUresult heddle_hook_cuGraphExecUpdate(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out, CUgraphExecUpdateResult *updateResult_out);
+CUresult heddle_hook_cuGraphExecUpdate_v2(CUgraphExec hGraphExec, CUgraph hGraph, CUgraphExecUpdateResultInfo *resultInfo);
+CUresult heddle_hook_cuGraphInstantiate(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize);
+CUresult heddle_hook_cuGraphInstantiateWithFlags(CUgraphExec *phGraphExec, CUgraph hGraph, unsigned long long flags);
+CUresult heddle_hook_cuGraphInstantiateWithParams(CUgraphExec *phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams, CUstream implicit);
+CUresult heddle_hook_cuGraphInstantiate_v2(CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize);
+CUresult heddle_hook_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream);
+CUresult heddle_hook_cuGraphNodeSetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int isEnabled);
+CUresult heddle_hook_cuGraphRetainUserObject(CUgraph graph, CUuserObject object, unsigned int count, unsigned int flags);
+CUresult heddle_hook_cuGraphUpload(CUgraphExec hGraph, CUstream hStream);
+
 // ---- harvest ----
 CUresult heddle_hook_cuLinkAddData_v2(CUlinkState state, CUjitInputType type, void *data, size_t size, const char *name, unsigned int numOptions, CUjit_option *options, void **optionValues);
 CUresult heddle_hook_cuLinkAddFile_v2(CUlinkState state, CUjitInputType type, const char *path, unsigned int numOptions, CUjit_option *options, void **optionValues);
@@ -155,7 +174,6 @@ CUresult heddle_hook_cuEventQuery(CUevent hEvent);
 CUresult heddle_hook_cuEventRecord(CUevent hEvent, CUstream hStream);
 CUresult heddle_hook_cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int flags);
 CUresult heddle_hook_cuEventSynchronize(CUevent hEvent);
-CUresult heddle_hook_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream);
 CUresult heddle_hook_cuGreenCtxDestroy(CUgreenCtx hCtx);
 CUresult heddle_hook_cuGreenCtxRecordEvent(CUgreenCtx hCtx, CUevent hEvent);
 CUresult heddle_hook_cuGreenCtxStreamCreate(CUstream*phStream, CUgreenCtx greenCtx, unsigned int flags, int priority);
@@ -196,6 +214,9 @@ static inline CUresult heddle_native_cuMemcpyHtoD_v2(CUdeviceptr dstDevice, cons
 }
 static inline CUresult heddle_native_cuMemcpyPeer(CUdeviceptr dstDevice, CUcontext dstContext, CUdeviceptr srcDevice, CUcontext srcContext, size_t ByteCount, CUstream implicit) {
   return implicit == CU_STREAM_PER_THREAD ? heddle_real.cuMemcpyPeer_ptds(dstDevice, dstContext, srcDevice, srcContext, ByteCount) : heddle_real.cuMemcpyPeer(dstDevice, dstContext, srcDevice, srcContext, ByteCount);
+}
+static inline CUresult heddle_native_cuGraphInstantiateWithParams(CUgraphExec *phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams, CUstream implicit) {
+  return implicit == CU_STREAM_PER_THREAD ? heddle_real.cuGraphInstantiateWithParams_ptsz(phGraphExec, hGraph, instantiateParams) : heddle_real.cuGraphInstantiateWithParams(phGraphExec, hGraph, instantiateParams);
 }
 static inline CUresult heddle_native_cuLaunchKernelEx(const CUlaunchConfig *config, CUfunction f, void **kernelParams, void **extra, CUstream implicit) {
   return implicit == CU_STREAM_PER_THREAD ? heddle_real.cuLaunchKernelEx_ptsz(config, f, kernelParams, extra) : heddle_real.cuLaunchKernelEx(config, f, kernelParams, extra);

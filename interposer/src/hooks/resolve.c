@@ -227,26 +227,59 @@ CUresult heddle_hook_cuInit(unsigned int flags) {
 }
 
 // ---- capture ----
+// Streams whose captures are watched for the log, and whether they were said to be invalid already.
+static struct {
+  _Atomic(CUstream) stream;
+  _Atomic bool invalid;
+} watched[16];
+
+static void watch(CUstream stream) {
+  for (unsigned i = 0; i < sizeof watched / sizeof *watched; i++) {
+    CUstream none = NULL;
+    if (!atomic_compare_exchange_strong(&watched[i].stream, &none, stream)) continue;
+    atomic_store(&watched[i].invalid, false);
+    return;
+  }
+}
+
+static void unwatch(CUstream stream) {
+  for (unsigned i = 0; i < sizeof watched / sizeof *watched; i++)
+    if (atomic_compare_exchange_strong(&watched[i].stream, &(CUstream){stream}, NULL)) return;
+}
+
+void heddle_hooks_captured(const char *symbol, CUresult result) {
+  if (heddle_config()->log_level < HEDDLE_LOG_DEBUG) return;
+  if (result != CUDA_SUCCESS) heddle_log(HEDDLE_LOG_DEBUG, "%s returned %d while a stream captures", symbol, (int)result);
+  for (unsigned i = 0; i < sizeof watched / sizeof *watched; i++) {
+    CUstream stream = atomic_load(&watched[i].stream);
+    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+    if (!stream || atomic_load(&watched[i].invalid) || heddle_real.cuStreamIsCapturing(stream, &status) != CUDA_SUCCESS) continue;
+    if (status != CU_STREAM_CAPTURE_STATUS_INVALIDATED || atomic_exchange(&watched[i].invalid, true)) continue;
+    heddle_log(HEDDLE_LOG_DEBUG, "the capture of stream %p is invalid after %s", (void *)stream, symbol);
+  }
+}
+
 // The count goes up before the driver knows of the capture and down after it has forgotten it.
-static CUresult capture_begun(CUresult r) {
+static CUresult capture_begun(CUstream stream, CUresult r) {
   if (r != CUDA_SUCCESS) atomic_fetch_sub_explicit(&heddle_hooks_captures, 1, memory_order_acq_rel);
+  else watch(stream);
   return r;
 }
 
 CUresult heddle_hook_cuStreamBeginCapture(CUstream stream) {
   atomic_fetch_add_explicit(&heddle_hooks_captures, 1, memory_order_acq_rel);
-  return capture_begun(heddle_real.cuStreamBeginCapture(stream));
+  return capture_begun(stream, heddle_real.cuStreamBeginCapture(stream));
 }
 
 CUresult heddle_hook_cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode mode) {
   atomic_fetch_add_explicit(&heddle_hooks_captures, 1, memory_order_acq_rel);
-  return capture_begun(heddle_real.cuStreamBeginCapture_v2(stream, mode));
+  return capture_begun(stream, heddle_real.cuStreamBeginCapture_v2(stream, mode));
 }
 
 CUresult heddle_hook_cuStreamBeginCaptureToGraph(CUstream stream, CUgraph graph, const CUgraphNode *dependencies,
                                                  const CUgraphEdgeData *edges, size_t count, CUstreamCaptureMode mode) {
   atomic_fetch_add_explicit(&heddle_hooks_captures, 1, memory_order_acq_rel);
-  return capture_begun(heddle_real.cuStreamBeginCaptureToGraph(stream, graph, dependencies, edges, count, mode));
+  return capture_begun(stream, heddle_real.cuStreamBeginCaptureToGraph(stream, graph, dependencies, edges, count, mode));
 }
 
 static bool capturing(CUstream stream) {
@@ -259,7 +292,10 @@ CUresult heddle_hook_cuStreamEndCapture(CUstream stream, CUgraph *graph) {
   // An error ends the capture too, or it does not (wrong thread, unjoined work): the driver says which.
   bool before = capturing(stream);
   CUresult r = heddle_real.cuStreamEndCapture(stream, graph);
-  if (before && !capturing(stream)) atomic_fetch_sub_explicit(&heddle_hooks_captures, 1, memory_order_acq_rel);
+  if (before && !capturing(stream)) {
+    unwatch(stream);
+    atomic_fetch_sub_explicit(&heddle_hooks_captures, 1, memory_order_acq_rel);
+  }
   return r;
 }
 

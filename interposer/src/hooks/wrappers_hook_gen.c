@@ -67,10 +67,46 @@ HEDDLE_WRAP(cuGraphAddNode, (CUgraphNode *phGraphNode, CUgraph hGraph, const CUg
   heddle_hook_cuGraphAddNode(phGraphNode, hGraph, dependencies, numDependencies, nodeParams))
 HEDDLE_WRAP(cuGraphAddNode_v2, (CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData, size_t numDependencies, CUgraphNodeParams *nodeParams), (phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams),
   heddle_hook_cuGraphAddNode_v2(phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams))
+HEDDLE_WRAP(cuGraphExecChildGraphNodeSetParams, (CUgraphExec hGraphExec, CUgraphNode hNode, CUgraph childGraph), (hGraphExec, hNode, childGraph),
+  heddle_hook_cuGraphExecChildGraphNodeSetParams(hGraphExec, hNode, childGraph))
+HEDDLE_WRAP(cuGraphExecDestroy, (CUgraphExec hGraphExec), (hGraphExec),
+  heddle_hook_cuGraphExecDestroy(hGraphExec))
+HEDDLE_WRAP(cuGraphExecKernelNodeSetParams, (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams), (hGraphExec, hNode, nodeParams),
+  heddle_hook_cuGraphExecKernelNodeSetParams(hGraphExec, hNode, nodeParams))
+HEDDLE_WRAP(cuGraphExecKernelNodeSetParams_v2, (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams), (hGraphExec, hNode, nodeParams),
+  heddle_hook_cuGraphExecKernelNodeSetParams_v2(hGraphExec, hNode, nodeParams))
+HEDDLE_WRAP(cuGraphExecMemcpyNodeSetParams, (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMCPY3D *copyParams, CUcontext ctx), (hGraphExec, hNode, copyParams, ctx),
+  heddle_hook_cuGraphExecMemcpyNodeSetParams(hGraphExec, hNode, copyParams, ctx))
+HEDDLE_WRAP(cuGraphExecMemsetNodeSetParams, (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_MEMSET_NODE_PARAMS *memsetParams, CUcontext ctx), (hGraphExec, hNode, memsetParams, ctx),
+  heddle_hook_cuGraphExecMemsetNodeSetParams(hGraphExec, hNode, memsetParams, ctx))
+HEDDLE_WRAP(cuGraphExecNodeSetParams, (CUgraphExec hGraphExec, CUgraphNode hNode, CUgraphNodeParams *nodeParams), (hGraphExec, hNode, nodeParams),
+  heddle_hook_cuGraphExecNodeSetParams(hGraphExec, hNode, nodeParams))
+HEDDLE_WRAP(cuGraphExecUpdate, (CUgraphExec hGraphExec, CUgraph hGraph, CUgraphNode *hErrorNode_out, CUgraphExecUpdateResult *updateResult_out), (hGraphExec, hGraph, hErrorNode_out, updateResult_out),
+  heddle_hook_cuGraphExecUpdate(hGraphExec, hGraph, hErrorNode_out, updateResult_out))
+HEDDLE_WRAP(cuGraphExecUpdate_v2, (CUgraphExec hGraphExec, CUgraph hGraph, CUgraphExecUpdateResultInfo *resultInfo), (hGraphExec, hGraph, resultInfo),
+  heddle_hook_cuGraphExecUpdate_v2(hGraphExec, hGraph, resultInfo))
+HEDDLE_WRAP(cuGraphInstantiate, (CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize), (phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize),
+  heddle_hook_cuGraphInstantiate(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize))
+HEDDLE_WRAP(cuGraphInstantiateWithFlags, (CUgraphExec *phGraphExec, CUgraph hGraph, unsigned long long flags), (phGraphExec, hGraph, flags),
+  heddle_hook_cuGraphInstantiateWithFlags(phGraphExec, hGraph, flags))
+HEDDLE_WRAP(cuGraphInstantiateWithParams, (CUgraphExec *phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams), (phGraphExec, hGraph, instantiateParams),
+  heddle_hook_cuGraphInstantiateWithParams(phGraphExec, hGraph, instantiateParams, CU_STREAM_LEGACY))
+HEDDLE_WRAP(cuGraphInstantiateWithParams_ptsz, (CUgraphExec *phGraphExec, CUgraph hGraph, CUDA_GRAPH_INSTANTIATE_PARAMS *instantiateParams), (phGraphExec, hGraph, instantiateParams),
+  heddle_hook_cuGraphInstantiateWithParams(phGraphExec, hGraph, instantiateParams, CU_STREAM_PER_THREAD))
+HEDDLE_WRAP(cuGraphInstantiate_v2, (CUgraphExec *phGraphExec, CUgraph hGraph, CUgraphNode *phErrorNode, char *logBuffer, size_t bufferSize), (phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize),
+  heddle_hook_cuGraphInstantiate_v2(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize))
 HEDDLE_WRAP(cuGraphLaunch, (CUgraphExec hGraph, CUstream hStream), (hGraph, hStream),
   heddle_hook_cuGraphLaunch(hGraph, heddle_hooks_stream(hStream, CU_STREAM_LEGACY)))
 HEDDLE_WRAP(cuGraphLaunch_ptsz, (CUgraphExec hGraphExec, CUstream hStream), (hGraphExec, hStream),
   heddle_hook_cuGraphLaunch(hGraphExec, heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD)))
+HEDDLE_WRAP(cuGraphNodeSetEnabled, (CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int isEnabled), (hGraphExec, hNode, isEnabled),
+  heddle_hook_cuGraphNodeSetEnabled(hGraphExec, hNode, isEnabled))
+HEDDLE_WRAP(cuGraphRetainUserObject, (CUgraph graph, CUuserObject object, unsigned int count, unsigned int flags), (graph, object, count, flags),
+  heddle_hook_cuGraphRetainUserObject(graph, object, count, flags))
+HEDDLE_WRAP(cuGraphUpload, (CUgraphExec hGraph, CUstream hStream), (hGraph, hStream),
+  heddle_hook_cuGraphUpload(hGraph, heddle_hooks_stream(hStream, CU_STREAM_LEGACY)))
+HEDDLE_WRAP(cuGraphUpload_ptsz, (CUgraphExec hGraphExec, CUstream hStream), (hGraphExec, hStream),
+  heddle_hook_cuGraphUpload(hGraphExec, heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD)))
 HEDDLE_WRAP(cuGraphicsResourceGetMappedPointer, (CUdeviceptr_v1 *pDevPtr, unsigned int *pSize, CUgraphicsResource resource), (pDevPtr, pSize, resource),
   heddle_hooks_refuse("cuGraphicsResourceGetMappedPointer", "a 32-bit device address names memory that an executor cannot have; use the _v2 function") ? CUDA_ERROR_NOT_SUPPORTED : heddle_real.cuGraphicsResourceGetMappedPointer(pDevPtr, pSize, resource))
 HEDDLE_WRAP(cuGraphicsResourceGetMappedPointer_v2, (CUdeviceptr *pDevPtr, size_t *pSize, CUgraphicsResource resource), (pDevPtr, pSize, resource),

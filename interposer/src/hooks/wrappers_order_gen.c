@@ -10,10 +10,6 @@
     CUresult result = heddle_order_begin(&order, (stream), HEDDLE_NATIVE_##kind, HEDDLE_NATIVE_##why);                      \
     result == CUDA_SUCCESS ? heddle_order_end(&order, heddle_real.symbol arguments) : result;                               \
   })
-HEDDLE_WRAP(cuGraphUpload, (CUgraphExec hGraph, CUstream hStream), (hGraph, hStream),
-  HEDDLE_ORDER(cuGraphUpload, (hGraph, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, GRAPH))
-HEDDLE_WRAP(cuGraphUpload_ptsz, (CUgraphExec hGraphExec, CUstream hStream), (hGraphExec, hStream),
-  HEDDLE_ORDER(cuGraphUpload_ptsz, (hGraphExec, hStream), heddle_hooks_stream(hStream, CU_STREAM_PER_THREAD), ASYNC, GRAPH))
 HEDDLE_WRAP(cuGraphicsMapResources, (unsigned int count, CUgraphicsResource *resources, CUstream hStream), (count, resources, hStream),
   HEDDLE_ORDER(cuGraphicsMapResources, (count, resources, hStream), heddle_hooks_stream(hStream, CU_STREAM_LEGACY), ASYNC, NONE))
 HEDDLE_WRAP(cuGraphicsMapResources_ptsz, (unsigned int count, CUgraphicsResource *resources, CUstream hStream), (count, resources, hStream),

@@ -58,10 +58,11 @@ func build(t *testing.T, name string, flags ...string) string {
 	out := filepath.Join(buildDir, fmt.Sprintf("%s-%d", name, len(built)))
 	args := append([]string{"-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-tsan", "-D_GNU_SOURCE=", "-D__CUDA_API_VERSION_INTERNAL",
 		"-I" + filepath.Join(root, "shm/c"), "-isystem", cuda, "-Wl,--wrap=heddle_futex_wait", "-o", out}, flags...)
-	for _, file := range []string{"lane", "submit", "order", "sync", "event", "stream", "context", "capture", "launch", "copy", "memset", "alone", "config", "log"} {
+	for _, file := range []string{"lane", "submit", "order", "sync", "event", "stream", "context", "capture", "launch", "copy", "memset", "alone", "config", "log",
+		"graph/describe", "graph/records", "graph/mirror", "graph/exec", "graph/update"} {
 		args = append(args, filepath.Join(root, "interposer/src", file+".c"))
 	}
-	args = append(args, filepath.Join(root, "shm/c/heddle_ring.c"), "testdata/fake.c", "testdata/"+name+".c", "-lpthread")
+	args = append(args, filepath.Join(root, "shm/c/heddle_ring.c"), filepath.Join(root, "shm/c/heddle_hash.c"), "testdata/fake.c", "testdata/"+name+".c", "-lpthread")
 	if text, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, text)
 	}
@@ -106,11 +107,22 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+func TestGraphs(t *testing.T) {
+	path := build(t, "graphs", "-O1", "-fsanitize=address,undefined")
+	for _, name := range []string{"records", "kinds", "native", "refused", "changes", "update", "child", "alternating", "hasty", "order", "code", "globals", "drop",
+		"alone", "doubt", "large"} {
+		t.Run(name, func(t *testing.T) { run(t, []string{"HEDDLE_REATTACH_MS=300"}, path, name) })
+	}
+}
+
 func TestThreads(t *testing.T) {
 	path := build(t, "units", "-O1", "-fsanitize=thread")
 	for _, name := range []string{"threads", "full"} {
 		t.Run(name, func(t *testing.T) { run(t, []string{"TSAN_OPTIONS=halt_on_error=1"}, path, name) })
 	}
+	t.Run("graphs", func(t *testing.T) {
+		run(t, []string{"TSAN_OPTIONS=halt_on_error=1"}, build(t, "graphs", "-O1", "-fsanitize=thread"), "threads")
+	})
 }
 
 func TestLaunchStaysWithinItsInstructions(t *testing.T) {

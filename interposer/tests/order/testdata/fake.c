@@ -43,7 +43,16 @@ void heddle_session_close(struct heddle_session *s, enum heddle_native_reason wh
   heddle_order_finish_alone(s);
   atomic_store(&s->live, 0);
 }
-void heddle_count_native(enum heddle_native_reason why) { (void)why; }
+_Atomic uint32_t fake_native_counts[HEDDLE_NATIVE_REASONS];
+void heddle_count_native(enum heddle_native_reason why) { atomic_fetch_add(&fake_native_counts[why], 1); }
+int (*fake_request)(uint16_t type, const void *body, int fd, void *reply);
+int heddle_session_request(struct heddle_session *s, uint16_t type, const void *body, size_t body_bytes, const void *tail, size_t tail_bytes,
+                           const int *fds_in, int nfds_in, void *reply_body, size_t reply_bytes, int *fds_out, int *nfds_out) {
+  (void)s, (void)body_bytes, (void)tail, (void)tail_bytes, (void)fds_out;
+  *nfds_out = 0;
+  memset(reply_body, 0, reply_bytes);
+  return fake_request != NULL ? fake_request(type, body, nfds_in == 1 ? fds_in[0] : -1, reply_body) : HEDDLE_WIRE_STATUS_REFUSED;
+}
 
 int __real_heddle_futex_wait(uint32_t *word, uint32_t expected, int timeout_ms);
 int __wrap_heddle_futex_wait(uint32_t *word, uint32_t expected, int timeout_ms);
@@ -75,10 +84,18 @@ static const uint32_t offsets[3] = {0, 8, 16}, sizes[3] = {8, 8, 4};
 static struct heddle_function function = {.handle = (void *)0xf1, .param_count = 3, .param_bytes = 20, .param_offset = offsets,
                                           .param_size = sizes, .max_threads = 512, .static_shared = 0, .max_dynamic_shared = 49152};
 const struct heddle_function *heddle_code_function(CUfunction f) { return (void *)f == function.handle ? &function : NULL; }
+_Atomic uint32_t fake_kernel = 7;
 uint32_t heddle_code_kernel_id(struct heddle_session *s, const struct heddle_function *f, enum heddle_native_reason *why) {
-  (void)s, (void)why;
-  atomic_store(&((struct heddle_function *)(uintptr_t)f)->kernel_id[0], 7);
-  return 7;
+  (void)s;
+  *why = HEDDLE_NATIVE_REFUSED_CODE;
+  uint32_t id = atomic_load(&fake_kernel);
+  if (id != 0) atomic_store(&((struct heddle_function *)(uintptr_t)f)->kernel_id[0], id);
+  return id;
+}
+_Atomic uint32_t heddle_code_changes;
+CUcontext heddle_code_context(const struct heddle_function *f) {
+  (void)f;
+  return fake_current;
 }
 CUfunction heddle_code_native(struct heddle_session *s, uint32_t kernel_id) {
   (void)s;
@@ -94,9 +111,10 @@ CUresult heddle_code_native_end(CUfunction f, CUstream stream, CUresult launched
 }
 CUresult heddle_code_graph_begin(CUstream stream) { (void)stream; return CUDA_SUCCESS; }
 CUresult heddle_code_graph_end(CUstream stream, CUresult launched) { (void)stream; return launched; }
+_Atomic int fake_mirrored;
 bool heddle_code_mirrored(struct heddle_session *s, const struct heddle_function *f) {
   (void)s, (void)f;
-  return false;
+  return atomic_load(&fake_mirrored) != 0;
 }
 void heddle_code_context_gone(CUcontext context) { (void)context; }
 

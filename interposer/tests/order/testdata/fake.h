@@ -40,6 +40,12 @@ extern void (*fake_stream_synchronize)(CUstream stream);
 extern int (*fake_sleep)(uint32_t *word, uint32_t expected);
 extern _Atomic int fake_daemon_alive;
 
+// The daemon: a HEDDLE_WIRE_STATUS_*. fd: of GRAPH, the file with its nodes. NULL: every request is refused.
+extern int (*fake_request)(uint16_t type, const void *body, int fd, void *reply);
+extern _Atomic uint32_t fake_native_counts[HEDDLE_NATIVE_REASONS];
+extern _Atomic uint32_t fake_kernel; // the id of every kernel; 0: refused
+extern _Atomic int fake_mirrored;    // device globals live in the executor
+
 // A stream as the fake driver made it.
 CUstream fake_stream(unsigned int flags);
 #endif
