@@ -85,17 +85,23 @@ static bool find_implicit(void *obj, void *arg)
     return false;
 }
 
-CUresult sim_capture_legacy(const struct sim_ctx *ctx)
+/* What use of the legacy stream gives while a blocking stream of the context captures; asking alone does that capture no harm. */
+static CUresult legacy_beside(const struct sim_ctx *ctx, bool use)
 {
     if (atomic_load_explicit(&active, memory_order_relaxed) == 0)
         return CUDA_SUCCESS;
     struct visit v = {.res = CUDA_SUCCESS, .ctx = ctx};
     pthread_mutex_lock(&sim_capture_lock);
     sim_obj_each(SIM_STREAM, find_implicit, &v);
-    if (v.res != CUDA_SUCCESS)
+    if (v.res != CUDA_SUCCESS && use)
         invalidate(v.id);
     pthread_mutex_unlock(&sim_capture_lock);
     return v.res;
+}
+
+CUresult sim_capture_legacy(const struct sim_ctx *ctx)
+{
+    return legacy_beside(ctx, true);
 }
 
 CUresult sim_cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode)
@@ -230,7 +236,8 @@ CUresult sim_capture_event_wait(struct sim_stream *stream, struct sim_event *eve
 
 /* ---- beginning and ending ---- */
 
-CUresult sim_cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
+/* Begins a capture, into a graph of its own or behind nodes of one that is there. */
+static CUresult begin(CUstream hStream, CUstreamCaptureMode mode, CUgraph into, const CUgraphNode *deps, size_t ndeps)
 {
     struct sim_stream *s;
     CUresult res = sim_stream_resolve(hStream, &s);
@@ -241,15 +248,26 @@ CUresult sim_cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
     if (s->kind == SIM_STREAM_LEGACY)
         return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     pthread_mutex_lock(&sim_capture_lock);
-    struct sim_graph *g = NULL;
+    struct sim_graph *g = SIM_OBJ(SIM_GRAPH, into);
+    struct sim_node **first = NULL;
+    size_t nfirst = 0;
     if (STATUS(s) != CU_STREAM_CAPTURE_STATUS_NONE)
         res = CUDA_ERROR_ILLEGAL_STATE;
-    else if (!(g = sim_graph_new()))
+    else if (into && (!g || g->capture_id || (ndeps && !deps)))
+        res = CUDA_ERROR_INVALID_VALUE;
+    for (size_t i = 0; res == CUDA_SUCCESS && i < ndeps; i++) {
+        struct sim_node *n = SIM_OBJ(SIM_NODE, deps[i]);
+        res = n && n->graph == g ? sim_nodes_union(&first, &nfirst, &n, 1) : CUDA_ERROR_INVALID_VALUE;
+    }
+    if (res == CUDA_SUCCESS && !into && !(g = sim_graph_new()))
         res = CUDA_ERROR_OUT_OF_MEMORY;
-    if (g) {
+    if (res != CUDA_SUCCESS)
+        free(first);
+    else {
+        g->kept = into != NULL;
         s->graph = g;
-        s->deps = NULL;
-        s->ndeps = 0;
+        s->deps = first;
+        s->ndeps = nfirst;
         s->origin = true;
         s->mode = mode;
         s->capturer = pthread_self();
@@ -259,6 +277,18 @@ CUresult sim_cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
     }
     pthread_mutex_unlock(&sim_capture_lock);
     return res;
+}
+
+CUresult sim_cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode)
+{
+    return begin(hStream, mode, NULL, NULL, 0);
+}
+
+CUresult sim_cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph, const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData,
+                                         size_t numDependencies, CUstreamCaptureMode mode)
+{
+    (void)dependencyData; /* programmatic edges start earlier; waiting for the end is always right */
+    return hGraph ? begin(hStream, mode, hGraph, dependencies, numDependencies) : CUDA_ERROR_INVALID_VALUE;
 }
 
 CUresult sim_cuStreamBeginCapture(CUstream hStream)
@@ -336,7 +366,7 @@ CUresult sim_cuStreamEndCapture(CUstream hStream, CUgraph *phGraph)
         g->capture_id = 0;
         if (v.res == CUDA_SUCCESS)
             *phGraph = (CUgraph)g;
-        else
+        else if (!g->kept)
             sim_graph_free(g);
     }
     pthread_mutex_unlock(&sim_capture_lock);
@@ -350,7 +380,7 @@ CUresult sim_cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus *captur
     if (res == CUDA_SUCCESS && !captureStatus)
         res = CUDA_ERROR_INVALID_VALUE;
     if (res == CUDA_SUCCESS && s->kind == SIM_STREAM_LEGACY)
-        res = sim_capture_legacy(s->ctx);
+        res = legacy_beside(s->ctx, false);
     if (res == CUDA_SUCCESS)
         *captureStatus = STATUS(s);
     return res;

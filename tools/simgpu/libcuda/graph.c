@@ -61,7 +61,7 @@ struct sim_graph *sim_graph_new(void)
         g->nodes = NULL;
         g->n = g->cap = 0;
         g->capture_id = 0;
-        g->owned = false;
+        g->owned = g->kept = false;
     }
     return g;
 }
@@ -178,9 +178,11 @@ CUresult sim_node_set_kernel(struct sim_node *n, const struct sim_request *req, 
     free(n->params);
     n->params = params;
     const uint64_t *a = req->args;
-    n->u.kernel = (CUDA_KERNEL_NODE_PARAMS){.func = f, .gridDimX = (unsigned)a[4], .gridDimY = (unsigned)a[5], .gridDimZ = (unsigned)a[6],
+    bool kern = SIM_OBJ(SIM_KERNEL, f) != NULL;
+    n->u.kernel = (CUDA_KERNEL_NODE_PARAMS){.func = kern ? NULL : f, .kern = kern ? (CUkernel)f : NULL, .gridDimX = (unsigned)a[4], .gridDimY = (unsigned)a[5], .gridDimZ = (unsigned)a[6],
                                             .blockDimX = (unsigned)a[7], .blockDimY = (unsigned)a[8], .blockDimZ = (unsigned)a[9],
-                                            .sharedMemBytes = (unsigned)a[13], .kernelParams = params, .ctx = (CUcontext)fn->module->ctx};
+                                            .sharedMemBytes = (unsigned)a[13], .kernelParams = params,
+                                            .ctx = fn->module ? (CUcontext)fn->module->ctx : NULL};
     return CUDA_SUCCESS;
 }
 
@@ -695,9 +697,14 @@ CUresult sim_cuGraphMemcpyNodeGetParams(CUgraphNode hNode, CUDA_MEMCPY3D *nodePa
     const struct sim_node *n = node_of(hNode, CU_GRAPH_NODE_TYPE_MEMCPY);
     if (!n || !nodeParams)
         return CUDA_ERROR_INVALID_VALUE;
-    if (!n->copy)
-        return CUDA_ERROR_NOT_SUPPORTED; /* a captured linear copy */
-    *nodeParams = *n->copy;
+    if (n->copy) {
+        *nodeParams = *n->copy;
+        return CUDA_SUCCESS;
+    }
+    const uint64_t *a = n->work.args; /* captured: destination, pitch, slice, source, pitch, slice, width, height, depth from 3 on */
+    *nodeParams = (CUDA_MEMCPY3D){.dstMemoryType = CU_MEMORYTYPE_UNIFIED, .dstDevice = a[3], .dstPitch = a[4], .dstHeight = a[4] ? a[5] / a[4] : 0,
+                                  .srcMemoryType = CU_MEMORYTYPE_UNIFIED, .srcDevice = a[6], .srcPitch = a[7], .srcHeight = a[7] ? a[8] / a[7] : 0,
+                                  .WidthInBytes = a[9], .Height = a[10], .Depth = a[11]};
     return CUDA_SUCCESS;
 }
 

@@ -41,6 +41,7 @@ struct sim_graph {
     size_t n, cap;
     uint64_t capture_id; /* of the capture that fills it; 0: none */
     bool owned;          /* a child graph: its parent frees it */
+    bool kept;           /* captured into: it stays when the capture fails */
 };
 
 /* All of these want sim_capture_lock held. */

@@ -21,7 +21,7 @@ static struct sim_node *copy_node(struct sim_graph *g, const struct sim_node *n)
         res = sim_work_copy(&c->work, &req);
     }
     if (res == CUDA_SUCCESS && n->type == CU_GRAPH_NODE_TYPE_KERNEL)
-        res = sim_node_set_kernel(c, &req, n->u.kernel.func);
+        res = sim_node_set_kernel(c, &req, n->u.kernel.func ? n->u.kernel.func : (CUfunction)n->u.kernel.kern);
     else if (n->type != CU_GRAPH_NODE_TYPE_GRAPH)
         c->u = n->u;
     if (res == CUDA_SUCCESS && n->type == CU_GRAPH_NODE_TYPE_GRAPH) {
@@ -321,6 +321,8 @@ CUresult sim_cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
         CUDA_HOST_NODE_PARAMS h = {p->host.fn, p->host.userData};
         return sim_cuGraphExecHostNodeSetParams(hGraphExec, hNode, &h);
     }
+    case CU_GRAPH_NODE_TYPE_GRAPH:
+        return sim_cuGraphExecChildGraphNodeSetParams(hGraphExec, hNode, p->graph.graph);
     default:
         return CUDA_ERROR_NOT_SUPPORTED;
     }

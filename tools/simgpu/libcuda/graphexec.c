@@ -374,6 +374,45 @@ CUresult sim_cuGraphExecHostNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hN
     return s && nodeParams ? sim_graph_host_work(&s->work, nodeParams) : CUDA_ERROR_INVALID_VALUE;
 }
 
+/* Pairs the nodes of two graphs of the same shape, one within the other's place in x. do_it false only checks. */
+static CUresult set_child(struct sim_exec *x, const struct sim_graph *old, const struct sim_graph *new, bool do_it)
+{
+    CUresult res = old->n == new->n ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+    for (size_t i = 0; res == CUDA_SUCCESS && i < new->n; i++)
+        new->nodes[i]->mark = i;
+    for (size_t i = 0; res == CUDA_SUCCESS && i < old->n; i++)
+        old->nodes[i]->mark = i;
+    for (size_t i = 0; res == CUDA_SUCCESS && i < old->n; i++) {
+        const struct sim_node *a = old->nodes[i], *b = new->nodes[i];
+        if (a->type != b->type || a->ndeps != b->ndeps)
+            return CUDA_ERROR_INVALID_VALUE;
+        for (size_t j = 0; j < a->ndeps; j++)
+            if (a->deps[j]->mark != b->deps[j]->mark)
+                return CUDA_ERROR_INVALID_VALUE;
+        if (a->type == CU_GRAPH_NODE_TYPE_GRAPH)
+            res = set_child(x, a->u.child, b->u.child, do_it);
+        for (size_t k = 0; res == CUDA_SUCCESS && do_it && k < x->n; k++)
+            if (x->steps[k].node == a->id && a->type != CU_GRAPH_NODE_TYPE_GRAPH)
+                res = copy_work(&x->steps[k].work, &b->work);
+    }
+    return res;
+}
+
+CUresult sim_cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, CUgraph childGraph)
+{
+    struct sim_exec *x = SIM_OBJ(SIM_EXEC, hGraphExec);
+    pthread_mutex_lock(&sim_capture_lock);
+    const struct sim_node *n = SIM_OBJ(SIM_NODE, hNode);
+    const struct sim_graph *g = SIM_OBJ(SIM_GRAPH, childGraph);
+    CUresult res = CUDA_ERROR_INVALID_VALUE;
+    if (x && n && g && n->type == CU_GRAPH_NODE_TYPE_GRAPH && find_step(hGraphExec, hNode, CU_GRAPH_NODE_TYPE_EMPTY))
+        res = set_child(x, n->u.child, g, false);
+    if (res == CUDA_SUCCESS)
+        res = set_child(x, n->u.child, g, true);
+    pthread_mutex_unlock(&sim_capture_lock);
+    return res;
+}
+
 CUresult sim_cuGraphNodeSetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int isEnabled)
 {
     struct step *s = find_step(hGraphExec, hNode, CU_GRAPH_NODE_TYPE_EMPTY);
