@@ -15,7 +15,7 @@ uint64_t sim_node_id(void)
 
 CUresult sim_work_copy(struct sim_work *w, const struct sim_request *req)
 {
-    struct sim_work n = {.op = req->op, .nargs = req->nargs, .nmore = req->nmore, .blob_len = req->blob_len};
+    struct sim_work n = {.op = req->op, .nargs = req->nargs, .nmore = req->nmore, .blob_len = req->blob_len, .function = req->function};
     n.args = malloc((req->nargs + req->nmore + 1) * sizeof *n.args);
     n.blob = malloc(req->blob_len + 1);
     if (!n.args || !n.blob) {
@@ -48,6 +48,7 @@ void sim_work_request(const struct sim_work *w, struct sim_request *req)
     memcpy(req->args, w->args, w->nargs * sizeof *w->args);
     req->more = w->args + w->nargs;
     req->nmore = w->nmore;
+    req->function = w->function;
     req->blob = w->blob;
     req->blob_len = w->blob_len;
 }

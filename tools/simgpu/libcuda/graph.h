@@ -9,6 +9,7 @@ struct sim_work {
     uint16_t op; /* 0: nothing to do */
     uint16_t nargs;
     size_t nmore, blob_len;
+    CUfunction function; /* of a launch */
     uint64_t *args; /* nargs, then nmore */
     void *blob;
 };

@@ -35,6 +35,8 @@ struct sim_exec {
     uint64_t ctx_id;
     struct sim_stream *streams[MAX_LANES];
     struct sim_event **events; /* nevents, then one for the start, then one for the end of each lane */
+    struct sim_event *behind;  /* the last launch; NULL: there was none in this context */
+    uint64_t behind_stream;    /* id of the stream that it was on */
     pthread_mutex_t lock;
 };
 
@@ -193,6 +195,9 @@ static void drop_resources(struct sim_exec *x)
             sim_event_free(x->events[i]);
     free(x->events);
     x->events = NULL;
+    if (alive && x->behind)
+        sim_event_free(x->behind);
+    x->behind = NULL;
     x->ctx = NULL;
 }
 
@@ -290,6 +295,20 @@ static CUresult launch_lanes(struct sim_exec *x, struct sim_stream *stream)
     return res;
 }
 
+/* A launch follows the graph's last one, whichever stream that was on. */
+static CUresult follow_last(struct sim_exec *x, struct sim_stream *s)
+{
+    return x->behind && x->behind_stream != s->id ? wait_for(s, x->behind) : CUDA_SUCCESS;
+}
+
+static CUresult note_last(struct sim_exec *x, struct sim_stream *s)
+{
+    if (!x->behind)
+        x->behind = sim_event_new(x->ctx, CU_EVENT_DISABLE_TIMING, false);
+    x->behind_stream = s->id;
+    return x->behind ? record(s, x->behind) : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
 CUresult sim_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
 {
     struct sim_exec *x = SIM_OBJ(SIM_EXEC, hGraph);
@@ -303,11 +322,15 @@ CUresult sim_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
     bool capturing = atomic_load(&s->capture) != CU_STREAM_CAPTURE_STATUS_NONE;
     if (!capturing)
         res = prepare(x, s->ctx);
+    if (res == CUDA_SUCCESS && !capturing)
+        res = follow_last(x, s);
     if (res == CUDA_SUCCESS && (capturing || x->lanes <= 1))
         for (size_t i = 0; res == CUDA_SUCCESS && i < x->n; i++)
             res = submit_step(&x->steps[i], s);
     else if (res == CUDA_SUCCESS)
         res = launch_lanes(x, s);
+    if (res == CUDA_SUCCESS && !capturing)
+        res = note_last(x, s);
     pthread_mutex_unlock(&x->lock);
     return res;
 }
