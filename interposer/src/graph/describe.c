@@ -23,8 +23,9 @@ static void body_set(struct heddle_node *n, uint16_t kind, const void *first, ui
 }
 
 // A launch as the driver's description of a node says it; attributes are in *w already.
-static void set_launch(struct heddle_session *s, CUcontext owner, struct heddle_node *n, const CUDA_KERNEL_NODE_PARAMS *p, struct heddle_wire_launch w) {
-  static _Thread_local unsigned char packed[HEDDLE_PACKED_BYTES];
+static __attribute__((noinline)) void set_launch(struct heddle_session *s, CUcontext owner, struct heddle_node *n, const CUDA_KERNEL_NODE_PARAMS *p,
+                                                 struct heddle_wire_launch w) {
+  unsigned char packed[HEDDLE_PACKED_BYTES]; // so large that it must not stand in the recursion over graphs
   enum heddle_native_reason why = HEDDLE_NATIVE_NONE;
   w.grid_x = p->gridDimX;
   w.grid_y = p->gridDimY;
