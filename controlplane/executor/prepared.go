@@ -170,6 +170,9 @@ func (m *prepared) build(r *sequence.Run) {
 		}
 		d.GraphDestroy(g)
 	}
+	if res == gpu.Success {
+		m.x.uploadGraph(x)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.stats.busy += time.Since(begun)

@@ -67,6 +67,7 @@ func (r *Run) Len() int { return len(r.items) }
 type Graph interface {
 	GraphKernel(g gpu.Graph, after []gpu.GraphNode, l *gpu.Launch) (gpu.GraphNode, gpu.Result)
 	GraphMemset(g gpu.Graph, after []gpu.GraphNode, dst, pitch, width, height uint64, element, value uint32) (gpu.GraphNode, gpu.Result)
+	GraphCopy(g gpu.Graph, after []gpu.GraphNode, dst, src, bytes uint64) (gpu.GraphNode, gpu.Result)
 }
 
 // ScratchBytes is what Build needs.
@@ -90,9 +91,12 @@ func (r *Run) Build(d Graph, g gpu.Graph, scratch []byte) gpu.Result {
 				l.Params = uint64(uintptr(unsafe.Pointer(&scratch[0])))
 			}
 			last[0], res = d.GraphKernel(g, after, &l)
-		default:
+		case shm.KindMemset:
 			a := &it.args
 			last[0], res = d.GraphMemset(g, after, a[0], a[1], a[2], a[3], uint32(a[4]), uint32(a[5]))
+		case shm.KindCopy:
+			a := &it.args
+			last[0], res = d.GraphCopy(g, after, a[0], a[1], a[2])
 		}
 		if res != gpu.Success {
 			return res
@@ -118,6 +122,8 @@ func fits(op *scoreboard.Op) bool {
 		return !joins && l.Flags&shm.LaunchFlagCooperative == 0 && l.ParamBytes <= mostParams
 	case shm.KindMemset:
 		return true
+	case shm.KindCopy:
+		return op.Args[2] <= mostCopy // a pitched copy of one row is what a graph has for it
 	}
 	return false
 }

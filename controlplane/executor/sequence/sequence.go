@@ -31,6 +31,8 @@ const (
 	backlog = 8
 	// mostParams bounds a run's parameters, in bytes: all of them are kept.
 	mostParams = 16 << 10
+	// mostCopy bounds one copy, in bytes.
+	mostCopy = 64 << 20
 	// again is how often a seed must come again before a graph is made of it, againWary the same for a client of whose runs many were
 	// never used.
 	again, againWary = 2, 8

@@ -25,7 +25,7 @@ const (
 
 // call is one op as its client submits it.
 type call struct {
-	kernel uint32 // 0: a memset of words
+	kernel uint32 // 0: a memset or a copy
 	grid   uint32
 	words  []uint64
 	signal bool
@@ -102,7 +102,12 @@ func (l *lane) submit(calls ...call) {
 		}
 		var body []byte
 		var ok bool
-		if c.kernel == 0 {
+		if c.kernel == 0 && c.words[0]%3 == 0 {
+			h.Kind = shm.KindCopy
+			if body, _, ok = l.prod.Begin(h, int(unsafe.Sizeof(shm.Copy{}))); ok {
+				shm.Put(body, shm.Copy{Dst: memoryAt + c.words[0]%1024*4, Src: memoryAt + 1<<16, Bytes: 64})
+			}
+		} else if c.kernel == 0 {
 			h.Kind = shm.KindMemset
 			if body, _, ok = l.prod.Begin(h, int(unsafe.Sizeof(shm.Memset{}))); ok {
 				shm.Put(body, shm.Memset{Dst: memoryAt + c.words[0]%1024*4, Width: 4, Height: 1, Element: 4, Value: 7})
@@ -154,6 +159,10 @@ func (n *nodes) GraphKernel(_ gpu.Graph, after []gpu.GraphNode, d *gpu.Launch) (
 
 func (n *nodes) GraphMemset(_ gpu.Graph, after []gpu.GraphNode, dst, pitch, width, height uint64, element, value uint32) (gpu.GraphNode, gpu.Result) {
 	return n.add(after, fmt.Sprint(uint16(shm.KindMemset), gpu.Copy3D{dst, pitch, width, height, uint64(element), uint64(value)}))
+}
+
+func (n *nodes) GraphCopy(_ gpu.Graph, after []gpu.GraphNode, dst, src, bytes uint64) (gpu.GraphNode, gpu.Result) {
+	return n.add(after, fmt.Sprint(uint16(shm.KindCopy), gpu.Copy3D{dst, src, bytes}))
 }
 
 // step issues the lane's first op, or the run that begins with it. false: nothing waits.
