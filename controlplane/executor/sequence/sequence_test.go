@@ -494,3 +494,53 @@ func TestForgetNamed(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkLook is what recognition costs an op that waits with others behind it: nothing repeats, the kernels do but not their
+// parameters, or all of it does.
+func BenchmarkLook(b *testing.B) {
+	for _, kind := range []string{"nothing", "kernels", "all"} {
+		b.Run(kind, func(b *testing.B) {
+			s := New(Options{Ask: func(r *Run) bool { r.Exec.Store(1); return true }, Retire: func(*Run) {}})
+			l := newLane(b, s, 1)
+			defer l.close()
+			r := rand.New(rand.NewPCG(1, 1))
+			m := model(r, 342)
+			var behind [Most]*scoreboard.Op
+			board, ln := l.board, l.board.Lane(1)
+			n := uint64(0)
+			for done := 0; done < b.N; done += len(m) {
+				b.StopTimer()
+				for i := range m {
+					c := m[i]
+					if n++; kind != "all" && c.kernel != 0 {
+						c.words = append(slices.Clone(c.words), n)
+						if kind == "nothing" {
+							c.kernel = 13 + uint32(n%27)
+						}
+					}
+					l.submit(c)
+				}
+				b.StartTimer()
+				for {
+					op := board.Ready(ln)
+					if op == nil {
+						break
+					}
+					if op.Next() != nil && s.Wants(&l.track, op) {
+						ops := behind[:board.Following(op, behind[:])]
+						if run := s.Look(&l.track, ops); run != nil {
+							for _, o := range ops[:run.Len()] {
+								board.Issue(o, 0)
+							}
+							s.Took(&l.track, run, ln.Issued)
+							continue
+						}
+					}
+					board.Issue(op, 0)
+				}
+				b.StopTimer()
+				l.finish()
+			}
+		})
+	}
+}
