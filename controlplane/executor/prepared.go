@@ -293,13 +293,17 @@ func (p *poller) single(op *scoreboard.Op) bool {
 
 // chain issues the run that begins with op. wait: it shall go when there is room; neither: op goes by itself.
 func (p *poller) chain(t *sequence.Track, op *scoreboard.Op) (issued, wait bool) {
+	l := op.Session.Lane(op.Lane)
+	if n := t.Held(op); n > 0 && !p.force && l.InFlight()+n > max(p.window(l), p.tune.WindowShared) {
+		return false, true // as in the pass before
+	}
 	ops := p.behind[:op.Session.Following(op, p.behind[:])]
 	r := p.runs.Look(t, ops)
 	if r == nil {
 		return false, false
 	}
 	ops = ops[:r.Len()]
-	l, last := op.Session.Lane(op.Lane), ops[len(ops)-1]
+	last := ops[len(ops)-1]
 	most, tight := p.window(l), p.sched.Tight(op)
 	work, known := p.work(ops)
 	if known && work <= shortOp*int64(len(ops)) {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
@@ -357,6 +358,37 @@ func TestPreparedNoAllocations(t *testing.T) {
 	if got := after.Mallocs - before.Mallocs; got > n/4 {
 		t.Errorf("%d allocations for %d ops", got, n)
 	}
+}
+
+// What a class may issue bounds runs too: a longer one goes op by op, so that what is more urgent need not wait for all of it.
+func TestPreparedBounds(t *testing.T) {
+	h := newBench(t)
+	p := h.poller
+	p.runs = sequence.New(sequence.Options{Ask: func(r *sequence.Run) bool { r.Exec.Store(1); return true }, Retire: func(*sequence.Run) {}})
+	c, g := h.client(nil)
+	class := c.books.Class()
+	whole := class.Longest
+	rounds := func(n int) {
+		for range n {
+			for range 64 {
+				g.push(1, false)
+			}
+			g.ring.Publish()
+			h.until("all are done", func() bool { return c.board.OpsDone == uint64(g.seq[1]) })
+		}
+	}
+	class.Longest = 3 * sched.Unknown // of ops that were never measured
+	rounds(20)
+	if n := p.runs.Words; n != 0 || p.runs.Runs == 0 {
+		t.Errorf("%d words of runs that take longer than their class may; %+v", n, p.runs.Counters)
+	}
+	class.Longest, class.Slice = whole, 3*sched.Unknown
+	rounds(5)
+	if n := p.runs.Words; n != 0 {
+		t.Errorf("%d words of runs that take longer than a slice", n)
+	}
+	class.Slice = 0
+	h.until("runs are prepared", func() bool { rounds(1); return p.runs.Words > 0 })
 }
 
 // pricedGPU is a driver that adds up what its calls take on an H100 (measurements.md section 3): 4.4 µs a launch; of a graph 1.7 µs a

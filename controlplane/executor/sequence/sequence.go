@@ -183,6 +183,14 @@ func (s *Store) Look(t *Track, ops []*scoreboard.Op) *Run {
 	return nil
 }
 
+// Held is the length of the run that Look gave for op and that waits for room; 0: there is none.
+func (t *Track) Held(op *scoreboard.Op) int {
+	if r := t.checked; r != nil && t.from == op.Seq && r.state == asked {
+		return r.Len()
+	}
+	return 0
+}
+
 // find gives the longest run that ops begin with, or the one that they are most alike to, and how many ops are alike.
 func (s *Store) find(t *Track, ops []*scoreboard.Op) (best *Run, most int) {
 	first := ops[0]
