@@ -55,8 +55,10 @@ const (
 	longKernel = 50_000
 	// rounds is how many times the blocks of a word may fill the chip.
 	rounds = 4
-	// gainPercent: together, an instance must take less than this share of what it takes alone.
+	// gainPercent: together, an instance must take less than this share of what it takes alone, with the launch that it is spared: so long
+	// the driver takes for one (measurements.md section 3; 3 to 5 µs on the H200), whatever the GPU does meanwhile.
 	gainPercent = 95
+	spared      = 4_000
 	// sure is how many measurements of a bucket count.
 	sure = 3
 	// outlier bounds what one measurement counts for, as a multiple of those before: a thread that loses its core between the two
@@ -146,7 +148,7 @@ func (t *Times) Limit(blocks, resident, most int, words uint64) int {
 		return limit
 	}
 	for b := 1; b < Buckets && 1<<(b-1) < limit; b++ {
-		if t.seen[b] == sure && t.clear[b]*100 > t.clear[0]*gainPercent {
+		if t.seen[b] == sure && t.each[b]*100 > (t.each[0]+spared)*gainPercent {
 			return 1 << (b - 1)
 		}
 	}

@@ -75,14 +75,15 @@ func TestLimit(t *testing.T) {
 		{"half the chip, long", full(200_000, nil), 1056, 2112, 8},
 		{"more than four times the chip", &Times{}, 10_000, 2112, 1},
 		{"gains", full(8_000, map[int]int64{2: 9_000, 8: 12_000}), 64, 2112, 128},
-		{"gains up to 8", full(8_000, map[int]int64{8: 12_000, 16: 130_000}), 64, 2112, 8},
-		{"never gains", full(8_000, map[int]int64{2: 15_900}), 64, 2112, 1},
+		{"gains up to 8", full(80_000, map[int]int64{8: 120_000, 16: 1_400_000}), 64, 2112, 8},
+		{"never gains", full(200_000, map[int]int64{2: 390_000}), 64, 2112, 1},
+		{"gains only the launch", full(2_000, map[int]int64{2: 9_000}), 64, 2112, 128},
 	} {
 		if got := c.times.Limit(c.blocks, c.resident, 128, 1); got != c.want {
 			t.Errorf("%s: limit %d; want %d", c.what, got, c.want)
 		}
 	}
-	if got := full(8_000, map[int]int64{2: 15_900}).Limit(64, 2112, 128, probeEvery-1); got != 128 {
+	if got := full(200_000, map[int]int64{2: 390_000}).Limit(64, 2112, 128, probeEvery-1); got != 128 {
 		t.Errorf("a probe is limited to %d", got)
 	}
 	var m Times
