@@ -338,7 +338,7 @@ func (c *tester) sum() (v uint32) {
 
 // The whole way: parts are built from the description by the executor itself, and give what the graph gives.
 func TestGraphCutByTheExecutor(t *testing.T) {
-	g, d, low, high, want := slowGraph(t, 300)
+	g, d, low, high, want := slowGraph(t, 120)
 	var stop atomic.Bool
 	var urgentOps sync.WaitGroup
 	urgentOps.Add(1)
