@@ -481,6 +481,20 @@ func (s *session) loseMemory(address uint64) {
 	}
 }
 
+// graphGoes says whether a graph that the scheduler gave may be issued: not while another lane's launch of it is only partly issued. Parts
+// may have been built since it became ready.
+func (p *poller) graphGoes(op *scoreboard.Op) bool {
+	g := op.Graph
+	if op.Session.Lane(op.Lane).Part == op {
+		return true
+	}
+	if g.Running(op.Session) {
+		return false
+	}
+	op.Cuts = p.slots[op.Session.Slot].hold == nil && g.Cuts(op.Session.Class)
+	return true
+}
+
 // graphIssued keeps the books of a graph that was launched; it runs on the poller's thread.
 func (p *poller) graphIssued(op *scoreboard.Op) {
 	op.Graph.Launched++

@@ -243,7 +243,7 @@ func TestGraphCutAgain(t *testing.T) {
 		active()
 	}
 	s.build()
-	s.gpu.times[s.graph.Parts.Execs[0]] *= 4 // the first part is the long one
+	s.gpu.times[s.graph.Parts.Execs[0]] *= 12 // the first part is the long one
 	for range 3 {
 		active()
 	}
@@ -251,7 +251,7 @@ func TestGraphCutAgain(t *testing.T) {
 		t.Fatal("a part that takes twice what a class above may wait was not cut again")
 	}
 	s.build()
-	s.gpu.times[s.graph.Parts.Execs[0]] *= 4
+	s.gpu.times[s.graph.Parts.Execs[0]] *= 12
 	for range 3 {
 		active()
 	}

@@ -569,8 +569,8 @@ func (p *poller) schedule() bool {
 			break
 		}
 		p.sched.Next()
-		if op.Kind == shm.KindGraph && op.Session.Lane(op.Lane).Part != op && op.Graph.Running(op.Session) {
-			p.later = append(p.later, op) // another lane's launch of it is not at its end
+		if op.Kind == shm.KindGraph && !p.graphGoes(op) {
+			p.later = append(p.later, op)
 			continue
 		}
 		if op.Cuts {

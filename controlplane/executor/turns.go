@@ -120,9 +120,7 @@ func estimate(op *scoreboard.Op) {
 	const bytesPerNanosecond, overhead = 1000, 2000 // of a copy; an H100 moves some 1.5 KB a ns, and starts within 2 µs
 	if op.Kind == shm.KindGraph {
 		op.Cost = op.Graph.Cost()
-		if in := op.Session.Class; in != nil && in.Slice > 0 && op.Cost > in.Slice {
-			op.Cuts = op.Graph.Cuttable(in.Slice)
-		}
+		op.Cuts = op.Graph.Cuts(op.Session.Class)
 		return
 	}
 	if op.Kind != shm.KindLaunch {

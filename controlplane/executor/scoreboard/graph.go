@@ -133,9 +133,9 @@ const (
 // are none, or when those there are were measured and are longer; until they are built the launch goes as it can.
 func (g *Graph) Cuttable(bound int64) bool {
 	p := g.Parts
-	if !g.Asked && g.Builds < maxBuilds && g.Ask != nil && g.time > 0 && g.Nodes > 1 && (p == nil || p.all() && g.uneven(bound)) {
+	if !g.Asked && g.Builds < maxBuilds && g.Ask != nil && g.Nodes > 1 && (p == nil || p.all() && g.uneven(bound)) {
 		most := max(1, int64(float64(bound)/2/g.Weight))
-		g.Asked = g.Ask(int(min(max(2, (g.time+most-1)/most), maxParts, int64(g.Nodes))))
+		g.Asked = g.Ask(int(min(max(2, (g.Time()+most-1)/most), maxParts, int64(g.Nodes))))
 	}
 	return p != nil
 }
@@ -203,16 +203,23 @@ func (g *Graph) Took(ns int64) {
 	g.measured = min(g.measured+1, graphSure)
 }
 
-// Time is how long a launch takes, ns; 0: not known.
-func (g *Graph) Time() int64 { return g.time }
+// Time is how long a launch takes, ns: measured, or a guess before the first launch was.
+func (g *Graph) Time() int64 {
+	if g.time == 0 {
+		return graphNode * int64(max(1, g.Nodes))
+	}
+	return g.time
+}
+
+// Measured says whether Time is what launches took.
+func (g *Graph) Measured() bool { return g.time > 0 }
 
 // Cost estimates what a launch costs, ns of the whole chip.
-func (g *Graph) Cost() int64 {
-	t := g.time
-	if t == 0 {
-		t = graphNode * int64(max(1, g.Nodes))
-	}
-	return max(1, int64(float64(t)*g.Weight))
+func (g *Graph) Cost() int64 { return max(1, int64(float64(g.Time())*g.Weight)) }
+
+// Cuts says whether a launch by a client of this class goes in parts now; nil: it has none.
+func (g *Graph) Cuts(in *Class) bool {
+	return in != nil && in.Slice > 0 && g.Cost() > in.Slice && g.Cuttable(in.Slice)
 }
 
 // Count brings what its kernels were launched up to date in their codes.

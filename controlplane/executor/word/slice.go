@@ -136,7 +136,8 @@ func (c *Cut) Peek(all bool) (s Slice, cost int64) {
 	switch bound := c.Op.Session.Class.Slice; {
 	case bound == 0 || all:
 	case c.Parts != nil:
-		for n = 1; n < left && c.cost(c.next, n+1) <= bound/2; n++ {
+		// Each goes alone until it was measured.
+		for n = 1; n < left && c.Parts.Measured[c.next] && c.Parts.Measured[c.next+n] && c.cost(c.next, n+1) <= bound/2; n++ {
 		}
 	default:
 		most := uint32(min(float64(bound)/2/c.each, float64(left)))
