@@ -27,11 +27,13 @@ type fakeGraph struct {
 }
 
 type fakeNode struct {
-	after []gpu.GraphNode
-	run   func(s gpu.Stream) gpu.Result // makes the call on a stream
+	number gpu.GraphNode
+	after  []gpu.GraphNode
+	run    func(s gpu.Stream) gpu.Result // makes the call on a stream
 }
 
 type fakeExec struct {
+	of    gpu.Graph
 	nodes []fakeNode
 	in    bool
 }
@@ -75,7 +77,7 @@ func (g *fakeGPU) node(id gpu.Graph, after []gpu.GraphNode, run func(s gpu.Strea
 	}
 	f.nodes++
 	of.next++
-	of.nodes = append(of.nodes, fakeNode{append([]gpu.GraphNode(nil), after...), run})
+	of.nodes = append(of.nodes, fakeNode{of.next, append([]gpu.GraphNode(nil), after...), run})
 	return of.next, gpu.Success
 }
 
@@ -123,7 +125,7 @@ func (g *fakeGPU) GraphInstantiate(id gpu.Graph) (gpu.GraphExec, gpu.Result) {
 	if f.refuse != gpu.Success {
 		return 0, f.refuse
 	}
-	f.execs[x] = &fakeExec{nodes: backwards(f.graphs[id].nodes)}
+	f.execs[x] = &fakeExec{of: id, nodes: backwards(f.graphs[id].nodes)}
 	return x, gpu.Success
 }
 
@@ -201,6 +203,29 @@ func (g *fakeGPU) GraphLaunch(x gpu.GraphExec, s gpu.Stream) gpu.Result {
 	return gpu.Success
 }
 
+// GraphSetKernel is right only for an executable graph that is in no call, whose graph still is.
+func (g *fakeGPU) GraphSetKernel(x gpu.GraphExec, n gpu.GraphNode, l *gpu.Launch) gpu.Result {
+	params := append([]byte(nil), bytesAt(l.Params, l.ParamBytes)...)
+	g.mu.Lock()
+	k := g.byID[l.Function]
+	g.mu.Unlock()
+	f := &g.graphs
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.execs[x]
+	if e == nil || f.graphs[e.of] == nil {
+		return gpu.InvalidValue
+	}
+	f.racing = f.racing || e.in
+	for i := range e.nodes {
+		if e.nodes[i].number == n {
+			e.nodes[i].run = func(s gpu.Stream) gpu.Result { return g.push(s, func() { k(params) }) }
+			return gpu.Success
+		}
+	}
+	return gpu.InvalidValue
+}
+
 // alive is how many executable graphs there are.
 func (g *fakeGPU) alive() int {
 	g.graphs.mu.Lock()
@@ -208,4 +233,7 @@ func (g *fakeGPU) alive() int {
 	return len(g.graphs.execs)
 }
 
+func (nullGPU) GraphSetKernel(gpu.GraphExec, gpu.GraphNode, *gpu.Launch) gpu.Result {
+	return gpu.Success
+}
 func (nullGPU) GraphLaunch(gpu.GraphExec, gpu.Stream) gpu.Result { return gpu.Success }

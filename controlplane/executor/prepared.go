@@ -45,8 +45,14 @@ type prepared struct {
 	stats   makerStats
 
 	// execs are the graphs that exist, by session, scratch is for Run.Build; the loader's thread has them.
-	execs   map[uint64]map[*sequence.Run]gpu.GraphExec
+	execs   map[uint64]map[*sequence.Run]madeRun
 	scratch []byte
+}
+
+// madeRun is the graph of a run; the one that it was made of is kept, not 0, where parameters are set in it.
+type madeRun struct {
+	exec gpu.GraphExec
+	of   gpu.Graph
 }
 
 // retiredRun is a run that no word takes any more from mark on.
@@ -72,6 +78,8 @@ type PreparedStats struct {
 	Evicted   uint64 `json:"evicted"`    // for newer ones
 	Unused    uint64 `json:"unused"`     // given up without ever having been issued
 	Candidate uint64 `json:"candidates"` // sequences noted, to see whether they come again
+	Changed   uint64 `json:"changed"`    // launches in prepared words whose parameters were set anew
+	Busy      uint64 `json:"busy"`       // runs that went op by op because the graph to be changed was in flight
 	// MakeSeconds is how long graphs took to make, on the loader's thread.
 	MakeSeconds float64 `json:"make_seconds"`
 }
@@ -83,7 +91,7 @@ func newPrepared(x *executor) (*prepared, error) {
 		return nil, fmt.Errorf("executor: %d bytes for parameters of prepared launches: %w", sequence.ScratchBytes, err)
 	}
 	m := &prepared{
-		x: x, log: x.log, wake: make(chan struct{}, 1), ended: make(chan struct{}), execs: map[uint64]map[*sequence.Run]gpu.GraphExec{},
+		x: x, log: x.log, wake: make(chan struct{}, 1), ended: make(chan struct{}), execs: map[uint64]map[*sequence.Run]madeRun{},
 		asked: make([]*sequence.Run, 0, mostAsked), scratch: scratch,
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
@@ -168,7 +176,10 @@ func (m *prepared) build(r *sequence.Run) {
 		if res = r.Build(d, g, m.scratch); res == gpu.Success {
 			x, res = d.GraphInstantiate(g)
 		}
-		d.GraphDestroy(g)
+		if res != gpu.Success || !r.Changes() {
+			d.GraphDestroy(g)
+			g = 0
+		}
 	}
 	if res == gpu.Success {
 		m.x.uploadGraph(x)
@@ -188,10 +199,10 @@ func (m *prepared) build(r *sequence.Run) {
 	m.stats.made++
 	of := m.execs[r.Session]
 	if of == nil {
-		of = map[*sequence.Run]gpu.GraphExec{}
+		of = map[*sequence.Run]madeRun{}
 		m.execs[r.Session] = of
 	}
-	of[r] = x
+	of[r] = madeRun{x, g}
 	r.Exec.Store(uint64(x))
 }
 
@@ -226,7 +237,7 @@ func (m *prepared) free() (left, ok bool) {
 // destroy frees a run's graph, if it still has one. It runs on the loader's thread.
 func (m *prepared) destroy(r *sequence.Run) {
 	of := m.execs[r.Session]
-	x, ok := of[r]
+	made, ok := of[r]
 	if !ok {
 		return
 	}
@@ -234,7 +245,10 @@ func (m *prepared) destroy(r *sequence.Run) {
 		delete(m.execs, r.Session)
 	}
 	if m.x.engine.Fault() == gpu.Success {
-		m.x.driver.GraphExecDestroy(x)
+		m.x.driver.GraphExecDestroy(made.exec)
+		if made.of != 0 {
+			m.x.driver.GraphDestroy(made.of)
+		}
 	}
 }
 
@@ -260,7 +274,7 @@ func (m *prepared) snapshot(c sequence.Counters) PreparedStats {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return PreparedStats{
-		Words: c.Words, Ops: c.Ops, Runs: c.Runs, Learned: c.Learned, Evicted: c.Evicted, Unused: c.Unused, Candidate: c.Seeds,
+		Words: c.Words, Ops: c.Ops, Runs: c.Runs, Learned: c.Learned, Evicted: c.Evicted, Unused: c.Unused, Candidate: c.Seeds, Changed: c.Changed, Busy: c.Busy,
 		Made: m.stats.made, Refused: m.stats.refused, MakeSeconds: m.stats.busy.Seconds(),
 	}
 }
@@ -336,7 +350,7 @@ func (p *poller) chain(t *sequence.Track, op *scoreboard.Op) (issued, wait bool)
 		return false, true
 	}
 	p.chains.Take()
-	p.runs.Took(t, r, last.Seq)
+	p.runs.Took(t, r, op.Lane, last.Seq)
 	if idle {
 		l.Since = p.now
 	}

@@ -312,6 +312,50 @@ func TestPreparedRefused(t *testing.T) {
 	}
 }
 
+// A few launches whose parameters are others each time go with the run: they are set in the graph, which is not in flight then. One whose
+// parameters changed a few times, and then no more, is not set for ever.
+func TestPreparedChanges(t *testing.T) {
+	g, d, c, w := witnessed(t, nil)
+	const n, once = 64, 2
+	var want []uint64
+	for round := uint64(0); ; round++ {
+		for i := range uint64(n) {
+			tag := i
+			switch {
+			case i == 20 || i == 45:
+				tag = 1000*round + i
+			case i == 33 && round < once:
+				tag = 500 + round
+			}
+			c.launch(1, 1, u64s(c.id, 1, tag), nil)
+			want = append(want, tag)
+		}
+		c.mustSync(1, c.seq[1])
+		if p := d.stats().Prepared; p.Changed > 20 {
+			if p.Words > 60 {
+				t.Logf("%d rounds, %+v", round, p)
+				if p.Changed != p.Words {
+					t.Errorf("%d launches were set for %d words; want one a word, of two in 64", p.Changed, p.Words)
+				}
+				break
+			}
+		}
+		if round > 3000 {
+			t.Fatalf("parameters were hardly ever set: %+v", d.stats().Prepared)
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if got := w.ran[[2]uint64{1, 1}]; !slices.Equal(got, want) {
+		t.Errorf("%d ops ran, %d were submitted, or others", len(got), len(want))
+	}
+	g.graphs.mu.Lock()
+	defer g.graphs.mu.Unlock()
+	if g.graphs.racing {
+		t.Error("a graph was changed or launched in two calls at a time")
+	}
+}
+
 // Dropping memory frees the runs that the driver was told addresses of, and the others stay; so do results.
 func TestPreparedMemoryDrop(t *testing.T) {
 	g, d, c, _ := witnessed(t, nil)
@@ -398,9 +442,13 @@ type pricedGPU struct {
 	spent *atomic.Int64
 }
 
-const launchPrice, nodePrice = 4400, 1700
+const launchPrice, nodePrice, setPrice = 4400, 1700, 900
 
 func (g pricedGPU) Launch(*gpu.Launch) gpu.Result { g.spent.Add(launchPrice); return gpu.Success }
+func (g pricedGPU) GraphSetKernel(gpu.GraphExec, gpu.GraphNode, *gpu.Launch) gpu.Result {
+	g.spent.Add(setPrice)
+	return gpu.Success
+}
 func (g pricedGPU) GraphLaunch(x gpu.GraphExec, _ gpu.Stream) gpu.Result {
 	g.spent.Add(int64(x) * nodePrice)
 	return gpu.Success

@@ -40,6 +40,8 @@ type Driver interface {
 	EventQuery(e gpu.Event) gpu.Result
 	EventElapsed(start, end gpu.Event) (float32, gpu.Result)
 	SetFuncAttribute(f gpu.Function, attribute, value int) gpu.Result
+	// GraphSetKernel replaces the launch of a node in later launches of an executable graph.
+	GraphSetKernel(x gpu.GraphExec, n gpu.GraphNode, l *gpu.Launch) gpu.Result
 	// Zeroed is device memory that holds zeros and lives as long as the context.
 	Zeroed(bytes uint64) (address uint64, err error)
 	// HostAlloc is memory of this process that the device sees at the same address; it lives as long as the context.

@@ -194,7 +194,7 @@ func (t *thread) launch(on gpu.Stream, b *word.Batch) gpu.Result {
 // chain issues ops that follow one another as the graph of their run. When the driver refuses it they go one by one.
 func (t *thread) chain(on gpu.Stream, c *word.Chain) {
 	d := t.engine.driver
-	r := c.Run.Launch(func(x gpu.GraphExec) gpu.Result { return d.GraphLaunch(x, on) })
+	r := c.Run.Launch(d, on, c.Ops[:c.Count])
 	switch {
 	case r == gpu.Success:
 		if op := c.Last(); op.Signal {

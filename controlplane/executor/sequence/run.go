@@ -37,16 +37,21 @@ type Run struct {
 
 	items  []item
 	params []byte
-	hash   uint64
-	state  state
-	seen   int // how often it came again
-	uses   uint64
-	short  int  // how often too few of its ops were waiting
-	lost   int  // how often nothing known came behind it
-	next   *Run // what came behind it last
-	chain  *Run // in the table's bucket
-	newer  *Run // in the list by use
-	older  *Run
+	// nodes are the graph's, by item; Build sets them. vary are the items whose parameters are set anew before each launch.
+	nodes []gpu.GraphNode
+	vary  []int
+	// lane and last say where it was issued last.
+	lane, last uint32
+	hash       uint64
+	state      state
+	seen       int // how often it came again
+	uses       uint64
+	short      int  // how often too few of its ops were waiting
+	lost       int  // how often nothing known came behind it
+	next       *Run // what came behind it last
+	chain      *Run // in the table's bucket
+	newer      *Run // in the list by use
+	older      *Run
 }
 
 // item is one op of a run.
@@ -54,6 +59,9 @@ type item struct {
 	kind   uint16
 	kernel *scoreboard.Kernel // of a launch
 	at     int                // of a launch: its parameters in Run.params
+	// varies: the parameters are others each time; same is how often in a row they were not, nevertheless.
+	varies bool
+	same   int
 	// args is the op's body; of a launch a gpu.Launch without Stream and Params.
 	args gpu.Copy3D
 }
@@ -73,12 +81,15 @@ type Graph interface {
 // ScratchBytes is what Build needs.
 const ScratchBytes = mostParams
 
+// Changes says whether parameters of the run are set before each launch: then its graph must stay as long as its executable one.
+func (r *Run) Changes() bool { return len(r.vary) > 0 }
+
 // Build adds the run's ops to a graph, each behind the one before. scratch is memory of ScratchBytes that is not Go's, for what the driver
 // reads. Any thread may call it once the run was handed to Options.Ask.
 func (r *Run) Build(d Graph, g gpu.Graph, scratch []byte) gpu.Result {
-	var last [1]gpu.GraphNode
+	var after []gpu.GraphNode
 	for i := range r.items {
-		after := last[:min(i, 1)]
+		var node gpu.GraphNode
 		var res gpu.Result
 		switch it := &r.items[i]; it.kind {
 		case shm.KindLaunch:
@@ -90,26 +101,40 @@ func (r *Run) Build(d Graph, g gpu.Graph, scratch []byte) gpu.Result {
 				copy(scratch, r.params[it.at:it.at+int(l.ParamBytes)])
 				l.Params = uint64(uintptr(unsafe.Pointer(&scratch[0])))
 			}
-			last[0], res = d.GraphKernel(g, after, &l)
+			node, res = d.GraphKernel(g, after, &l)
 		case shm.KindMemset:
 			a := &it.args
-			last[0], res = d.GraphMemset(g, after, a[0], a[1], a[2], a[3], uint32(a[4]), uint32(a[5]))
+			node, res = d.GraphMemset(g, after, a[0], a[1], a[2], a[3], uint32(a[4]), uint32(a[5]))
 		case shm.KindCopy:
 			a := &it.args
-			last[0], res = d.GraphCopy(g, after, a[0], a[1], a[2])
+			node, res = d.GraphCopy(g, after, a[0], a[1], a[2])
 		}
 		if res != gpu.Success {
 			return res
 		}
+		r.nodes = append(r.nodes, node)
+		after = r.nodes[i:]
 	}
 	return gpu.Success
 }
 
-// Launch makes the call that starts the run, while no other thread does. Any thread may call it.
-func (r *Run) Launch(call func(x gpu.GraphExec) gpu.Result) gpu.Result {
+// Launcher launches graphs; *gpu.Device does.
+type Launcher interface {
+	GraphLaunch(x gpu.GraphExec, s gpu.Stream) gpu.Result
+	GraphSetKernel(x gpu.GraphExec, n gpu.GraphNode, l *gpu.Launch) gpu.Result
+}
+
+// Launch starts the run for ops that were compared with it, while no other thread does. Any thread may call it.
+func (r *Run) Launch(d Launcher, on gpu.Stream, ops []*scoreboard.Op) gpu.Result {
 	r.launching.Lock()
 	defer r.launching.Unlock()
-	return call(gpu.GraphExec(r.Exec.Load()))
+	x := gpu.GraphExec(r.Exec.Load())
+	for _, i := range r.vary {
+		if res := d.GraphSetKernel(x, r.nodes[i], ops[i].Launch()); res != gpu.Success {
+			return res
+		}
+	}
+	return d.GraphLaunch(x, on)
 }
 
 // fits says whether an op can be part of a run.
@@ -153,11 +178,64 @@ func (r *Run) fill(ops []*scoreboard.Op) {
 // cut shortens a run that is still learning.
 func (r *Run) cut(n int) { r.items = r.items[:n] }
 
+// loosen lets a few launches of a run that is still learning have other parameters each time, so that it is what ops begin with. false:
+// they are too many, or something else differs.
+func (r *Run) loosen(ops []*scoreboard.Op) bool {
+	room := len(r.items) / changeable
+	if len(ops) < len(r.items) {
+		return false
+	}
+	var differ [Most]bool
+	for i := range r.items {
+		it := &r.items[i]
+		if it.is(ops[i], r.params) {
+			continue
+		}
+		if room--; i == 0 || room < 0 || !it.like(ops[i]) {
+			return false
+		}
+		differ[i] = true
+	}
+	for i := range r.items {
+		r.items[i].varies = r.items[i].varies || differ[i]
+	}
+	r.seen = -1 // once more than others, to see which of them really change
+	return true
+}
+
+// renew takes the parameters of a run that is still learning from ops that are it.
+func (r *Run) renew(ops []*scoreboard.Op) {
+	for i := range r.items {
+		it := &r.items[i]
+		if !it.varies {
+			continue
+		}
+		now := paramsOf(ops[i].Launch())
+		if old := r.params[it.at:][:len(now)]; bytes.Equal(old, now) {
+			it.same++
+		} else {
+			it.same = 0
+			copy(old, now)
+		}
+	}
+}
+
+// settle makes the contents final. What was the same of late is expected to stay so.
+func (r *Run) settle() {
+	r.vary = r.vary[:0]
+	for i := range r.items {
+		it := &r.items[i]
+		if it.varies = it.varies && it.same < again; it.varies {
+			r.vary = append(r.vary, i)
+		}
+	}
+}
+
 // match is how many of ops, from the first one on, are the run's.
 func (r *Run) match(ops []*scoreboard.Op) int {
 	n := min(len(r.items), len(ops))
 	for i := range n {
-		if !r.items[i].is(ops[i], r.params) {
+		if it := &r.items[i]; !it.is(ops[i], r.params) && !(it.varies && it.like(ops[i])) {
 			return i
 		}
 	}
@@ -172,10 +250,17 @@ func (i *item) is(op *scoreboard.Op, params []byte) bool {
 	if i.kind != shm.KindLaunch {
 		return i.args == op.Args
 	}
+	return i.like(op) && bytes.Equal(params[i.at:i.at+int(i.launch().ParamBytes)], paramsOf(op.Launch()))
+}
+
+// like compares a launch with a run's, but for the values of its parameters.
+func (i *item) like(op *scoreboard.Op) bool {
+	if i.kind != shm.KindLaunch || i.kernel != op.Kernel {
+		return false
+	}
 	a, b := i.launch(), op.Launch()
 	return a.Grid == b.Grid && a.Block == b.Block && a.SharedBytes == b.SharedBytes && a.ParamBytes == b.ParamBytes && a.Flags == b.Flags &&
-		(a.Flags == 0 || (a.Cluster == b.Cluster && a.ClusterPolicy == b.ClusterPolicy)) &&
-		bytes.Equal(params[i.at:i.at+int(a.ParamBytes)], paramsOf(b))
+		(a.Flags == 0 || (a.Cluster == b.Cluster && a.ClusterPolicy == b.ClusterPolicy))
 }
 
 // hashOf mixes what a launch is.

@@ -2,7 +2,8 @@
 // executor prepares a graph of such a run, and issues it in one driver call when all of its ops are waiting again.
 //
 // Nothing is predicted. A run is issued when its ops were submitted, and every byte of them was compared: what is issued is what was
-// asked for. Hashes only say where to look.
+// asked for. Hashes only say where to look. A few launches of a run may have other parameters each time: those are set in the graph before
+// it is launched, while it is not in flight.
 //
 // How runs come to be: where a lane has a backlog, the ops that wait are noted as a run (a seed), and those behind them as the next
 // one. One that comes again is shortened to what really repeats; one that came often enough is handed to the maker (Options.Ask).
@@ -33,6 +34,9 @@ const (
 	mostParams = 16 << 10
 	// mostCopy bounds one copy, in bytes.
 	mostCopy = 64 << 20
+	// changeable is of how many launches one may have other parameters each time: setting them costs the issue thread some 0.9 µs before
+	// each launch of the graph, a launch of its own 4.4.
+	changeable = 8
 	// again is how often a seed must come again before a graph is made of it, againWary the same for a client of whose runs many were
 	// never used.
 	again, againWary = 2, 8
@@ -67,6 +71,8 @@ type Counters struct {
 	Evicted    uint64 // given up for newer ones
 	Unused     uint64 // given up, or gone with their client, without ever having been issued
 	Seeds      uint64
+	// Changed counts launches whose parameters were set anew, Busy the runs that went op by op because the graph to be changed was in flight.
+	Changed, Busy uint64
 }
 
 // Store holds the runs of all clients.
@@ -173,6 +179,8 @@ func (s *Store) Look(t *Track, ops []*scoreboard.Op) *Run {
 		s.part(t, r, n)
 		t.until, t.since = ops[n-1].Seq, ops[n-1].Seq
 		return nil
+	case r.state == learning && r.loosen(ops):
+		return s.whole(t, r, ops)
 	case n >= Least && r.state == learning:
 		r.cut(n) // only its beginning repeats
 		return s.whole(t, r, ops)
@@ -230,13 +238,20 @@ func (s *Store) whole(t *Track, r *Run, ops []*scoreboard.Op) *Run {
 	}
 	r.seen++
 	r.short = 0
+	if r.state == learning {
+		r.renew(ops)
+	}
 	if r.state == learning && r.seen >= s.need(r.Session) {
 		s.ask(r)
 	}
 	if r.state == asked {
 		s.touch(r)
 		if r.Exec.Load() != 0 && !r.Refused.Load() {
-			if r.seen%plainEvery != 0 {
+			switch used := ops[0].Session.Lane(r.lane); {
+			case r.seen%plainEvery == 0:
+			case r.Changes() && r.uses > 0 && !shm.Reached(used.Done, r.last):
+				s.Busy++
+			default:
 				t.checked, t.from = r, ops[0].Seq
 				return r
 			}
@@ -246,11 +261,13 @@ func (s *Store) whole(t *Track, r *Run, ops []*scoreboard.Op) *Run {
 	return nil
 }
 
-// Took says that a run that Look gave was issued; last is the number of its last op.
-func (s *Store) Took(t *Track, r *Run, last uint32) {
+// Took says that a run that Look gave was issued in a lane; last is the number of its last op.
+func (s *Store) Took(t *Track, r *Run, lane, last uint32) {
 	s.Words++
 	s.Ops += uint64(r.Len())
+	s.Changed += uint64(len(r.vary))
 	r.uses++
+	r.lane, r.last = lane, last
 	t.recognised(r, last)
 }
 
@@ -371,7 +388,11 @@ func (s *Store) need(session uint64) int {
 
 // ask hands a seed to the maker.
 func (s *Store) ask(r *Run) {
-	if r.Len() < Least || !s.options.Ask(r) {
+	if r.Len() < Least {
+		return
+	}
+	r.settle()
+	if !s.options.Ask(r) {
 		return
 	}
 	r.state = asked

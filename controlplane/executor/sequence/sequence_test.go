@@ -143,7 +143,17 @@ func name(op *scoreboard.Op) string {
 }
 
 // nodes builds a graph: what its nodes do.
-type nodes struct{ names []string }
+type nodes struct {
+	names []string
+	set   int
+}
+
+func (n *nodes) GraphLaunch(gpu.GraphExec, gpu.Stream) gpu.Result { return gpu.Success }
+func (n *nodes) GraphSetKernel(_ gpu.GraphExec, node gpu.GraphNode, d *gpu.Launch) gpu.Result {
+	n.set++
+	n.names[node-1] = fmt.Sprint(d.Function, d.Grid, d.Block, d.SharedBytes, d.Flags, bytes.Clone(paramsOf(d)))
+	return gpu.Success
+}
 
 func (n *nodes) add(after []gpu.GraphNode, what string) (gpu.GraphNode, gpu.Result) {
 	if len(after) != min(len(n.names), 1) || (len(after) == 1 && after[0] != gpu.GraphNode(len(n.names))) {
@@ -179,8 +189,15 @@ func (l *lane) step() bool {
 		ops := behind[:l.board.Following(op, behind[:])]
 		if r := l.store.Look(&l.track, ops); r != nil {
 			var g nodes
+			r.nodes = r.nodes[:0]
 			if res := r.Build(&g, 0, l.scratch); res != gpu.Success {
 				l.t.Fatalf("building: %v", res)
+			}
+			if res := r.Launch(&g, 0, ops[:r.Len()]); res != gpu.Success {
+				l.t.Fatalf("launching: %v", res)
+			}
+			if r.Changes() && g.set != len(r.vary) {
+				l.t.Fatalf("%d nodes were set; want %d", g.set, len(r.vary))
 			}
 			for i, what := range g.names {
 				if what != name(ops[i]) {
@@ -193,7 +210,7 @@ func (l *lane) step() bool {
 			}
 			l.issued = append(l.issued, g.names...)
 			l.prep += r.Len()
-			l.store.Took(&l.track, r, ops[r.Len()-1].Seq)
+			l.store.Took(&l.track, r, 1, ops[r.Len()-1].Seq)
 			return true
 		}
 	}
@@ -532,7 +549,7 @@ func BenchmarkLook(b *testing.B) {
 							for _, o := range ops[:run.Len()] {
 								board.Issue(o, 0)
 							}
-							s.Took(&l.track, run, ln.Issued)
+							s.Took(&l.track, run, 1, ln.Issued)
 							continue
 						}
 					}
