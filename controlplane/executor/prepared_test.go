@@ -316,7 +316,7 @@ func TestPreparedRefused(t *testing.T) {
 // parameters changed a few times, and then no more, is not set for ever.
 func TestPreparedChanges(t *testing.T) {
 	g, d, c, w := witnessed(t, nil)
-	const n, once = 64, 2
+	const n, once = 64, 1
 	var want []uint64
 	for round := uint64(0); ; round++ {
 		for i := range uint64(n) {
