@@ -492,11 +492,13 @@ func (g *Gather) Plain(op *scoreboard.Op) (*scoreboard.Shape, bool) {
 func (g *Gather) PlainIssued(w *Word) {
 	g.Words[Stream]++
 	g.Slots[Stream]++
+	if w.Op.Kind == shm.KindLaunch {
+		g.Widths[0]++
+	}
 	if w.Shape != nil {
 		w.Shape.Words++
 		w.Shape.Code.Use.Launches++
 		w.Op.Session.Launches++
-		g.Widths[0]++
 	}
 }
 

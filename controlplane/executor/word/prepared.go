@@ -48,6 +48,7 @@ func (g *Gather) ChainIssued(c *Chain) {
 		if op.Kind != shm.KindLaunch {
 			continue
 		}
+		g.Widths[0]++ // each a kernel for itself
 		op.Session.Launches++
 		if op.Kernel.Code == nil {
 			continue
