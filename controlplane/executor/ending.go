@@ -68,7 +68,7 @@ func (p *poller) account() {
 			p.end.kernel = ops[0].KernelID()
 		}
 		for _, op := range ops {
-			if pair := [2]uint64{id, uint64(op.KernelID())}; op.Joined && !slices.Contains(p.end.apart, pair) {
+			if pair := [2]uint64{id, uint64(op.KernelID())}; (op.Joined || op.Cuts && op.Kernel != nil) && !slices.Contains(p.end.apart, pair) {
 				p.end.apart = append(p.end.apart, pair)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -108,13 +109,13 @@ label = "urgent"
 		t.Fatal(err)
 	}
 	type span struct{ begin, end int64 }
-	var slices []span
+	var cut []span
 	issued := map[uint64]span{} // by the word's number
 	for _, s := range tr.Slices {
 		if path := tr.Path(s.Track); len(path) == 2 && strings.HasPrefix(path[1], "stream ") {
 			issued[s.Numbers["word"]] = span{s.Begin, s.End}
 			if strings.HasPrefix(s.Name, "step, blocks from ") {
-				slices = append(slices, span{s.Begin, s.End})
+				cut = append(cut, span{s.Begin, s.End})
 				if s.Texts["path"] != "sliced" || s.Numbers["blocks"] == 0 {
 					t.Errorf("%+v", s)
 				}
@@ -122,6 +123,9 @@ label = "urgent"
 		}
 	}
 	looked := 0
+	if !slices.ContainsFunc(tr.Slices, func(s perfettotest.Slice) bool { return s.Name == "waits: slices" }) {
+		t.Error("the recording does not say why ops went in slices")
+	}
 	for _, s := range tr.Slices {
 		path := tr.Path(s.Track)
 		w, ok := issued[s.Numbers["word"]]
@@ -129,7 +133,7 @@ label = "urgent"
 			continue
 		}
 		between, ahead := 0, 0
-		for _, x := range slices {
+		for _, x := range cut {
 			switch {
 			case x.begin > s.Begin && x.begin < w.begin:
 				between++
@@ -144,8 +148,8 @@ label = "urgent"
 		}
 		looked++
 	}
-	t.Logf("%d urgent ops beside %d slices", looked, len(slices))
-	if looked < 10 || len(slices) == 0 {
+	t.Logf("%d urgent ops beside %d slices", looked, len(cut))
+	if looked < 10 || len(cut) == 0 {
 		t.Error("the recording lacks one or the other")
 	}
 }

@@ -52,6 +52,9 @@ var (
 
 // Why is the reason that kept an op, which is issued now, from being issued when it was ready.
 func (s *Scheduler) Why(op *scoreboard.Op) WaitReason {
+	if op.Cuts {
+		return WaitSlices
+	}
 	return s.clients[op.Session.Slot].class.why(op)
 }
 

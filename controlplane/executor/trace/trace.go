@@ -249,7 +249,7 @@ func (t *Recorder) word(w *word.Word, number uint64) {
 		}
 		e.Kind, e.Word, e.Slot, e.Stream, e.Path = shm.TraceKindSlot, number, uint16(i), stream, uint8(path)
 		e.Op, e.Lane, e.Seq, e.Code, e.Count = op.Kind, op.Lane, op.Seq, code(op), uint32(len(ops))
-		if t.Why != nil && at-t.r.offset-op.ReadyAt > waited {
+		if t.Why != nil && (at-t.r.offset-op.ReadyAt > waited || w.Sliced()) {
 			e.Reason = 1 + t.Why(op)
 		}
 		t.push()

@@ -45,7 +45,7 @@ type Cut struct {
 
 // cuttable decides whether a ready op of a shape, which is longer than a class above it may wait, can go in slices.
 func (g *Gather) cuttable(s *scoreboard.Shape, op *scoreboard.Op) bool {
-	if s.Flags != 0 || s.Blocks > math.MaxInt32 || op.Session.Class.Apart {
+	if s.Flags != 0 || s.Blocks > math.MaxInt32 || op.Session.Class.Apart || op.Kernel.Apart {
 		return false
 	}
 	f := sliceForm(s, op)
