@@ -34,12 +34,14 @@ static __attribute__((noinline)) void set_launch(struct heddle_session *s, CUcon
   w.block_y = p->blockDimY;
   w.block_z = p->blockDimZ;
   w.shared_bytes = p->sharedMemBytes;
-  struct heddle_launch l = {.function = p->func != NULL ? p->func : (CUfunction)p->kern, .wire = w, .params = p->kernelParams,
+  // The driver tells both; of a kernel that was launched by its own handle the program never saw the context's function.
+  bool by_kernel = p->kern != NULL && (p->func == NULL || heddle_code_function(p->func) == NULL);
+  struct heddle_launch l = {.function = by_kernel ? (CUfunction)p->kern : p->func, .wire = w, .params = p->kernelParams,
                             .extra = p->kernelParams != NULL ? NULL : p->extra};
   n->function = heddle_launch_encode(s, &l, packed, &why);
   // A kernel of another context may be another device's.
   CUcontext of = n->function == NULL ? NULL : heddle_code_context(n->function);
-  if (of == NULL) of = p->func == NULL ? p->ctx : NULL;
+  if (of == NULL) of = by_kernel ? p->ctx : NULL;
   if (n->function != NULL && of != NULL && of != owner) why = HEDDLE_NATIVE_FOREIGN_MEMORY;
   else if (n->function != NULL) why = HEDDLE_NATIVE_NONE;
   // The launch's attributes stay with the node, whatever becomes of the rest.

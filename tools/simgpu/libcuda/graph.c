@@ -643,6 +643,9 @@ CUresult sim_cuGraphKernelNodeGetParams_v2(CUgraphNode hNode, CUDA_KERNEL_NODE_P
     if (!n || !nodeParams)
         return CUDA_ERROR_INVALID_VALUE;
     *nodeParams = n->u.kernel;
+    /* Of a kernel the driver also tells the function that it is in the node's context (seen with 580.159). */
+    if (!nodeParams->func && nodeParams->kern)
+        (void)sim_cuKernelGetFunction(&nodeParams->func, nodeParams->kern);
     return CUDA_SUCCESS;
 }
 
