@@ -264,10 +264,10 @@ func (i *item) like(op *scoreboard.Op) bool {
 }
 
 // hashOf mixes what a launch is.
-func hashOf(op *scoreboard.Op) uint64 {
+func hashOf(op *scoreboard.Op, secret uint64) uint64 {
 	const odd = 0x9e3779b97f4a7c15
 	l := op.Launch()
-	h := (op.Session.ID<<32 ^ uint64(op.Kernel.ID)) * odd
+	h := (secret ^ op.Session.ID<<32 ^ uint64(op.Kernel.ID)) * odd
 	for _, v := range [...]uint32{l.Grid[0], l.Grid[1], l.Grid[2]} {
 		h = (h ^ h>>29 ^ uint64(v)) * odd
 	}

@@ -15,6 +15,8 @@
 package sequence
 
 import (
+	"math/rand/v2"
+
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/shm"
 )
@@ -32,6 +34,8 @@ const (
 	backlog = 8
 	// mostParams bounds a run's parameters, in bytes: all of them are kept.
 	mostParams = 16 << 10
+	// variants is how many runs of a client may begin with the same op: all of them are compared.
+	variants = 8
 	// mostCopy bounds one copy, in bytes.
 	mostCopy = 64 << 20
 	// changeable is of how many launches one may have other parameters each time: setting them costs the issue thread some 0.9 µs before
@@ -93,7 +97,8 @@ type clientRuns struct{ runs, learned, unused int }
 
 // New makes an empty store.
 func New(o Options) *Store {
-	return &Store{options: o, sessions: map[uint64]*clientRuns{}, hash: hashOf}
+	secret := rand.Uint64() // no client knows whose ops fall into one bucket
+	return &Store{options: o, sessions: map[uint64]*clientRuns{}, hash: func(op *scoreboard.Op) uint64 { return hashOf(op, secret) }}
 }
 
 // Track is what is known of a lane: where it is in what it repeats. The zero value knows nothing.
@@ -344,6 +349,7 @@ func (s *Store) seed(t *Track, ops []*scoreboard.Op, more bool) bool {
 	if more && n < backlog {
 		return false
 	}
+	s.thin(s.hash(ops[0]))
 	r := s.seeds[s.at]
 	if r == nil || r.state != learning {
 		if r != nil && r.state == gone {
@@ -365,6 +371,33 @@ func (s *Store) seed(t *Track, ops []*scoreboard.Op, more bool) bool {
 	last := ops[n-1].Seq
 	t.last, t.end, t.until, t.since = r, last, last, last
 	return true
+}
+
+// thin makes room for one more run that begins with an op of a hash: the oldest of too many goes.
+func (s *Store) thin(h uint64) {
+	var oldest *Run
+	n := 0
+	for r := s.bucket[h%uint64(len(s.bucket))]; r != nil; r = r.chain {
+		if r.hash == h {
+			oldest = r // new ones are in front
+			n++
+		}
+	}
+	if n < variants {
+		return
+	}
+	if oldest.state == asked {
+		s.forget(oldest)
+		s.Evicted++
+		return
+	}
+	for i, r := range s.seeds {
+		if r == oldest {
+			s.seeds[i] = nil
+			break
+		}
+	}
+	s.remove(oldest)
 }
 
 // begins says whether a known run begins as these ops do.
