@@ -30,7 +30,10 @@ func kills() int {
 }
 
 // killed are the programs that run while others die: every kind of order and memory.
-var killed = []string{"vector", "streams", "histogram", "threads", "hostmem", "callbacks"}
+var killed = []string{"vector", "streams", "histogram", "threads", "hostmem", "callbacks", "graphs"}
+
+// graphsPart is the part of the program graphs that they run: captured on two streams, launched, changed while launches are under way.
+const graphsPart = "E2E_PART=captured"
 
 // tally counts how clients ended.
 type tally struct{ right, lost, struck atomic.Int64 }
@@ -96,7 +99,7 @@ func TestKills(t *testing.T) {
 	native := map[string]string{}
 	for _, p := range killed {
 		for i := range seeds {
-			r := b.run(false, p, seeded(i))
+			r := b.run(false, p, seeded(i), graphsPart)
 			if r.code != 0 {
 				t.Fatalf("%s natively: %d\n%s", p, r.code, r.err)
 			}
@@ -125,7 +128,7 @@ func TestKills(t *testing.T) {
 				default:
 				}
 				p, s := killed[rnd.IntN(len(killed))], seeded(rnd.IntN(seeds))
-				b.work(p, native[p+s], strikes[w], &n, s, "E2E_ROUNDS=1")
+				b.work(p, native[p+s], strikes[w], &n, s, "E2E_ROUNDS=1", graphsPart)
 			}
 		})
 	}
