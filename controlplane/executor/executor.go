@@ -144,6 +144,8 @@ type Tuning struct {
 	// Busy, which costs nothing. Ahead is how much work of a lane is kept in flight while several clients launch kernels that can be
 	// joined: what hides launches and the way of their done words, so that what comes later can still join.
 	Gather, Busy, Ahead time.Duration
+	// NoRuns: every launch goes by itself, or with those of others; what clients repeat is not looked for.
+	NoRuns bool
 	// Nap is the poller's sleep while ops are in flight or waiting and nothing has happened for NapAfter; then an eighth of the time in
 	// which nothing has happened, up to NapMost.
 	Nap, NapAfter, NapMost time.Duration

@@ -404,6 +404,20 @@ func TestPreparedNoAllocations(t *testing.T) {
 	}
 }
 
+// Without runs nothing is looked for.
+func TestPreparedOff(t *testing.T) {
+	_, d, c, _ := witnessed(t, func(c *Config) { c.Tuning.NoRuns = true })
+	for range 20 {
+		for i := range 64 {
+			c.launch(1, 1, u64s(c.id, 1, uint64(i)), nil)
+		}
+		c.mustSync(1, c.seq[1])
+	}
+	if p := d.stats().Prepared; p.Candidate != 0 || p.Words != 0 {
+		t.Errorf("%+v", p)
+	}
+}
+
 // What a class may issue bounds runs too: a longer one goes op by op, so that what is more urgent need not wait for all of it.
 func TestPreparedBounds(t *testing.T) {
 	h := newBench(t)

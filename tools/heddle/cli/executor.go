@@ -48,6 +48,13 @@ func newExecutor(o *options) *cobra.Command {
 				}
 				config.Tuning.Ahead = d
 			}
+			switch s := os.Getenv("HEDDLE_PREPARED"); s {
+			case "", "1":
+			case "0":
+				config.Tuning.NoRuns = true
+			default:
+				return fail(ExitUsage, "HEDDLE_PREPARED=%q: expected 0 or 1", s)
+			}
 			if s := os.Getenv("HEDDLE_PROFILE"); s != "" {
 				stop, err := profile(s)
 				if err != nil {
