@@ -85,6 +85,7 @@ const (
 	clients    = "Clients and executors"
 	words      = "Words"
 	rewritten  = "Rewritten kernels"
+	graphs     = "Clients' CUDA graphs"
 	sequences  = "Prepared runs: launches that a client repeats unchanged, issued as one graph"
 	classes    = "Classes"
 	schedulers = "The executor's own time"
@@ -116,9 +117,9 @@ var (
 	metricBad      = counter(clients, "heddle_bad_records_total", "Records in rings that made no sense; each ends its session.", ofExecutor)
 
 	metricOps       = counter(words, "heddle_ops_total", "Ops handed to the driver: kernels, memsets, device copies.", ofExecutor)
-	metricLaunches  = counter(words, "heddle_kernel_ops_total", "Ops that are kernels.", ofExecutor)
+	metricLaunches  = counter(words, "heddle_kernel_ops_total", "Kernels: ops that are one, and those of graphs.", ofExecutor)
 	metricWords     = counter(words, "heddle_words_total", "Words issued: one op as its client asked (path alone), a rewritten kernel that does the work of one or more (path coalesced), one that does a range of one's blocks (path sliced), or a graph of launches that the client repeats (path prepared).", byPath)
-	metricWidth     = histogram(words, "heddle_word_width", "Kernels in a launch.", ofExecutor)
+	metricWidth     = histogram(words, "heddle_word_width", "Kernels in a launch that is no graph of a client's.", ofExecutor)
 	metricCoalesced = counter(words, "heddle_coalesced_ops_total", "Kernels that shared a launch with others.", ofExecutor)
 	metricSliced    = counter(words, "heddle_sliced_ops_total", "Kernels that were issued in slices of their blocks, and graphs in parts, so that more urgent ops need not wait for all of it.", ofExecutor)
 	metricApart     = because(words, prometheus.CounterValue, "heddle_word_limits_total", "Why launches did not hold more kernels, by reason.", reasons.Codes(reasons.Apart))
@@ -139,6 +140,12 @@ var (
 	metricCompiling = counter(rewritten, "heddle_form_compile_seconds_total", "Time of compilations.", ofExecutor)
 	metricLoading   = counter(rewritten, "heddle_form_load_seconds_total", "Time of loading forms.", ofExecutor)
 	metricWorkers   = counter(rewritten, "heddle_compiler_starts_total", "Compiler processes started.", ofExecutor)
+
+	metricGraphs        = gauge(graphs, "heddle_graphs", "Graphs that executors hold for clients.", ofExecutor)
+	metricGraphNodes    = gauge(graphs, "heddle_graph_nodes", "Nodes of those.", ofExecutor)
+	metricGraphLaunches = counter(graphs, "heddle_graph_launches_total", "Launches of graphs; each is one op.", ofExecutor)
+	metricGraphKernels  = counter(graphs, "heddle_graph_kernels_total", "Kernels in them, which heddle_kernel_ops_total counts too.", ofExecutor)
+	metricGraphsRefused = counter(graphs, "heddle_graph_refusals_total", "Graphs that executors did not take: their clients launch them natively.", ofExecutor)
 
 	metricRunOps      = counter(sequences, "heddle_prepared_ops_total", "Ops that were issued in prepared graphs.", ofExecutor)
 	metricRuns        = gauge(sequences, "heddle_prepared_runs", "Runs that are kept.", ofExecutor)

@@ -65,6 +65,13 @@ type executorStats struct {
 		CompileSeconds float64           `json:"compile_seconds"`
 		LoadSeconds    float64           `json:"load_seconds"`
 	} `json:"forms"`
+	Graphs struct {
+		Live     uint64            `json:"live"`
+		Nodes    uint64            `json:"nodes"`
+		Launches uint64            `json:"launches"`
+		Kernels  uint64            `json:"kernels"`
+		Refused  map[string]uint64 `json:"refused"`
+	} `json:"graphs"`
 	Prepared struct {
 		Words       uint64  `json:"words"`
 		Ops         uint64  `json:"ops"`
@@ -328,6 +335,10 @@ func (at place) told(s *executorStats) {
 	for _, v := range s.IssueBusySeconds {
 		issue += v
 	}
+	refused := uint64(0)
+	for _, n := range s.Graphs.Refused {
+		refused += n
+	}
 	g, f, r := &s.Coalescing, &s.Forms, &s.Prepared
 	for _, v := range []struct {
 		f *family
@@ -340,6 +351,8 @@ func (at place) told(s *executorStats) {
 		{metricKernels, float64(f.Codes)}, {metricForms, float64(f.Forms)}, {metricFormBytes, float64(f.Bytes)},
 		{metricAsked, float64(f.Asked)}, {metricCompiled, float64(f.Compiled)}, {metricHits, float64(f.CacheHits)},
 		{metricCompiling, f.CompileSeconds}, {metricLoading, f.LoadSeconds}, {metricWorkers, float64(f.Workers)},
+		{metricGraphs, float64(s.Graphs.Live)}, {metricGraphNodes, float64(s.Graphs.Nodes)}, {metricGraphLaunches, float64(s.Graphs.Launches)},
+		{metricGraphKernels, float64(s.Graphs.Kernels)}, {metricGraphsRefused, float64(refused)},
 		{metricRunOps, float64(r.Ops)}, {metricRuns, float64(r.Runs)}, {metricRunsMade, float64(r.Made)}, {metricRunsRefused, float64(r.Refused)},
 		{metricRunsEvicted, float64(r.Evicted)}, {metricRunsUnused, float64(r.Unused)}, {metricRunsTime, r.MakeSeconds},
 		{metricPoller, s.PollerBusySeconds}, {metricIssue, issue}, {metricReadyLook, float64(s.ReadyWaits)},
