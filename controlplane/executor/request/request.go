@@ -8,7 +8,7 @@
 // What remains is wall time, host gaps included: of an eager client that launches slowly, most of a request cannot be hurried.
 // "When it went well" is a low quantile, not a mean: a mean would learn the queueing that the scheduler is to avoid.
 //
-// A Model belongs to one thread and allocates nothing after New. Clients choose what they submit: every step is O(1), all memory
+// A Model belongs to one thread and allocates nothing after New. Clients choose what they submit: every step is bounded, all memory
 // is bounded, and a client that lies hurts its own estimates only.
 // Source: design.md section 7.
 package request
@@ -26,6 +26,9 @@ const (
 	Prefixes = 1 << 14
 	// MaxOps is how many ops of one request are followed; later ones count as the last.
 	MaxOps = 1 << 14
+	// atOnce is how many ops a request may have for its prefixes to be learned when it ends; those of a longer one are learned stepsPerOp
+	// at a time while the client's next ops arrive, so that an end, too, takes its caller a few µs at most.
+	atOnce, stepsPerOp = 256, 4
 )
 
 // prefix is what is known of one prefix of a request.
@@ -36,11 +39,21 @@ type prefix struct {
 	seen      uint32
 }
 
+// visit is an op of a request: the low bits of its prefix's hash, which tell its slot, and when it arrived, ns since the request began.
+type visit struct {
+	hash uint32
+	at   float32
+}
+
 // Model is what is known of one client's requests.
 type Model struct {
-	table []prefix
-	slots []uint32 // of the request under way: its prefixes' slots, in order
-	times []int64  // and when each op arrived, ns
+	table  []prefix
+	visits []visit // of the request under way, in order
+
+	ended   []visit // of one that ended: those from learned on are still to be learned
+	learned int
+	took    float64 // ns
+	passed  bool    // a request was not learned because ended was not done
 
 	hash     uint64
 	begun    int64
@@ -54,7 +67,7 @@ type Model struct {
 
 // New makes an empty model.
 func New() *Model {
-	return &Model{table: make([]prefix, Prefixes), slots: make([]uint32, 0, MaxOps), times: make([]int64, 0, MaxOps)}
+	return &Model{table: make([]prefix, Prefixes), visits: make([]visit, 0, MaxOps), ended: make([]visit, 0, MaxOps)}
 }
 
 // start is the hash of the empty prefix; 0 marks an empty slot.
@@ -77,17 +90,18 @@ func mix(h, key uint64) uint64 {
 func (m *Model) Op(key uint64, now int64) (remaining int64, known bool) {
 	if !m.open {
 		m.open, m.overflow, m.hash, m.begun = true, false, start, now
-		m.slots, m.times = m.slots[:0], m.times[:0]
+		m.visits = m.visits[:0]
 	}
-	if len(m.slots) == MaxOps {
+	if m.learned < len(m.ended) {
+		m.step(stepsPerOp)
+	}
+	if len(m.visits) == MaxOps {
 		m.overflow = true
 		return max(0, int64(m.Duration)-(now-m.begun)), false
 	}
 	m.hash = mix(m.hash, key)
-	slot := uint32(m.hash % Prefixes)
-	m.slots = append(m.slots, slot)
-	m.times = append(m.times, now)
-	p := &m.table[slot]
+	m.visits = append(m.visits, visit{uint32(m.hash), float32(now - m.begun)})
+	p := &m.table[m.hash%Prefixes]
 	if p.hash != m.hash {
 		// Somebody else's slot, or nobody's: what was known there is given up for what comes now.
 		*p = prefix{hash: m.hash}
@@ -112,13 +126,39 @@ func (m *Model) End(now int64) {
 	if m.overflow {
 		return // the prefixes end before the request does; its length is all that was learned
 	}
-	for i, slot := range m.slots {
-		p := &m.table[slot]
-		r, s := learn(float64(p.remaining), float64(p.spread), float64(now-m.times[i]), p.seen == 0)
-		p.remaining, p.spread = float32(r), float32(s)
-		if p.seen < math.MaxUint32 {
-			p.seen++
+	switch {
+	case len(m.visits) <= atOnce:
+		took := float64(now - m.begun)
+		for _, v := range m.visits {
+			m.learn(v, took)
 		}
+	case m.learned < len(m.ended) && !m.passed:
+		m.passed = true // its turn is the next time
+	default:
+		m.passed = m.passed && m.learned == len(m.ended)
+		m.visits, m.ended = m.ended[:0], m.visits
+		m.learned, m.took = 0, float64(now-m.begun)
+	}
+}
+
+// step learns up to n prefixes of the request that ended.
+func (m *Model) step(n int) {
+	for ; n > 0 && m.learned < len(m.ended); n-- {
+		m.learn(m.ended[m.learned], m.took)
+		m.learned++
+	}
+}
+
+// learn learns one prefix, unless another has taken its slot.
+func (m *Model) learn(v visit, took float64) {
+	p := &m.table[v.hash%Prefixes]
+	if uint32(p.hash) != v.hash {
+		return
+	}
+	r, s := learn(float64(p.remaining), float64(p.spread), took-float64(v.at), p.seen == 0)
+	p.remaining, p.spread = float32(r), float32(s)
+	if p.seen < math.MaxUint32 {
+		p.seen++
 	}
 }
 

@@ -3,7 +3,9 @@ package request
 import (
 	"math"
 	"math/rand/v2"
+	"strconv"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -171,5 +173,74 @@ func BenchmarkOp(b *testing.B) {
 		if i%300 == 299 {
 			m.End(int64(i))
 		}
+	}
+}
+
+// Long requests are learned while the next ones arrive; an end does no more than learn a short one.
+func TestLearnedLater(t *testing.T) {
+	m := New()
+	request := func(key uint64, ops int) {
+		for i := range ops {
+			m.Op(key, int64(i)*1000)
+		}
+		m.End(int64(ops) * 1000)
+	}
+	// Half of the prefixes must be known, and those rightly: others' take their slots.
+	remains := func(key uint64, ops int) {
+		t.Helper()
+		n := New()
+		m.CopyTo(n, 0, Prefixes)
+		sure := 0
+		for i := range ops {
+			got, known := n.Op(key, int64(i)*1000)
+			if !known {
+				continue
+			}
+			if want := int64(ops-i) * 1000; got < want-want/100 || got > want+want/100 {
+				t.Fatalf("key %d: after %d ops %d ns remain; want %d", key, i+1, got, want)
+			}
+			sure++
+		}
+		if 2*sure < ops {
+			t.Errorf("key %d: %d of %d prefixes are known", key, sure, ops)
+		}
+	}
+	const long = 4000
+	request(1, long)
+	if m.learned != 0 || len(m.ended) != long {
+		t.Errorf("%d of %d ops were learned at the end", m.learned, len(m.ended))
+	}
+	request(2, long/stepsPerOp)
+	remains(1, long)
+	// Two that take turns, of which one is too short to make room for the other: both are learned in the end.
+	for range 40 {
+		request(3, long)
+		request(4, atOnce+50)
+		request(5, 10)
+	}
+	remains(3, long)
+	remains(4, atOnce+50)
+	remains(5, 10)
+}
+
+// BenchmarkEnd is the longest that an end takes its caller.
+func BenchmarkEnd(b *testing.B) {
+	for _, ops := range []int{64, atOnce, MaxOps} {
+		b.Run(strconv.Itoa(ops), func(b *testing.B) {
+			m := New()
+			b.ReportAllocs()
+			worst := time.Duration(0)
+			for range b.N {
+				b.StopTimer()
+				for i := range ops {
+					m.Op(uint64(i%97), int64(i)*1000)
+				}
+				b.StartTimer()
+				began := time.Now()
+				m.End(int64(ops) * 1000)
+				worst = max(worst, time.Since(began))
+			}
+			b.ReportMetric(float64(worst.Nanoseconds()), "ns/worst")
+		})
 	}
 }
