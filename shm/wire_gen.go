@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0x89ebbebe014deadc
+	LayoutHash = 0xc4987306ca4fed31
 )
 
 // Sizes, limits and magics of the wire.
@@ -489,15 +489,15 @@ type Fault struct {
 
 // Class is heddle_wire_class, 48 bytes.
 type Class struct {
-	_             structs.HostLayout
-	Latency       uint64
-	MaxQueueDelay uint64
-	MaxWait       uint64
-	MaxQueueSize  uint64
-	MinSharePpm   uint32
-	Priority      int32
-	Flags         uint32
-	pad0          uint32
+	_                structs.HostLayout
+	Latency          uint64
+	MaxQueueDelay    uint64
+	MaxWait          uint64
+	MaxQueueSize     uint64
+	MinSharePpm      uint32
+	Priority         int32
+	Flags            uint32
+	StragglerPercent uint32
 }
 
 // Codes is heddle_wire_codes, 8 bytes.
@@ -838,6 +838,7 @@ var layoutTable = []Offset{
 	{"class", "min_share_ppm", unsafe.Offsetof(Class{}.MinSharePpm)},
 	{"class", "priority", unsafe.Offsetof(Class{}.Priority)},
 	{"class", "flags", unsafe.Offsetof(Class{}.Flags)},
+	{"class", "straggler_percent", unsafe.Offsetof(Class{}.StragglerPercent)},
 	{"codes", "", unsafe.Sizeof(Codes{})},
 	{"codes", "from", unsafe.Offsetof(Codes{}.From)},
 	{"codes", "total", unsafe.Offsetof(Codes{}.Total)},

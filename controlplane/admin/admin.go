@@ -30,24 +30,28 @@ type Status struct {
 
 // Client is one session: a process on one GPU.
 type Client struct {
-	ID            uint64    `json:"id"`
-	Pid           int       `json:"pid"`
-	UID           int       `json:"uid"`
-	Exe           string    `json:"exe"`
-	Label         string    `json:"label,omitempty"`
-	Class         string    `json:"class"`
-	GPU           string    `json:"gpu"` // UUID
-	State         string    `json:"state"`
-	Since         time.Time `json:"since"`
-	DeviceBytes   uint64    `json:"device_bytes"` // memory mapped in the executor
-	HostBytes     uint64    `json:"host_bytes"`
-	Segments      int       `json:"segments"`
-	Kernels       int       `json:"kernels"`
-	Ops           uint64    `json:"ops"`       // forwarded and done
-	InFlight      uint64    `json:"in_flight"` // submitted and not yet done
-	Error         uint32    `json:"error,omitempty"`
-	ErrorReason   string    `json:"error_reason,omitempty"`
-	RefusedReason string    `json:"refused_reason,omitempty"` // last kernel that runs natively, and why
+	ID          uint64    `json:"id"`
+	Pid         int       `json:"pid"`
+	UID         int       `json:"uid"`
+	Exe         string    `json:"exe"`
+	Label       string    `json:"label,omitempty"`
+	Class       string    `json:"class"`
+	GPU         string    `json:"gpu"` // UUID
+	State       string    `json:"state"`
+	Since       time.Time `json:"since"`
+	DeviceBytes uint64    `json:"device_bytes"` // memory mapped in the executor
+	HostBytes   uint64    `json:"host_bytes"`
+	Segments    int       `json:"segments"`
+	Kernels     int       `json:"kernels"`
+	Ops         uint64    `json:"ops"`       // forwarded and done
+	InFlight    uint64    `json:"in_flight"` // submitted and not yet done
+	// Straggler is how it is served because of how long its ops take: "" as everybody, "tried", "apart", "limited"; Lateness how many
+	// times as long as they should they take, 0 not known.
+	Straggler     string  `json:"straggler,omitempty"`
+	Lateness      float64 `json:"lateness,omitempty"`
+	Error         uint32  `json:"error,omitempty"`
+	ErrorReason   string  `json:"error_reason,omitempty"`
+	RefusedReason string  `json:"refused_reason,omitempty"` // last kernel that runs natively, and why
 }
 
 // Executor is one GPU's issuing process for one user.

@@ -27,7 +27,7 @@ type family struct {
 var families []*family
 
 // Labels. Their values are bounded: UUID by the GPUs (as in DCGM's metrics, so that `* on(UUID)` joins), uid by the users that have
-// an executor, class by maxClassLabels, reason by the list of package reasons, path by fixed words. No label holds a client, a pid,
+// an executor, class by maxClassLabels, reason by the list of package reasons, path and step by fixed words. No label holds a client, a pid,
 // a kernel, or text that a client chose.
 var (
 	ofDaemon   []string
@@ -35,6 +35,7 @@ var (
 	ofClass    = []string{"UUID", "uid", "class"}
 	byReason   = []string{"UUID", "uid", "reason"}
 	byPath     = []string{"UUID", "uid", "path"}
+	byStep     = []string{"UUID", "uid", "step"}
 	ofClassBy  = []string{"UUID", "uid", "class", "reason"}
 )
 
@@ -112,9 +113,12 @@ var (
 	metricImages   = gauge(clients, "heddle_image_store_bytes", "Code that clients have sent.", ofExecutor)
 	metricRing     = gauge(clients, "heddle_ring_used_bytes", "Bytes of the clients' rings that hold ops not yet done.", ofExecutor)
 	metricRingMost = gauge(clients, "heddle_ring_used_bytes_max", "The same of the fullest ring.", ofExecutor)
-	metricInFlight = gauge(clients, "heddle_in_flight_ops", "Ops that were issued and are not done.", ofExecutor)
-	metricWaiting  = gauge(clients, "heddle_waiting_ops", "Ops that were read from rings and are not issued.", ofExecutor)
-	metricBad      = counter(clients, "heddle_bad_records_total", "Records in rings that made no sense; each ends its session.", ofExecutor)
+
+	metricStragglers = gauge(clients, "heddle_stragglers", "Clients whose ops take several times as long as they should, by how they are served: apart from others (step apart), or one op of each of their streams at a time, too (step limited).", byStep)
+	metricEvictions  = counter(clients, "heddle_straggler_evictions_total", "Times that such a client was taken out of shared launches.", ofExecutor)
+	metricInFlight   = gauge(clients, "heddle_in_flight_ops", "Ops that were issued and are not done.", ofExecutor)
+	metricWaiting    = gauge(clients, "heddle_waiting_ops", "Ops that were read from rings and are not issued.", ofExecutor)
+	metricBad        = counter(clients, "heddle_bad_records_total", "Records in rings that made no sense; each ends its session.", ofExecutor)
 
 	metricOps       = counter(words, "heddle_ops_total", "Ops handed to the driver: kernels, memsets, device copies.", ofExecutor)
 	metricLaunches  = counter(words, "heddle_kernel_ops_total", "Kernels: ops that are one, and those of graphs.", ofExecutor)

@@ -52,6 +52,7 @@ type executorStats struct {
 	} `json:"coalescing"`
 	Sessions []struct {
 		RingBytes uint64 `json:"ring_bytes"`
+		Straggler string `json:"straggler"`
 	} `json:"sessions"`
 	Forms struct {
 		Codes          uint64            `json:"codes"`
@@ -82,6 +83,9 @@ type executorStats struct {
 		Unused      uint64  `json:"unused"`
 		MakeSeconds float64 `json:"make_seconds"`
 	} `json:"prepared"`
+	Stragglers struct {
+		Evictions uint64 `json:"evictions"`
+	} `json:"stragglers"`
 	Classes []classStats `json:"classes"`
 }
 
@@ -327,9 +331,16 @@ func (at place) supervised(e admin.Executor, clients []admin.Client) {
 // told gives what the executor says.
 func (at place) told(s *executorStats) {
 	var ring, most uint64
+	steps := map[string]int{"apart": 0, "limited": 0}
 	for i := range s.Sessions {
+		if n, ok := steps[s.Sessions[i].Straggler]; ok {
+			steps[s.Sessions[i].Straggler] = n + 1
+		}
 		ring += s.Sessions[i].RingBytes
 		most = max(most, s.Sessions[i].RingBytes)
+	}
+	for step, n := range steps {
+		at.one(metricStragglers, float64(n), step)
 	}
 	issue := 0.0
 	for _, v := range s.IssueBusySeconds {
@@ -345,7 +356,7 @@ func (at place) told(s *executorStats) {
 		v float64
 	}{
 		{metricRing, float64(ring)}, {metricRingMost, float64(most)}, {metricInFlight, float64(s.InFlight)}, {metricWaiting, float64(s.Waiting)},
-		{metricBad, float64(s.BadRecords)}, {metricOps, float64(s.Ops)}, {metricLaunches, float64(s.Launches)},
+		{metricBad, float64(s.BadRecords)}, {metricEvictions, float64(s.Stragglers.Evictions)}, {metricOps, float64(s.Ops)}, {metricLaunches, float64(s.Launches)},
 		{metricCoalesced, float64(g.OpsCoalesced)}, {metricSliced, float64(g.OpsSliced)}, {metricHeld, float64(g.Held)}, {metricInVain, float64(g.HeldInVain)},
 		{metricHeldTime, g.HeldSeconds}, {metricHolding, float64(g.Waiting)}, {metricOrders, float64(s.Orders)},
 		{metricKernels, float64(f.Codes)}, {metricForms, float64(f.Forms)}, {metricFormBytes, float64(f.Bytes)},

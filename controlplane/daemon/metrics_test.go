@@ -33,7 +33,8 @@ var update = flag.Bool("update", false, "rewrite docs/metrics.md")
 func someStats() *executor.Stats {
 	s := &executor.Stats{
 		Ops: 1000, Launches: 900, Words: 300, Signals: 40, Orders: 7, ReadyWaits: 8, Wakeups: 9, Sleeps: 10, BadRecords: 1, PollerBusySeconds: 1.5,
-		InFlight: 11, Waiting: 12, IssueBusySeconds: []float64{0.25, 0.5}, Sessions: []executor.SessionStats{{ClientID: 1, RingBytes: 4096}, {ClientID: 2, RingBytes: 1024}},
+		InFlight: 11, Waiting: 12, IssueBusySeconds: []float64{0.25, 0.5}, Sessions: []executor.SessionStats{{ClientID: 1, RingBytes: 4096}, {ClientID: 2, RingBytes: 1024, Straggler: "apart"}},
+		Stragglers: executor.StragglerStats{Evictions: 3, Limits: 1, Returns: 2},
 	}
 	s.Coalescing = executor.CoalescingStats{
 		WordsAlone: 100, WordsCoalesced: 200, OpsCoalesced: 800, Held: 13, HeldInVain: 2, HeldSeconds: 0.125, SignalsInKernel: 60, Waiting: 3, OpsSliced: 14, Slices: 70,
@@ -145,7 +146,8 @@ func TestMetricsSayWhatTheExecutorSays(t *testing.T) {
 		`heddle_executor_up{` + at + `} 1`, `heddle_executor_answers{` + at + `} 1`, `heddle_executor_starts_total{` + at + `} 1`, `heddle_clients{` + class + `} 1`,
 		`heddle_ring_used_bytes{` + at + `} 5120`, `heddle_ring_used_bytes_max{` + at + `} 4096`, `heddle_ops_total{` + at + `} 1000`, `heddle_kernel_ops_total{` + at + `} 900`,
 		`heddle_words_total{` + by("path", "alone") + `} 100`, `heddle_words_total{` + by("path", "coalesced") + `} 200`, `heddle_words_total{` + by("path", "sliced") + `} 70`,
-		`heddle_sliced_ops_total{` + at + `} 14`,
+		`heddle_sliced_ops_total{` + at + `} 14`, `heddle_straggler_evictions_total{` + at + `} 3`,
+		`heddle_stragglers{` + strings.Replace(at, ",uid", `,step="apart",uid`, 1) + `} 1`, `heddle_stragglers{` + strings.Replace(at, ",uid", `,step="limited",uid`, 1) + `} 0`,
 		`heddle_words_total{` + by("path", "prepared") + `} 70`, `heddle_prepared_ops_total{` + at + `} 1400`, `heddle_prepared_runs{` + at + `} 17`,
 		`heddle_prepared_unused_total{` + at + `} 2`, `heddle_prepared_make_seconds_total{` + at + `} 0.25`,
 		`heddle_word_width_bucket{` + at + `,le="2"} 150`, `heddle_word_width_sum{` + at + `} 900`, `heddle_word_width_count{` + at + `} 300`,

@@ -139,6 +139,9 @@ func classBody(p *policy.Policy, c *policy.Class) shm.Class {
 		Latency: uint64(c.LatencyP99), MaxQueueDelay: uint64(c.MaxQueueDelay), MaxWait: uint64(c.MaxWait), MaxQueueSize: uint64(c.MaxQueueSize),
 		MinSharePpm: uint32(c.MinShare * 1e6), Priority: int32(c.Priority),
 	}
+	if c.Straggler == "evict" {
+		b.StragglerPercent = uint32(c.StragglerFactor * 100)
+	}
 	for _, f := range []struct {
 		on   bool
 		flag uint32

@@ -454,20 +454,23 @@ func (sl *slot) report(patience time.Duration) (admin.Executor, []admin.Client) 
 	var bytes uint64
 	e.Images, bytes = sl.images.size()
 	e.ImageMiB = bytes >> 20
-	inFlight := map[uint64]uint64{}
+	type told struct {
+		ClientID  uint64  `json:"client_id"`
+		InFlight  uint64  `json:"in_flight"`
+		Straggler string  `json:"straggler"`
+		Lateness  float64 `json:"lateness"`
+	}
+	by := map[uint64]told{}
 	if p != nil {
 		e.Pid = p.pid()
 		if text := sl.counters(p, patience); text != nil {
 			e.Counters = text
 			var c struct {
-				Sessions []struct {
-					ClientID uint64 `json:"client_id"`
-					InFlight uint64 `json:"in_flight"`
-				} `json:"sessions"`
+				Sessions []told `json:"sessions"`
 			}
 			if json.Unmarshal(text, &c) == nil {
 				for _, s := range c.Sessions {
-					inFlight[s.ClientID] = s.InFlight
+					by[s.ClientID] = s
 				}
 			}
 		}
@@ -475,7 +478,8 @@ func (sl *slot) report(patience time.Duration) (admin.Executor, []admin.Client) 
 	clients := make([]admin.Client, 0, len(sessions))
 	for _, s := range sessions {
 		c := s.report(state)
-		c.InFlight = inFlight[s.id]
+		t := by[s.id]
+		c.InFlight, c.Straggler, c.Lateness = t.InFlight, t.Straggler, t.Lateness
 		clients = append(clients, c)
 	}
 	return e, clients

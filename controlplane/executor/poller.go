@@ -13,6 +13,7 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
+	"github.com/heddle-gpu/heddle/controlplane/executor/straggle"
 	"github.com/heddle-gpu/heddle/controlplane/executor/trace"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
@@ -49,8 +50,9 @@ type client struct {
 	class      string         // the name of its class, "" before CLASS
 	settings   sched.Settings // what the class promises
 	books      *sched.Client  // nil before it is served
-	stopped    bool           // it has max_queue_size ops waiting
-	past       bool           // and none of them can go: what is behind them may free them
+	pace       *straggle.Client
+	stopped    bool // it has max_queue_size ops waiting
+	past       bool // and none of them can go: what is behind them may free them
 	board      *scoreboard.Session
 	file       *shm.SessionFile
 	ring       *shm.Consumer
@@ -120,7 +122,8 @@ type poller struct {
 	drained      func()
 	end          *ending
 	recheck      func() bool
-	learn        func(*scoreboard.Shape, int, int64)
+	learn        func(*word.Sample)
+	stragglers   straggle.Watch
 	clock        func() int64 // nil: the real time; set by tests
 
 	lastOverdue int64
@@ -151,10 +154,8 @@ func newPoller(c Config, e *issue.Engine, chip cost.Chip) (*poller, error) {
 	p.bell.Store(bell)
 	p.trace.Why = func(op *scoreboard.Op) uint8 { return uint8(p.sched.Why(op)) }
 	p.recheck = p.anythingNew
-	p.learn = func(s *scoreboard.Shape, n int, ns int64) {
-		s.Times.Add(n, ns)
-		s.Code.Use.Times.Add(n, ns)
-		p.gather.Weigh(s)
+	p.learn = func(m *word.Sample) {
+		p.stragglers.Sample(m.Sessions, p.gather.Learn(m.Shape, m.Count, m.Nanoseconds, m.Sessions))
 	}
 	return p, nil
 }
@@ -282,6 +283,7 @@ func (p *poller) pass() bool {
 	p.stats.Passes++
 	p.trace.Tick(p.now)
 	p.engine.Measured(p.learn)
+	p.straggle()
 	p.engine.Now = p.now
 	if inFlight == p.cuts.paused {
 		p.lastComplete = p.now
@@ -742,6 +744,7 @@ func (p *poller) remove(c *client) {
 		if o == c {
 			p.clients = append(p.clients[:i], p.clients[i+1:]...)
 			p.sched.Detach(c.books)
+			p.stragglers.Detach(c.board)
 			p.relevel()
 			p.slots[c.board.Slot] = nil
 			return

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/shm"
@@ -48,6 +49,7 @@ type Stats struct {
 	Forms            FormsStats     `json:"forms"` // rewritten kernels
 	Graphs           GraphStats     `json:"graphs"`
 	Prepared         PreparedStats  `json:"prepared"`
+	Stragglers       StragglerStats `json:"stragglers"`
 	Classes          []ClassStats   `json:"classes"` // that have clients or had some
 	// Next tells that classes and sessions found no room in the message: STATS with this number in its tail gives them (StatsPage).
 	Next int `json:"next,omitempty"`
@@ -71,6 +73,13 @@ type CoalescingStats struct {
 	SignalsInKernel uint64            `json:"signals_in_kernel"`
 	Apart           map[string]uint64 `json:"apart"`   // why words were not wider (scoreboard.ApartReasons)
 	Waiting         int               `json:"waiting"` // kernels waiting for company now
+}
+
+// StragglerStats counts changes of how clients are served because of how long their ops take.
+type StragglerStats struct {
+	Evictions uint64 `json:"evictions"` // out of shared words
+	Limits    uint64 `json:"limits"`    // of them on to one op of each stream at a time
+	Returns   uint64 `json:"returns"`   // back to all
 }
 
 // StreamStats is one executor stream that is in use.
@@ -97,6 +106,11 @@ type SessionStats struct {
 	Ranges    int    `json:"ranges"` // segments, host segments and globals
 	RingBytes uint64 `json:"ring_bytes"`
 	Error     int    `json:"error"` // sticky CUresult, 0 none
+	// Straggler is how it is served because of how long its ops take (scoreboard.StragglerNames), "" as everybody; Lateness how many
+	// times as long as they should they take by themselves, as last measured, 0 not known; Evictions how often it was taken out of words.
+	Straggler string  `json:"straggler,omitempty"`
+	Lateness  float64 `json:"lateness,omitempty"`
+	Evictions uint64  `json:"evictions,omitempty"`
 }
 
 // snapshot collects the counters; it runs on the poller's thread.
@@ -114,6 +128,7 @@ func (p *poller) snapshot() Stats {
 		Waiting: g.Len(), OpsSliced: g.Slots[word.Sliced], Slices: g.Words[word.Sliced],
 	}
 	st.Graphs = GraphStats{Launches: n.GraphLaunches, Kernels: n.GraphKernels}
+	st.Stragglers = StragglerStats{p.stragglers.Evictions, p.stragglers.Limits, p.stragglers.Returns}
 	st.Classes = p.classRows()
 	for i := range e.Threads() {
 		st.IssueBusySeconds = append(st.IssueBusySeconds, e.Busy(i).Seconds())
@@ -129,6 +144,7 @@ func (p *poller) snapshot() Stats {
 		st.Waiting += b.Waiting()
 		st.Sessions = append(st.Sessions, SessionStats{
 			ClientID: c.id, OpsDone: b.OpsDone, Launches: b.Launches, Coalesced: b.Joined, Slots: b.Slots, Dropped: b.OpsDropped, InFlight: b.InFlight(), Waiting: b.Waiting(), BusyLanes: len(b.Busy()),
+			Straggler: scoreboard.StragglerNames[b.Straggler], Lateness: c.pace.Late(), Evictions: c.pace.Evictions,
 			Kernels: b.Kernels(), Graphs: b.GraphCount(), Ranges: b.Memory.Len(), RingBytes: c.ring.Read() - c.ring.Head(), Error: int(c.failed),
 		})
 	}

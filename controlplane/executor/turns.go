@@ -18,6 +18,7 @@ func (p *poller) classify(c *client, name string, t sched.Settings) {
 	if c.class, c.settings = name, p.patience(t); c.books == nil {
 		return
 	}
+	c.pace.Factor(t.Straggler)
 	k := p.sched.Set(name, c.settings)
 	if c.books.Class() != k {
 		p.unqueue(c) // offered again in the next pass
@@ -42,6 +43,8 @@ func (p *poller) enrol(c *client) {
 	}
 	c.tracks = make([]sequence.Track, c.board.Lanes())
 	c.books = p.sched.Attach(c.board, p.sched.Set(c.class, c.settings))
+	c.pace = p.stragglers.Attach(c.board)
+	c.pace.Factor(c.settings.Straggler)
 	c.recall()
 	p.relevel()
 }
@@ -65,6 +68,10 @@ func (p *poller) relevel() {
 	levels := p.engine.Levels()
 	for _, c := range p.clients {
 		c.board.Levels = scoreboard.Levels{}
+		if c.board.Straggler == scoreboard.Limited {
+			c.board.Levels = scoreboard.Levels{First: levels - 1, Count: 1}
+			continue
+		}
 		if len(distinct) < 2 {
 			continue
 		}

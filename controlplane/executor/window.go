@@ -21,6 +21,9 @@ const (
 func (p *poller) window(l *scoreboard.Lane) int {
 	is := scoreboard.Window{Pace: l.Pace, Alone: p.active <= 1}
 	is.Joins = !is.Alone && l.First() != nil && word.Joins(l.First())
+	if !is.Joins && !is.Alone && l.First() != nil && l.First().Session.Straggler == scoreboard.Limited {
+		return 1
+	}
 	if l.Most == 0 || l.Window != is {
 		l.Window, l.Most = is, p.widest(l, is)
 	}

@@ -89,6 +89,11 @@ var ClassKeys = []Key[Class]{
 	choice("timeout_action", Now, "keep", []string{"keep", "delay"},
 		"A request that has missed its objective keeps its urgency, or is delayed behind those that can still meet theirs. (Launches cannot be rejected: the program has been told that they succeeded.)",
 		func(c *Class) *string { return &c.TimeoutAction }),
+	choice("straggler", Now, "evict", []string{"evict", "tolerate"},
+		"A client whose ops take `straggler_factor` times as long as they should (as the same kernel and grid do for others, or did for itself), or which makes launches late that it shares: it is taken out of shared launches, then limited to one op of each of its streams at a time if it still slows others, and comes back, a step at a time, when it behaves. `tolerate`: nothing of this.",
+		func(c *Class) *string { return &c.Straggler }),
+	number("straggler_factor", Now, 3, 1.5, 1000, "From how many times the usual time on a client is a straggler.",
+		func(c *Class) *float64 { return &c.StragglerFactor }),
 	integers("allow_uid", NewClient, "Users that `label` and `exe` rules may put into this class. Without both allow keys only rules with `uid`, `gid` or `cgroup` can.",
 		func(c *Class) *[]int64 { return &c.AllowUID }),
 	globs("allow_cgroup", NewClient, "Control groups (cgroup v2 paths; `*` stops at `/`, `**` does not) whose clients `label` and `exe` rules may put into this class.",
@@ -175,13 +180,17 @@ func integer[S any](name string, live Live, def, least, most int64, doc string, 
 }
 
 func fraction[S any](name string, live Live, def float64, doc string, field func(*S) *float64) Key[S] {
-	return Key[S]{name, "number, 0 to 1", fmt.Sprintf("%.1f", def), live, doc, func(s *S, v any) error {
+	return number(name, live, def, 0, 1, doc, field)
+}
+
+func number[S any](name string, live Live, def, least, most float64, doc string, field func(*S) *float64) Key[S] {
+	return Key[S]{name, fmt.Sprintf("number, %v to %v", least, most), fmt.Sprintf("%.1f", def), live, doc, func(s *S, v any) error {
 		f, ok := v.(float64)
 		if n, whole := v.(int64); whole {
 			f, ok = float64(n), true
 		}
-		if !ok || math.IsNaN(f) || f < 0 || f > 1 {
-			return expected("a number from 0 to 1", v)
+		if !ok || math.IsNaN(f) || f < least || f > most {
+			return expected(fmt.Sprintf("a number from %v to %v", least, most), v)
 		}
 		*field(s) = f
 		return nil

@@ -63,6 +63,7 @@ var All = []Reason{
 	{Apart, "priority", "Others had ops of it ready at another level of urgency."},
 	{Apart, "excluded", "Ops of cooperative launches are never joined, nor those of a client that faulted in company, nor, while a client uses several streams, what follows a kernel without forms."},
 	{Apart, "class", "Ops of its class are never joined (`coalesce = false`)."},
+	{Apart, "straggler", "Its client's ops take several times as long as they should, or may: others would wait for them (`straggler = \"evict\"`)."},
 
 	{PTX, "bad-image", "The image is not understood, or has no code for the device."},
 	{PTX, "no-kernel", "The image's code has no kernel of that name."},

@@ -7,6 +7,7 @@ import (
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/executor/straggle"
 	execword "github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/controlplane/policy"
 	"github.com/heddle-gpu/heddle/jit/coalesce"
@@ -41,16 +42,21 @@ type heddle struct {
 	lastComplete int64
 	ops          []*op // of the word at hand
 	demand       *scoreboard.Demand
+	stragglers   straggle.Watch
 	cuts         map[*scoreboard.Op]*cut
 	later        []*scoreboard.Op
 }
 
 // settings are what the daemon tells an executor of a class.
 func settings(p *policy.Policy, c *policy.Class) sched.Settings {
+	factor := 0.0
+	if c.Straggler == "evict" {
+		factor = c.StragglerFactor
+	}
 	return sched.Settings{
 		Latency: int64(c.LatencyP99), QueueDelay: int64(c.MaxQueueDelay), MaxWait: int64(c.MaxWait),
-		MaxQueue: int(c.MaxQueueSize),
-		MinShare: c.MinShare, Priority: int32(c.Priority), Coalesce: c.Coalesce && p.Daemon.Coalesce, DelayLate: c.TimeoutAction == "delay",
+		MaxQueue:  int(c.MaxQueueSize),
+		Straggler: factor, MinShare: c.MinShare, Priority: int32(c.Priority), Coalesce: c.Coalesce && p.Daemon.Coalesce, DelayLate: c.TimeoutAction == "delay",
 	}
 }
 
@@ -68,7 +74,9 @@ func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 		h.publish(c, coalesce.ByZ, instances)
 	}
 	for _, c := range d.r.clients {
-		h.clients = append(h.clients, h.sched.Attach(c.board, h.sched.Set(c.class.Name, settings(p, c.class.Class))))
+		t := settings(p, c.class.Class)
+		h.stragglers.Attach(c.board).Factor(t.Straggler)
+		h.clients = append(h.clients, h.sched.Attach(c.board, h.sched.Set(c.class.Name, t)))
 	}
 	for i, v := range h.sched.Priorities() {
 		h.levels[v] = i
@@ -109,7 +117,12 @@ func (h *heddle) streams(o *op) (first, count int) {
 }
 
 // window is how many ops of a lane may be in flight, as the poller has it.
-func (h *heddle) window(o *op) int { return window(o, execword.Joins(&o.Op)) }
+func (h *heddle) window(o *op) int {
+	if o.Session.Straggler == scoreboard.Limited {
+		return 1
+	}
+	return window(o, execword.Joins(&o.Op))
+}
 
 func window(o *op, joins bool) int {
 	pace := o.ln.Pace
@@ -146,6 +159,9 @@ func (h *heddle) pass() (again int64) {
 	stuck := now - h.lastComplete
 	if stuck < progress {
 		stuck = 0
+	}
+	if evicted := h.stragglers.Evictions; h.stragglers.Look(now) && h.stragglers.Evictions != evicted {
+		h.gather.Forget()
 	}
 	h.sched.Begin(now, stuck)
 	h.gather.Uneven = h.sched.Uneven
@@ -232,11 +248,13 @@ func (h *heddle) issue(w *execword.Word) {
 	if s := w.Shape; s != nil && w.Measure {
 		n := w.Len()
 		s.Samples++
+		of := make([]*scoreboard.Session, 0, n)
+		for _, o := range w.Ops() {
+			of = append(of, o.Session)
+		}
 		measured = func(ns int64) {
 			s.Samples--
-			s.Times.Add(n, ns)
-			s.Code.Use.Times.Add(n, ns)
-			h.gather.Weigh(s)
+			h.stragglers.Sample(of, h.gather.Learn(s, n, ns, of))
 		}
 	}
 	h.d.issue(h.ops, h.level(h.ops[0]), measured)

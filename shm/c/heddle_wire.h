@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x89ebbebe014deadc)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0xc4987306ca4fed31)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -621,7 +621,7 @@ struct heddle_wire_class {
   uint32_t min_share_ppm;
   int32_t priority;
   uint32_t flags;
-  uint32_t pad0;
+  uint32_t straggler_percent;
 };
 _Static_assert(sizeof(struct heddle_wire_class) == 48, "size of class");
 _Static_assert(offsetof(struct heddle_wire_class, latency) == 0, "class.latency");
@@ -631,7 +631,7 @@ _Static_assert(offsetof(struct heddle_wire_class, max_queue_size) == 24, "class.
 _Static_assert(offsetof(struct heddle_wire_class, min_share_ppm) == 32, "class.min_share_ppm");
 _Static_assert(offsetof(struct heddle_wire_class, priority) == 36, "class.priority");
 _Static_assert(offsetof(struct heddle_wire_class, flags) == 40, "class.flags");
-_Static_assert(offsetof(struct heddle_wire_class, pad0) == 44, "class.pad0");
+_Static_assert(offsetof(struct heddle_wire_class, straggler_percent) == 44, "class.straggler_percent");
 
 struct heddle_wire_codes {
   uint32_t from;

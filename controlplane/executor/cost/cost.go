@@ -126,6 +126,13 @@ func (t *Times) Of(n int) int64 {
 	return 0
 }
 
+// Forget gives up what was measured of words of two or more.
+func (t *Times) Forget() {
+	own := Times{}
+	own.each[0], own.clear[0], own.seen[0] = t.each[0], t.clear[0], t.seen[0]
+	*t = own
+}
+
 // Alone is the time of one instance in a launch of its own, ns; 0 unknown.
 func (t *Times) Alone() int64 { return t.each[0] }
 

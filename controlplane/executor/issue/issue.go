@@ -180,6 +180,7 @@ func New(d Driver, o Options) (*Engine, error) {
 		e.events = append(e.events, orderEvent{event: ev})
 	}
 	for i := range e.samples {
+		e.samples[i].Sessions = make([]*scoreboard.Session, 0, word.MaxSlots)
 		for _, at := range []*gpu.Event{&e.samples[i].Start, &e.samples[i].End} {
 			ev, r := d.EventCreate(true)
 			if r != gpu.Success {
@@ -546,6 +547,9 @@ func (e *Engine) measure(w *word.Word) {
 		}
 		if s.Graph, s.Parts = nil, nil; w.Shape != nil {
 			s.Shape.Samples++
+			for _, o := range w.Ops() {
+				s.Sessions = append(s.Sessions, o.Session)
+			}
 		} else {
 			s.Graph = w.Ops()[0].Graph
 			if w.Sliced() {
@@ -569,7 +573,7 @@ const (
 )
 
 // Measured calls learn for each word of kernels whose time has become known, tells graphs theirs, and asks for others. It is cheap when nothing is measured.
-func (e *Engine) Measured(learn func(s *scoreboard.Shape, count int, nanoseconds int64)) {
+func (e *Engine) Measured(learn func(*word.Sample)) {
 	if e.sampling == 0 {
 		return
 	}
@@ -596,10 +600,11 @@ func (e *Engine) Measured(learn func(s *scoreboard.Shape, count int, nanoseconds
 				if s.Blocks > 0 {
 					s.Nanoseconds = int64(float64(s.Nanoseconds) * float64(s.Shape.Blocks) / float64(s.Blocks))
 				}
-				learn(s.Shape, s.Count, s.Nanoseconds)
+				learn(s)
 				s.Shape.Samples--
 			}
-			s.Shape, s.Graph, s.Parts = nil, nil, nil
+			clear(s.Sessions)
+			s.Shape, s.Graph, s.Parts, s.Sessions = nil, nil, nil, s.Sessions[:0]
 			e.sampling--
 			s.State.Store(sampleFree)
 		}

@@ -59,19 +59,20 @@ type ApartReason uint8
 
 // Reasons, in the order of ApartReasons.
 const (
-	ReasonAlone    ApartReason = iota // nobody else had an op of this kernel ready
-	ReasonNoForm                      // no rewritten kernel exists (yet)
-	ReasonShape                       // others had, with another grid, block or shared memory than a form can join
-	ReasonFull                        // the word was full
-	ReasonCost                        // more would not have paid
-	ReasonPriority                    // others had, at another level of urgency
-	ReasonExcluded                    // this client's ops of it are never joined
-	ReasonClass                       // its class is never joined (coalesce = false)
+	ReasonAlone     ApartReason = iota // nobody else had an op of this kernel ready
+	ReasonNoForm                       // no rewritten kernel exists (yet)
+	ReasonShape                        // others had, with another grid, block or shared memory than a form can join
+	ReasonFull                         // the word was full
+	ReasonCost                         // more would not have paid
+	ReasonPriority                     // others had, at another level of urgency
+	ReasonExcluded                     // this client's ops of it are never joined
+	ReasonClass                        // its class is never joined (coalesce = false)
+	ReasonStraggler                    // its client's ops take much longer than they should (straggler = "evict")
 	ReasonCount
 )
 
 // ApartReasons are the reasons' names in statistics and documentation.
-var ApartReasons = [ReasonCount]string{"alone", "no-form", "shape", "full", "cost", "priority", "excluded", "class"}
+var ApartReasons = [ReasonCount]string{"alone", "no-form", "shape", "full", "cost", "priority", "excluded", "class", "straggler"}
 
 // Reason is a code of a fixed list (docs/coalescing.md) and a sentence.
 type Reason struct{ Code, Detail string }

@@ -82,6 +82,11 @@ type Session struct {
 	Class  *Class
 	Levels Levels
 
+	// Straggler is how its ops are served because of how long they take, Slow how many times as long as others' they are taken to
+	// take, when it is served otherwise.
+	Straggler Straggling
+	Slow      float64
+
 	// Memory is what ops may address.
 	Memory Ranges
 

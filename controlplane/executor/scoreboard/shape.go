@@ -325,6 +325,15 @@ func (t *Shapes) Remove(op *Op) bool {
 	return true
 }
 
+// Each calls f for every shape that is known.
+func (t *Shapes) Each(f func(*Shape)) {
+	for i := range t.cells {
+		if t.cells[i].occupied {
+			f(&t.cells[i])
+		}
+	}
+}
+
 // Active lists the shapes with ops in Ready. The slice changes with Add and Remove.
 func (t *Shapes) Active() []*Shape { return t.active }
 

@@ -72,7 +72,8 @@ func (g *Gather) Begin(pass uint64) { g.pass = pass }
 // Joins reports whether ops of the launch's kernel can be joined at all: only then does waiting for company make sense.
 func Joins(op *scoreboard.Op) bool {
 	k := op.Kernel
-	return k != nil && k.Code != nil && !k.Apart && k.Code.Forms.Load() != nil && op.Kind == shm.KindLaunch
+	return k != nil && k.Code != nil && !k.Apart && k.Code.Forms.Load() != nil && op.Kind == shm.KindLaunch &&
+		op.Session.Straggler == scoreboard.Free
 }
 
 // Add takes a ready op, or leaves it (false) to the policy: it is no launch, or cannot be joined.
@@ -96,6 +97,10 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 	switch {
 	case op.Session.Class != nil && op.Session.Class.Apart:
 		g.apart(c, scoreboard.ReasonClass)
+		return false
+	case op.Session.Straggler != scoreboard.Free:
+		op.Cost = int64(float64(s.Cost) * max(1, op.Session.Slow))
+		g.apart(c, scoreboard.ReasonStraggler)
 		return false
 	case k.Apart || op.Launch().Flags&shm.LaunchFlagCooperative != 0:
 		g.apart(c, scoreboard.ReasonExcluded)
@@ -485,8 +490,33 @@ func (g *Gather) Plain(op *scoreboard.Op) (*scoreboard.Shape, bool) {
 	if s == nil {
 		return nil, false
 	}
-	return s, s.Times.Due(1, s.Words)
+	return s, s.Times.Due(1, s.Words) || due(op.Session)
 }
+
+// due says whether an op of a session that is served apart is measured: each during its trial, later one of eight.
+func due(s *scoreboard.Session) bool {
+	return s.Straggler == scoreboard.Tried || (s.Straggler > scoreboard.Tried && s.Launches%8 == 0)
+}
+
+// Learn takes how long a word of n ops of a shape took, ns, and whose they were; lateness is how many times as long as it should:
+// as the kernel takes by itself, or as long as so many instances need of the whole chip; 0: that is not known.
+func (g *Gather) Learn(s *scoreboard.Shape, n int, ns int64, of []*scoreboard.Session) (lateness float64) {
+	const jitter = 2000 // ns that a measurement may be off
+	if own := s.Times.Own(1); own > 0 && s.Weight > 0 && ns > 0 {
+		lateness = float64(ns) / (float64(own)*max(1, float64(n)*s.Weight) + jitter)
+	}
+	const late = 2
+	if of[0].Straggler > scoreboard.Tried || (of[0].Straggler == scoreboard.Tried && lateness > late) {
+		return lateness // what a straggler takes says nothing of others' ops
+	}
+	s.Times.Add(n, ns)
+	s.Code.Use.Times.Add(n, ns)
+	g.Weigh(s)
+	return lateness
+}
+
+// Forget gives up what was measured of words of several ops: a straggler was in them.
+func (g *Gather) Forget() { g.shapes.Each(func(s *scoreboard.Shape) { s.Times.Forget() }) }
 
 // PlainIssued counts a word of Plain.
 func (g *Gather) PlainIssued(w *Word) {

@@ -104,7 +104,8 @@ func (w *Word) Ops() []*scoreboard.Op {
 type Sample struct {
 	Start, End gpu.Event
 	Shape      *scoreboard.Shape
-	Graph      *scoreboard.Graph // instead of Shape, of a word that launches one
+	Sessions   []*scoreboard.Session // whose ops the word holds
+	Graph      *scoreboard.Graph     // instead of Shape, of a word that launches one
 	Parts      *scoreboard.GraphParts
 	Part       uint32 // of Parts, when only that is launched
 	Count      int

@@ -291,6 +291,13 @@ func printReasons(out io.Writer, all []reasonCount) {
 }
 
 // print writes what is known of a client.
+// straggling is what admin.Client.Straggler means.
+var straggling = map[string]string{
+	"tried":   "apart for a moment, to be measured",
+	"apart":   "apart from others",
+	"limited": "apart from others, one op of each of its streams at a time",
+}
+
 func (x *explainedClient) print(out io.Writer) error {
 	c := &x.Client
 	name := c.Exe
@@ -308,6 +315,10 @@ func (x *explainedClient) print(out io.Writer) error {
 		}
 	}
 	fmt.Fprintf(out, "ops: %d done, %d under way\n", c.Ops, c.InFlight)
+	if c.Straggler != "" {
+		fmt.Fprintf(out, "straggler: its ops take %.1f times as long as they should; it is served %s\n", c.Lateness, straggling[c.Straggler])
+		fmt.Fprintf(out, "  %s\n", reasons.Sentence(reasons.Apart, "straggler"))
+	}
 	if c.Error != 0 {
 		fmt.Fprintf(out, "error: CUDA error %d, %s\n", c.Error, c.ErrorReason)
 		if x.Error != "" {

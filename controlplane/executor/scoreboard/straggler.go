@@ -1,0 +1,15 @@
+package scoreboard
+
+// Straggling is how a session is served whose ops take longer than they should; package straggle decides.
+type Straggling uint8
+
+// The steps, from how everybody is served on.
+const (
+	Free    Straggling = iota
+	Tried              // its ops go alone for a moment, to be measured
+	Evicted            // its ops go alone
+	Limited            // and one of each of its lanes at a time
+)
+
+// StragglerNames are the steps' names in statistics.
+var StragglerNames = [...]string{"", "tried", "apart", "limited"}

@@ -1,0 +1,270 @@
+// Package straggle finds clients whose ops take several times as long as they should, because everybody in a word with one waits for
+// it, and says how they are served: with others, apart, or little at a time.
+//
+//	free ─► tried ─► apart ─► limited          and back, a step at a time, when its ops take as long as they should
+//	  ▲        │        │         │
+//	  └────────┴────────┴◄────────┘
+//
+// What an op should take is what its shape took when little slowed it, by whichever clients (cost.Times.Own): its own history when
+// nobody else launches it, the others' when they do. Lateness is how many times that it took. A word tells its lateness and not
+// whose it is, so those of late words go alone for some ops, measured: who is late then makes words late.
+//
+// A Watch belongs to the poller's thread and has no clock.
+// Source: design.md section 7; the paper's section 3 names stragglers and their eviction, and gives no method.
+package straggle
+
+import (
+	"math"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+)
+
+// Bounds.
+const (
+	// sure is how many measurements decide, steady how many it takes to see that a client slows others.
+	sure, steady = 3, 8
+	// lookEvery is how often clients are judged, ns.
+	lookEvery = int64(10e6)
+	// trialMost is how long a trial lasts at most; acquitted how long there is none after one, at first, away how long a straggler is
+	// served otherwise at least, at first. Both double each time, up to longest.
+	trialMost, acquitted, away, longest = int64(1e9), int64(100e6), int64(1e9), int64(64e9)
+	// calm is the part of the factor below which a straggler behaves again.
+	calm = 0.75
+	// slows is how many times their usual lateness others must have while a client that goes apart has ops in flight for it to be limited.
+	slows = 1.25
+)
+
+// mean is a smoothed mean; the first values count evenly.
+type mean struct {
+	v float64
+	n int
+}
+
+func (m *mean) add(x float64) {
+	if m.n < steady {
+		m.n++
+	}
+	m.v += (x - m.v) / float64(m.n)
+}
+
+// Client is what is known of one client.
+type Client struct {
+	board  *scoreboard.Session
+	factor float64 // lateness from which on it is a straggler; 0: never
+
+	alone, together mean // lateness of its ops by themselves, and of words that it shared
+	near, far       mean // others' lateness while it had ops in flight, and while not
+	blind           int  // words shared of kernels that nobody launched by itself: what they should take is not known
+	since, next     int64
+	trial, stay     int64
+	// Evictions counts how often it was taken out of shared words.
+	Evictions uint64
+}
+
+// Factor is the lateness from which on the client is a straggler, 0 never; it is in force at once.
+func (c *Client) Factor(f float64) { c.factor = f }
+
+// Late is the lateness of the client's ops by themselves, as last measured; 0: not known.
+func (c *Client) Late() float64 { return c.alone.v }
+
+// Watch judges the clients of an executor.
+type Watch struct {
+	clients []*Client // by slot
+	looked  int64
+	turn    int  // slot from which on the next one to be tried is looked for
+	fresh   bool // something was measured since
+	// Evictions, Limits and Returns count: out of shared words, limited, and back to all.
+	Evictions, Limits, Returns uint64
+}
+
+// Attach begins to watch a client; its board's Slot is its place.
+func (w *Watch) Attach(b *scoreboard.Session) *Client {
+	for len(w.clients) <= b.Slot {
+		w.clients = append(w.clients, nil)
+	}
+	c := &Client{board: b, trial: acquitted, stay: away}
+	w.clients[b.Slot] = c
+	return c
+}
+
+// Detach forgets a client.
+func (w *Watch) Detach(b *scoreboard.Session) {
+	if b.Slot < len(w.clients) && w.clients[b.Slot] != nil && w.clients[b.Slot].board == b {
+		w.clients[b.Slot] = nil
+	}
+}
+
+// Sample takes a measured word: whose ops it held, and how many times as long as it should it took; 0: that is not known.
+func (w *Watch) Sample(of []*scoreboard.Session, lateness float64) {
+	alone := true // ops of one client, joined with each other
+	for _, b := range of {
+		alone = alone && b == of[0]
+	}
+	if !(lateness > 0) || math.IsInf(lateness, 0) {
+		for _, b := range of {
+			if c := w.of(b); c != nil && !alone {
+				c.blind++
+				w.fresh = true
+			}
+		}
+		return
+	}
+	w.fresh = true
+	for i, b := range of {
+		c := w.of(b)
+		if c == nil || (alone && i > 0) {
+			continue
+		}
+		if alone {
+			c.alone.add(lateness)
+		} else {
+			c.together.add(lateness)
+		}
+	}
+	for _, c := range w.clients {
+		if c == nil || c.board.Straggler < scoreboard.Evicted || (alone && c.board == of[0]) {
+			continue
+		}
+		if busy(c.board) {
+			c.near.add(lateness)
+		} else {
+			c.far.add(lateness)
+		}
+	}
+}
+
+// busy says whether a session has ops in flight.
+func busy(b *scoreboard.Session) bool {
+	for i := range b.Lanes() {
+		if b.Lane(uint32(i)).InFlight() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *Watch) of(b *scoreboard.Session) *Client {
+	if b.Slot < len(w.clients) {
+		if c := w.clients[b.Slot]; c != nil && c.board == b {
+			return c
+		}
+	}
+	return nil
+}
+
+// Look judges the clients, now and then; true: some are served otherwise from now on.
+func (w *Watch) Look(now int64) (changed bool) {
+	if !w.fresh || now-w.looked < lookEvery {
+		return false
+	}
+	w.fresh, w.looked = false, now
+	tried := false
+	for _, c := range w.clients {
+		if c != nil && c.board.Straggler != scoreboard.Free {
+			changed = w.judge(c, now) || changed
+			tried = tried || c.board.Straggler == scoreboard.Tried
+		}
+	}
+	// One is tried at a time: the others stay in step.
+	for i := 0; i < len(w.clients) && !tried; i++ {
+		c := w.clients[(w.turn+i)%len(w.clients)]
+		if c != nil && c.board.Straggler == scoreboard.Free && w.suspect(c, now) {
+			w.turn = c.board.Slot + 1
+			tried = c.to(scoreboard.Tried, now)
+		}
+	}
+	return changed || tried
+}
+
+// suspect says whether a client is tried: it shares words, and they are late, or its ops by themselves, or nobody knows.
+func (w *Watch) suspect(c *Client, now int64) bool {
+	if c.factor == 0 || now < c.next {
+		return false
+	}
+	if c.together.n < sure {
+		return c.blind >= sure
+	}
+	return c.together.v >= c.factor || w.late(c)
+}
+
+func (w *Watch) late(c *Client) bool { return c.alone.n >= sure && c.alone.v >= c.factor*w.usual(c) }
+
+// usual is how late others' ops are by themselves now, those of its class if there are any: on a crowded chip everybody's are, and
+// below a class of larger priority most.
+func (w *Watch) usual(but *Client) float64 {
+	sum, n, alike := 0.0, 0, false
+	for _, c := range w.clients {
+		if c == nil || c == but || c.board.Straggler >= scoreboard.Evicted || c.alone.n < sure {
+			continue
+		}
+		if same := c.board.Class == but.board.Class; same && !alike {
+			sum, n, alike = 0, 0, true
+		} else if alike && !same {
+			continue
+		}
+		sum += c.alone.v
+		n++
+	}
+	if n == 0 {
+		return 1
+	}
+	return max(1, sum/float64(n))
+}
+
+func (w *Watch) judge(c *Client, now int64) bool {
+	b := c.board
+	if c.factor == 0 {
+		return b.Straggler != scoreboard.Free && c.to(scoreboard.Free, now)
+	}
+	behaves := c.alone.n >= sure && c.alone.v < calm*c.factor*w.usual(c)
+	switch b.Straggler {
+	case scoreboard.Tried:
+		switch {
+		case w.late(c):
+			w.Evictions++
+			c.Evictions++
+			return c.to(scoreboard.Evicted, now)
+		case c.alone.n >= sure || now-c.since > trialMost:
+			c.next, c.trial = now+c.trial, min(2*c.trial, longest)
+			return c.to(scoreboard.Free, now)
+		}
+	case scoreboard.Evicted:
+		b.Slow = max(1, c.alone.v)
+		switch usually := 1.0; {
+		case now-c.since >= c.stay && behaves:
+			w.Returns++
+			c.stay = min(2*c.stay, longest)
+			return c.to(scoreboard.Free, now)
+		case c.near.n >= steady:
+			if c.far.n >= sure {
+				usually = max(1, c.far.v)
+			}
+			if c.near.v >= slows*usually && !behaves {
+				w.Limits++
+				return c.to(scoreboard.Limited, now)
+			}
+		}
+	case scoreboard.Limited:
+		b.Slow = max(1, c.alone.v)
+		if now-c.since >= c.stay && behaves {
+			return c.to(scoreboard.Evicted, now)
+		}
+	}
+	return false
+}
+
+// to changes how the client is served, and begins to measure anew what decides the next change.
+func (c *Client) to(s scoreboard.Straggling, now int64) bool {
+	c.board.Straggler, c.since = s, now
+	c.near, c.far, c.blind = mean{}, mean{}, 0
+	c.board.Slow = 1
+	switch s {
+	case scoreboard.Evicted, scoreboard.Limited:
+		c.board.Slow = max(1, c.alone.v)
+	case scoreboard.Tried:
+		c.alone = mean{}
+	case scoreboard.Free:
+		c.alone, c.together = mean{}, mean{}
+	}
+	return true
+}

@@ -1,0 +1,51 @@
+package simulate
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// One of eight clients of a kernel takes ten times as long. Where stragglers are evicted the others take hardly longer than without it,
+// and still go together; where they are tolerated they wait for it, or go by themselves. Without one nothing changes.
+func TestStraggler(t *testing.T) {
+	const together = "[[client]]\ncount = 7\nclass = \"a\"\nrequest = \"r\"\n"
+	const straggler = "[[client]]\nclass = \"slow\"\nrequest = \"r\"\nscale = 10.0\n"
+	var text strings.Builder
+	text.WriteString(`schema_version = 1
+		duration = "1s"
+		kernel.k = { blocks = 16, time = "15us", spread = 0.05 }
+		request.r = { gap = "3us", steps = [{ kernel = "k", times = 60 }] }
+		`)
+	head := text.String()
+	for i := range 7 {
+		fmt.Fprintf(&text, "[[client]]\nclass = \"a\"\nrequest = \"r\"\nstart = \"%dus\"\n", 137*i)
+	}
+	without := parse(t, text.String())
+	text.WriteString(straggler)
+	with := parse(t, text.String())
+	evict := rules(t, "[class.a]\n[class.slow]\n")
+	tolerate := rules(t, "[class.a]\nstraggler = \"tolerate\"\n[class.slow]\nstraggler = \"tolerate\"\n")
+	alone := simulated(t, without, evict, "heddle")["heddle"]["a"]
+	if same := simulated(t, without, tolerate, "heddle")["heddle"]["a"]; same != alone {
+		t.Errorf("without a straggler: %+v; where it is tolerated %+v", alone, same)
+	}
+	got := simulated(t, with, evict, "heddle")["heddle"]
+	suffered := simulated(t, with, tolerate, "heddle")["heddle"]
+	t.Logf("p99 of the others: %.3f ms, in words of %.1f; without it %.3f and %.1f; tolerated %.3f and %.1f", 1e3*got["a"].P99, got["a"].Width,
+		1e3*alone.P99, alone.Width, 1e3*suffered["a"].P99, suffered["a"].Width)
+	if got["a"].P99 > 1.2*alone.P99 || got["a"].Width < 0.7*alone.Width || got["slow"].Width > 1.2 {
+		t.Errorf("beside it %+v; without it %+v; itself %+v", got["a"], alone, got["slow"])
+	}
+	if suffered["a"].P99 < 1.5*alone.P99 && suffered["a"].Width > 0.5*alone.Width {
+		t.Errorf("tolerated, it does no harm: %+v; without it %+v", suffered["a"], alone)
+	}
+	// All begin at one moment: every word holds the straggler from the start, and nobody has seen the kernel by itself.
+	at := parse(t, head+together+straggler)
+	got, suffered = simulated(t, at, evict, "heddle")["heddle"], simulated(t, at, tolerate, "heddle")["heddle"]
+	t.Logf("in step from the start, median of the others: %.3f ms, in words of %.1f; tolerated %.3f and %.1f", 1e3*got["a"].P50, got["a"].Width,
+		1e3*suffered["a"].P50, suffered["a"].Width)
+	if got["a"].P50 > suffered["a"].P50/3 {
+		t.Errorf("in step from the start: %+v; tolerated %+v", got["a"], suffered["a"])
+	}
+}
