@@ -36,11 +36,12 @@ type command struct {
 	reply   *shm.ReplySlot
 }
 
-// queueLength is a queue's size; queueUse bounds how far an issue thread usually lags behind the poller: short, because an op in a
-// queue can no longer be overtaken by a more urgent one.
+// queueLength is a queue's size; queueUse bounds how far an issue thread usually lags behind the poller, in commands of 3 to 8 µs: an op
+// in a queue is bound to its launch, while one that waits can still go with what arrives behind it or beside it, or after what is more
+// urgent.
 const (
 	queueLength = 128
-	queueUse    = 48
+	queueUse    = 8
 )
 
 // queue is a single-producer, single-consumer ring. Commands are numbered from 1 in the order they were pushed.
