@@ -143,8 +143,12 @@ func random(r *rand.Rand) (scenario, rules string) {
 	var s, p strings.Builder
 	s.WriteString("schema_version = 1\nduration = \"20ms\"\n")
 	for i := range 3 {
+		blocks, us := 1+r.IntN(2000), 1+r.IntN(100)
+		if i == 2 && r.IntN(2) == 0 { // one that can be cut
+			blocks, us = 10*blocks+10_000, 10*us
+		}
 		fmt.Fprintf(&s, "[kernel.k%d]\nblocks = %d\nthreads = %d\ntime = \"%dus\"\nspread = 0.5\nalone = %v\n",
-			i, 1+r.IntN(2000), 32*(1+r.IntN(16)), 1+r.IntN(100), r.IntN(4) == 0)
+			i, blocks, 32*(1+r.IntN(16)), us, r.IntN(4) == 0)
 	}
 	for i := range 3 {
 		fmt.Fprintf(&s, "[request.r%d]\ngap = \"%dus\"\nsteps = [", i, r.IntN(5))
@@ -184,6 +188,12 @@ func TestConservation(t *testing.T) {
 	if os.Getenv("HEDDLE_NIGHTLY") != "" {
 		seeds = 400
 	}
+	cut := uint64(0)
+	defer func() {
+		if cut == 0 {
+			t.Error("no op was issued in slices")
+		}
+	}()
 	for seed := range seeds {
 		text, classes := random(rand.New(rand.NewPCG(seed, 3)))
 		sc, p := parse(t, text), rules(t, classes)
@@ -204,6 +214,9 @@ func TestConservation(t *testing.T) {
 			}
 			if err := r.simulate(); err != nil {
 				t.Fatalf("seed %d: %v\n%s\n%s", seed, err, text, classes)
+			}
+			for _, c := range r.codes {
+				cut += c.Use.Slices
 			}
 			requests := 0
 			for _, c := range r.clients {

@@ -66,6 +66,7 @@ func (h *heddle) slice(o *scoreboard.Op) bool {
 		h.sched.SliceDone(client, ln.Lane, k.Done(), d.r.now)
 	}}, h.level(k.op), measured)
 	k.Took(s, cost)
+	o.Kernel.Code.Use.Slices++
 	h.sched.Sliced(o, cost, first, s.Last, now)
 	h.cuts[o] = k
 	if s.Last {
