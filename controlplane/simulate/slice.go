@@ -69,7 +69,8 @@ func (h *heddle) slice(o *scoreboard.Op) bool {
 	o.Kernel.Code.Use.Slices++
 	h.sched.Sliced(o, cost, first, s.Last, now)
 	h.cuts[o] = k
-	if s.Last {
+	if ln.Part = o; s.Last {
+		ln.Part = nil
 		delete(h.cuts, o)
 		if shape := scoreboard.Known(o); shape != nil {
 			shape.Words++

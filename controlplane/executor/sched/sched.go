@@ -603,9 +603,12 @@ func (s *Scheduler) spread(k *Class, cost, now int64) {
 // below which everything is done: a request may end with them.
 func (s *Scheduler) Completed(c *Client, l *scoreboard.Lane, n int, now int64) {
 	k := c.class
-	work := l.Work
-	if left := l.InFlight(); left > 0 {
-		work = int64(float64(l.Work) * float64(n) / float64(n+left))
+	work, left := l.Work-l.Slices, l.InFlight()
+	if l.Part != nil {
+		left-- // SliceDone takes what it has in flight
+	}
+	if left > 0 {
+		work = int64(float64(work) * float64(n) / float64(n+left))
 	}
 	l.Work -= work
 	l.Quiet = min(l.Quiet, l.Work)

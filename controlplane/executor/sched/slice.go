@@ -12,6 +12,9 @@ func (s *Scheduler) Sliced(op *scoreboard.Op, cost int64, first, last bool, now 
 	k := c.class
 	l := op.Session.Lane(op.Lane)
 	cost = c.take(l, cost, now)
+	if !last {
+		l.Slices += cost
+	}
 	l.Quiet = 0 // a word is written behind every slice
 	st := &k.Stats
 	if first {
@@ -32,11 +35,14 @@ func (s *Scheduler) Sliced(op *scoreboard.Op, cost int64, first, last bool, now 
 
 // SliceDone takes a slice off the books that was not its op's last; Completed does it for that one. cost is as Sliced had it.
 func (s *Scheduler) SliceDone(c *Client, l *scoreboard.Lane, cost, now int64) {
-	work := min(cost, l.Work) // the lane's end may have been seen before
-	l.Work -= work
+	if s.clients[c.board.Slot] != c {
+		return // it is gone, and its books with it: the end of its last op was seen before
+	}
+	l.Work -= cost
+	l.Slices -= cost
 	l.Quiet = min(l.Quiet, l.Work)
-	c.work -= work
-	c.class.inFlight -= work
+	c.work -= cost
+	c.class.inFlight -= cost
 	c.class.active, c.class.served = now, now
-	c.class.paid(work)
+	c.class.paid(cost)
 }

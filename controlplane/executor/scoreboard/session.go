@@ -32,6 +32,8 @@ type Lane struct {
 	// Work estimates how long what is in flight takes, Quiet the part of it behind the last done word that was asked for; ns of the
 	// whole chip. The scheduler's.
 	Work, Quiet int64
+	// Slices is the part of Work of slices that are not their op's last. The scheduler's.
+	Slices int64
 	// Unknown is the last kernel issued of which nobody knows that it waits for no other (Code.Forms: coalesce refuses those that do),
 	// 0 when it is known done.
 	Unknown uint32
