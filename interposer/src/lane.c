@@ -390,6 +390,15 @@ uint32_t heddle_lanes_last(struct heddle_context *c, struct heddle_wire_dep *out
   return n;
 }
 
+uint32_t heddle_lanes_of(struct heddle_context *c, struct heddle_lane **out, uint32_t room) {
+  uint32_t n = 0;
+  heddle_mutex_lock(&registry);
+  for (struct heddle_lane *l = every_lane; l != NULL && n < room; l = l->next_of_process)
+    if (l->context == c && atomic_load_explicit(&l->handle, memory_order_relaxed) != NULL) out[n++] = l;
+  heddle_mutex_unlock(&registry);
+  return n;
+}
+
 void heddle_order_stream_gone(CUstream stream) {
   if (stream == NULL || stream == CU_STREAM_LEGACY || stream == CU_STREAM_PER_THREAD) return;
   heddle_mutex_lock(&registry);

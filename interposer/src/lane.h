@@ -96,6 +96,8 @@ struct heddle_context *heddle_context_current(void);
 struct heddle_shared *heddle_shared_of(struct heddle_session *s);
 // The last numbers of the live lanes of context c into out[0..HEDDLE_WIRE_LANES), done or not; the count.
 uint32_t heddle_lanes_last(struct heddle_context *c, struct heddle_wire_dep *out);
+// The live lanes of context c into out[0..room); the count. Each may end at any moment, but its struct stays.
+uint32_t heddle_lanes_of(struct heddle_context *c, struct heddle_lane **out, uint32_t room);
 // The live lane with that id of s, or NULL (its stream is gone).
 struct heddle_lane *heddle_lane_by_id(struct heddle_session *s, uint32_t id);
 // The undone numbers of s that concern context c (NULL: all), retired lanes included, into out[0..HEDDLE_WIRE_LANES); the count.

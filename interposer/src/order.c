@@ -185,11 +185,34 @@ CUresult heddle_order_drain(struct heddle_session *s, CUcontext ctx) {
   return r;
 }
 
+// cuCtxSynchronize for a context in which a stream may be capturing, which would make such a capture invalid, in every mode: the
+// other streams one by one. The legacy stream stands for the blocking ones, also for other threads' default streams.
+static CUresult synchronize_others(struct heddle_context *c) {
+  struct heddle_lane *lanes[HEDDLE_WIRE_LANES];
+  uint32_t n = heddle_lanes_of(c, lanes, HEDDLE_WIRE_LANES);
+  CUevent e;
+  CUresult r = heddle_real.cuEventCreate(&e, CU_EVENT_DISABLE_TIMING);
+  if (r != CUDA_SUCCESS) return r;
+  for (uint32_t i = 0; i < n && r == CUDA_SUCCESS; i++) {
+    struct heddle_lane *lane = lanes[i];
+    heddle_mutex_lock(lane->lock); // its stream is not destroyed meanwhile
+    CUstream stream = atomic_load_explicit(&lane->handle, memory_order_relaxed);
+    bool record = stream != NULL && stream != CU_STREAM_PER_THREAD && lane->context == c && (lane->legacy || !lane->blocking) &&
+                  !heddle_stream_captures(stream);
+    if (record) r = heddle_real.cuEventRecord(e, stream);
+    heddle_mutex_unlock(lane->lock);
+    if (record && r == CUDA_SUCCESS) r = heddle_real.cuEventSynchronize(e);
+  }
+  (void)heddle_real.cuEventDestroy_v2(e);
+  return r;
+}
+
 CUresult heddle_order_drain_all(struct heddle_session *s) {
   CUresult r = heddle_order_drain(s, NULL);
   if (r != CUDA_SUCCESS) return r;
   CUstreamCaptureMode mode = heddle_capture_relax();
-  r = heddle_real.cuCtxSynchronize();
+  struct heddle_context *c = atomic_load_explicit(&heddle_hooks_captures, memory_order_acquire) != 0 ? heddle_context_current() : NULL;
+  r = c != NULL ? synchronize_others(c) : heddle_real.cuCtxSynchronize();
   heddle_capture_restore(mode);
   return r;
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"regexp"
+	"strings"
 	"testing"
 )
 
@@ -21,7 +22,8 @@ func TestGraphsAreMirrored(t *testing.T) {
 		{"order", " capture=5"},
 		{"threads", " capture=81"},
 		{"natively", " graph=3 graph-host=3 graph-event=3 foreign-memory=3"},
-		{"command-buffer", " capture=7"},
+		{"command-buffer", " capture=8"},
+		{"forbidden", " capture=2"},
 		{"many", " none"},
 	} {
 		t.Run(c.part, func(t *testing.T) {
@@ -34,5 +36,27 @@ func TestGraphsAreMirrored(t *testing.T) {
 				t.Errorf("native calls:%s; expected:%s", m[2], c.native)
 			}
 		})
+	}
+}
+
+// TestCapturesAreWatched: the log at its finest names the call that fails while a stream captures, and the one that spoils a capture.
+func TestCapturesAreWatched(t *testing.T) {
+	b := newBed(t)
+	b.startDaemon()
+	r := b.run(true, "graphs", "HEDDLE_LOG=stderr:debug", "E2E_PART=forbidden")
+	if r.code != 0 {
+		t.Fatalf("exit code %d\n%s%s", r.code, r.out, r.err)
+	}
+	for _, want := range []string{
+		"cuStreamSynchronize returned 900 while a stream captures",
+		" is invalid after cuStreamSynchronize\n",
+		"cuMemsetD32Async returned 901 while a stream captures",
+	} {
+		if !strings.Contains(r.err, want) {
+			t.Errorf("the log does not say %q:\n%s", want, r.err)
+		}
+	}
+	if n := strings.Count(r.err, " is invalid after "); n != 1 {
+		t.Errorf("%d captures are said to be spoilt:\n%s", n, r.err)
 	}
 }

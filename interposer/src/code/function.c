@@ -51,6 +51,33 @@ static struct heddle_record *record_add(const void *handle, bool is_kernel, stru
   return NULL;
 }
 
+struct same_name {
+  const char *name;
+  struct heddle_record *kernel[16];
+  size_t n;
+};
+static bool same_name(void *entry, void *arg) {
+  struct heddle_record *r = entry;
+  struct same_name *s = arg;
+  if (r->fn.is_kernel && r->image && s->n < sizeof s->kernel / sizeof *s->kernel && strcmp(r->name, s->name) == 0) s->kernel[s->n++] = r;
+  return false;
+}
+
+// The kernel whose function in the current context f is: a launch of a CUkernel by its own handle, captured, comes back from a graph
+// node as such a function, which no hook gave out. NULL: none that we know.
+static struct heddle_record *kernel_of(CUfunction f) {
+  struct same_name s = {.n = 0};
+  if (!heddle_real.cuFuncGetName || !heddle_real.cuKernelGetFunction || heddle_real.cuFuncGetName(&s.name, f) != CUDA_SUCCESS || !s.name) return NULL;
+  pthread_mutex_lock(&heddle_code_lock);
+  heddle_table_remove(&functions, same_name, &s); // visits every record, removes none
+  pthread_mutex_unlock(&heddle_code_lock);
+  for (size_t i = 0; i < s.n; i++) {
+    CUfunction of = NULL;
+    if (!atomic_load(&s.kernel[i]->image->dead) && heddle_real.cuKernelGetFunction(&of, s.kernel[i]->fn.handle) == CUDA_SUCCESS && of == f) return s.kernel[i];
+  }
+  return NULL;
+}
+
 // A handle that no hook gave out: asks the driver whose it is. The answer "unknown" is recorded too.
 static struct heddle_record *record_resolve(CUfunction f) {
   CUmodule module = NULL;
@@ -58,6 +85,8 @@ static struct heddle_record *record_resolve(CUfunction f) {
   const char *name = NULL;
   if (heddle_real.cuFuncGetModule && heddle_real.cuFuncGetModule(&module, f) == CUDA_SUCCESS) {
     struct heddle_image *image = heddle_image_of_module(module);
+    struct heddle_record *kernel = image ? NULL : kernel_of(f);
+    if (kernel) return record_add(f, false, kernel->image, kernel, kernel->name);
     if (!image || !heddle_real.cuFuncGetName || heddle_real.cuFuncGetName(&name, f) != CUDA_SUCCESS || !name) image = NULL;
     return record_add(f, false, image, NULL, image ? name : "");
   }

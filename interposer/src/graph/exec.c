@@ -87,6 +87,14 @@ static bool current(struct heddle_exec *x) {
     x->code_changes = changes;
     x->changed = true;
   }
+  for (uint32_t i = 0; i < HEDDLE_KEPT && x->kept[i] != NULL;) {
+    struct heddle_mirror *m = x->kept[i];
+    if (!heddle_mirror_stale(m)) { i++; continue; }
+    if (m == x->current) x->changed = true;
+    memmove(&x->kept[i], &x->kept[i + 1], (HEDDLE_KEPT - 1 - i) * sizeof x->kept[0]);
+    x->kept[HEDDLE_KEPT - 1] = NULL;
+    heddle_mirror_drop(m);
+  }
   if (!x->changed) return x->why == HEDDLE_NATIVE_NONE;
   x->current = NULL;
   x->changed = false;

@@ -70,6 +70,7 @@ struct heddle_mirror {
   uint64_t hash, bytes;
   const unsigned char *records;  // mapped from the sealed file that was sent
   bool dropped;                  // nobody launches it any more
+  bool stale;                    // names memory that the executor does not have any more, or has anew
   uint32_t nlast, room;
   struct heddle_wire_dep *last;  // its last launch in each lane that may not be done
 };
@@ -79,6 +80,7 @@ struct heddle_mirror *heddle_mirror_make(struct heddle_session *s, const struct 
 // Notes a launch of it. False: no host memory; nothing may be launched then.
 bool heddle_mirror_launch_room(struct heddle_mirror *m);
 void heddle_mirror_launched(struct heddle_mirror *m, uint32_t lane, uint32_t seq);
+bool heddle_mirror_stale(struct heddle_mirror *m);
 // Nobody will launch it any more: the daemon is told, and it is freed here when the last launch is done.
 void heddle_mirror_drop(struct heddle_mirror *m);
 

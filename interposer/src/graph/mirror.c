@@ -24,6 +24,48 @@ const unsigned char *heddle_graph_records(struct heddle_session *s, uint32_t id,
   return found;
 }
 
+static bool overlaps(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes) { return a < b + b_bytes && b < a + a_bytes; }
+
+// A copy or memset of memory in [address, address+bytes).
+static bool touches(const struct heddle_wire_record *r, uint64_t address, uint64_t bytes) {
+  const unsigned char *body = (const unsigned char *)(r + 1) + ((r->ndeps * sizeof(struct heddle_wire_dep) + 15) & ~UINT64_C(15));
+  switch (r->kind) {
+  case HEDDLE_WIRE_KIND_MEMSET: {
+    const struct heddle_wire_memset *w = (const struct heddle_wire_memset *)body;
+    return overlaps(w->dst, w->pitch * (w->height - 1) + w->width * w->element, address, bytes);
+  }
+  case HEDDLE_WIRE_KIND_COPY: {
+    const struct heddle_wire_copy *w = (const struct heddle_wire_copy *)body;
+    return overlaps(w->dst, w->bytes, address, bytes) || overlaps(w->src, w->bytes, address, bytes);
+  }
+  case HEDDLE_WIRE_KIND_COPY3D: {
+    const struct heddle_wire_copy3d *w = (const struct heddle_wire_copy3d *)body;
+    uint64_t dst = ((w->depth - 1) * w->dst_height + w->height - 1) * w->dst_pitch + w->width;
+    uint64_t src = ((w->depth - 1) * w->src_height + w->height - 1) * w->src_pitch + w->width;
+    return overlaps(w->dst, dst, address, bytes) || overlaps(w->src, src, address, bytes);
+  }
+  default: return false;
+  }
+}
+
+void heddle_graph_memory_gone(struct heddle_session *s, uint64_t address, uint64_t bytes) {
+  heddle_mutex_lock(&lock);
+  for (struct heddle_mirror *m = mirrors; m != NULL; m = m->next)
+    for (uint64_t at = 0; m->session == s && !m->dropped && !m->stale && at < m->bytes;) {
+      const struct heddle_wire_record *r = (const struct heddle_wire_record *)(m->records + at);
+      m->stale = touches(r, address, bytes);
+      at += r->size;
+    }
+  heddle_mutex_unlock(&lock);
+}
+
+bool heddle_mirror_stale(struct heddle_mirror *m) {
+  heddle_mutex_lock(&lock);
+  bool stale = m->stale;
+  heddle_mutex_unlock(&lock);
+  return stale;
+}
+
 static bool over(const struct heddle_mirror *m) {
   struct heddle_shared *h = heddle_shared_of(m->session);
   if (h == NULL || atomic_load(&h->alone) == 2) return true; // finished here, or given up

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../graph/graph.h"
 #include "../hooks/hooks.h"
 #include "../lane.h"
 #include "../log.h"
@@ -22,6 +23,7 @@
 static void host_drop_message(struct heddle_memory *m, uint64_t base, uint64_t bytes) {
   struct heddle_wire_range range = {.address = base, .bytes = bytes}, reply;
   int nfds = 0;
+  heddle_graph_memory_gone(m->session, base, bytes);
   heddle_session_request(m->session, HEDDLE_WIRE_TYPE_HOST_SEGMENT_DROP, &range, sizeof range, NULL, 0, NULL, 0, &reply, sizeof reply, NULL,
                          &nfds);
 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "../graph/graph.h"
 #include "../hooks/real_gen.h"
 #include "../log.h"
 #include "inner.h"
@@ -132,6 +133,7 @@ void heddle_segment_drop(struct heddle_memory *m, struct heddle_segment *s) {
   struct heddle_wire_range range = {.address = base, .bytes = bytes}, reply;
   int nfds = 0;
   CUstreamCaptureMode mode = heddle_capture_relax();
+  heddle_graph_memory_gone(m->session, base, bytes);
   heddle_session_request(m->session, HEDDLE_WIRE_TYPE_SEGMENT_DROP, &range, sizeof range, NULL, 0, NULL, 0, &reply, sizeof reply, NULL,
                          &nfds);
   CUresult r = heddle_real.cuMemUnmap(base, bytes);

@@ -1,5 +1,6 @@
 // The client's own virtual memory management (PyTorch's expandable segments, JAX, vLLM): reservations come from our window, handles
 // are exportable, and what is mapped there is mapped in the executor too. Source: CUDA driver API, "Virtual Memory Management".
+#include "../graph/graph.h"
 #include "../hooks/hooks.h"
 #include "../log.h"
 #include "inner.h"
@@ -121,6 +122,7 @@ static void client_unshare(struct heddle_region *region, CUdeviceptr ptr, size_t
     struct heddle_wire_range range = {.address = s->base, .bytes = s->bytes}, reply;
     int nfds = 0;
     at = range.address + range.bytes;
+    heddle_graph_memory_gone(m->session, range.address, range.bytes);
     heddle_session_request(m->session, HEDDLE_WIRE_TYPE_SEGMENT_DROP, &range, sizeof range, NULL, 0, NULL, 0, &reply, sizeof reply, NULL,
                            &nfds);
     pthread_mutex_lock(&m->lock);

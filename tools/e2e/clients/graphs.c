@@ -387,20 +387,27 @@ static void command_buffer(void) {
   CUmodule lazily;
   CUfunction late, func;
   CUlibrary library;
-  CUkernel kernel;
+  CUkernel kernel, combined;
   char *text = ptx_text("kernels.ptx");
   CK(cuModuleLoadData(&lazily, text));
   CK(cuModuleGetFunction(&late, lazily, "combine"));
   CK(cuLibraryLoadData(&library, text, NULL, NULL, 0, NULL, NULL, 0));
   CK(cuLibraryGetKernel(&kernel, library, "dynshared"));
+  CK(cuLibraryGetKernel(&combined, library, "combine"));
   CK(cuKernelGetFunction(&func, kernel));
   free(text);
   int bytes = 0;
   CK(cuFuncGetAttribute(&bytes, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, func));
   CK(cuFuncSetAttribute(func, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 64 << 10));
   CK(cuKernelSetAttribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 96 << 10, kernel, device));
-  CUdeviceptr workspace;
+  CUdeviceptr workspace, temporary;
+  void *pinned;
   CK(cuMemAlloc(&workspace, N * 4));
+  CK(cuMemAlloc(&temporary, 4 << 20));
+  CK(cuMemsetD8Async(temporary, 1, 4 << 20, s)); // frees wait for other streams' work, and leave the capture alone
+  CK(cuMemFree(temporary));
+  CK(cuMemHostAlloc(&pinned, 4 << 20, 0));
+  CK(cuMemFreeHost(pinned));
   CK(cuThreadExchangeStreamCaptureMode(&mode));
   CK(cuStreamGetCaptureInfo(traced, &status, &id, NULL, &deps, NULL, &ndeps));
   CHECK(status == CU_STREAM_CAPTURE_STATUS_ACTIVE && ndeps == 1 && deps[0] == k1);
@@ -413,6 +420,7 @@ static void command_buffer(void) {
   CK(cuEventRecord(fork, traced));
   CK(cuStreamWaitEvent(side, fork, 0));
   CK(cuMemcpyDtoDAsync(d, workspace, N * 4, side));
+  CK(cuLaunchKernel((CUfunction)combined, N / 256, 1, 1, 256, 1, 1, 0, side, (void *[]){&d, &a, &workspace, &n}, NULL)); // by its kernel's handle
   LAUNCH(combine, N / 256, 256, 0, traced, &c, &workspace, &b, &n);
   CK(cuEventRecord(join, side));
   CK(cuStreamWaitEvent(traced, join, 0));
@@ -448,6 +456,19 @@ static void command_buffer(void) {
   show("command buffer");
 }
 
+// What a capture forbids is the driver's to say, and spoils nothing else.
+static void forbidden(void) {
+  CUgraph g;
+  reset();
+  CK(cuStreamBeginCapture(s, CU_STREAM_CAPTURE_MODE_RELAXED));
+  CK(cuMemsetD32Async(b, 1, N, s));
+  CHECK(cuStreamSynchronize(s) == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+  CHECK(cuMemsetD32Async(b, 1, N, s) == CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+  CHECK(cuStreamEndCapture(s, &g) == CUDA_ERROR_STREAM_CAPTURE_INVALIDATED && g == NULL);
+  LAUNCH(step, N / 256, 256, 0, s, &a, &n, &k3);
+  show("forbidden");
+}
+
 static void many(void) {
   CUgraph g;
   CUgraphNode last, node;
@@ -472,7 +493,7 @@ static void many(void) {
 int main(void) {
   static const struct { const char *name; void (*f)(void); } parts[] = {
       {"captured", captured}, {"by-hand", by_hand}, {"handles", handles}, {"order", order}, {"threads", threads}, {"natively", natively},
-      {"command-buffer", command_buffer}, {"many", many}};
+      {"command-buffer", command_buffer}, {"forbidden", forbidden}, {"many", many}};
   open_device();
   fill = function("fill");
   step = function("step");

@@ -74,6 +74,30 @@ CUresult sim_capture_unsafe(void)
     return v.res;
 }
 
+static bool find_in_context(void *obj, void *arg)
+{
+    struct sim_stream *s = obj;
+    struct visit *v = arg;
+    if (STATUS(s) != CU_STREAM_CAPTURE_STATUS_ACTIVE || s->ctx != v->ctx)
+        return true;
+    v->id = s->capture_id;
+    v->res = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    return false;
+}
+
+CUresult sim_capture_context(const struct sim_ctx *ctx)
+{
+    if (atomic_load_explicit(&active, memory_order_relaxed) == 0)
+        return CUDA_SUCCESS;
+    struct visit v = {.res = CUDA_SUCCESS, .ctx = ctx};
+    pthread_mutex_lock(&sim_capture_lock);
+    sim_obj_each(SIM_STREAM, find_in_context, &v);
+    if (v.res != CUDA_SUCCESS)
+        invalidate(v.id);
+    pthread_mutex_unlock(&sim_capture_lock);
+    return v.res;
+}
+
 static bool find_implicit(void *obj, void *arg)
 {
     struct sim_stream *s = obj;
@@ -154,8 +178,12 @@ CUresult sim_capture_request(struct sim_stream *stream, struct sim_request *req)
     if (STATUS(stream) == CU_STREAM_CAPTURE_STATUS_ACTIVE) {
         struct sim_node *n = sim_node_new(stream->graph, type_of(req->op), stream->deps, stream->ndeps);
         res = n ? sim_work_copy(&n->work, req) : CUDA_ERROR_OUT_OF_MEMORY;
-        if (res == CUDA_SUCCESS && req->op == SIM_OP_LAUNCH)
-            res = sim_node_set_kernel(n, req, req->function);
+        if (res == CUDA_SUCCESS && req->op == SIM_OP_LAUNCH) {
+            struct sim_function *fn; /* a node has the function that a kernel stands for in this context */
+            res = sim_function_resolve(req->function, stream->ctx, &fn);
+            if (res == CUDA_SUCCESS)
+                res = sim_node_set_kernel(n, req, (CUfunction)fn);
+        }
         if (res == CUDA_SUCCESS && req->op == SIM_OP_MEMSET)
             n->u.memset = (CUDA_MEMSET_NODE_PARAMS){req->args[2], req->args[3], (unsigned)req->args[5], (unsigned)req->args[4],
                                                     req->args[6], req->args[7]};

@@ -339,7 +339,7 @@ CUresult sim_cuCtxSynchronize_v2(CUcontext ctx)
     if (res == CUDA_SUCCESS)
         res = sim_ctx_error(c);
     if (res == CUDA_SUCCESS)
-        res = sim_capture_unsafe();
+        res = sim_capture_context(c);
     if (res != CUDA_SUCCESS)
         return res;
     SIM_REQ(req, SIM_OP_CTX_SYNC, c->obj.index);

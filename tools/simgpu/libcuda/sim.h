@@ -404,5 +404,7 @@ CUresult sim_capture_forbid(struct sim_stream *stream);
 CUresult sim_capture_legacy(const struct sim_ctx *ctx);
 /* The answer to a call that may synchronise: fails in global capture mode. */
 CUresult sim_capture_unsafe(void);
+/* A context must not be waited for while a stream of it captures, in whatever mode: the capture is invalid then. */
+CUresult sim_capture_context(const struct sim_ctx *ctx);
 
 #endif

@@ -644,6 +644,85 @@ static void drop(void) {
   graph_free(g);
 }
 
+// Memory that a graph copies goes and comes back at the same address: the executor does not launch the old one any more.
+static void memory(void) {
+  struct graph *g = graph_new();
+  add(g, CU_GRAPH_NODE_TYPE_MEMCPY);
+  CUgraphExec x = make(g);
+  go(x, CU_STREAM_LEGACY);
+  heddle_graph_memory_gone(fake_session, DEVICE_BASE + 8192, 4096);
+  go(x, CU_STREAM_LEGACY);
+  CHECK(given == 1, "memory that it does not name");
+  heddle_graph_memory_gone(fake_session, DEVICE_BASE + 4096, 4096);
+  go(x, CU_STREAM_LEGACY);
+  execute();
+  CHECK(given == 2 && drops == 1 && launched[1] == 2 && launched[2] == 1, "%u given, %u dropped", given, drops);
+  graph_free(g);
+}
+
+// What the program gave to a graph to keep is let go of when no launch needs it any more.
+static CUresult retain(CUgraph g, CUuserObject o, unsigned n, unsigned f) { (void)g, (void)o, (void)n, (void)f; return CUDA_SUCCESS; }
+static CUresult destroy_at_rest(CUgraphExec x) {
+  (void)x;
+  CHECK(launched[1] == 1, "the launch is still under way");
+  return CUDA_SUCCESS;
+}
+static CUresult update_at_rest(CUgraphExec x, CUgraph g, CUgraphExecUpdateResultInfo *i) {
+  (void)g, (void)i;
+  return destroy_at_rest(x);
+}
+static void objects(void) {
+  struct graph *g = graph_new();
+  add(g, CU_GRAPH_NODE_TYPE_MEMSET);
+  heddle_real.cuGraphRetainUserObject = retain;
+  heddle_real.cuGraphExecUpdate_v2 = update_at_rest;
+  heddle_real.cuGraphExecDestroy = destroy_at_rest;
+  OK(heddle_hook_cuGraphRetainUserObject((CUgraph)g, NULL, 1, 0));
+  CUgraphExec x = make(g), y = make(g);
+  CUgraphExecUpdateResultInfo info;
+  go(x, CU_STREAM_LEGACY);
+  OK(heddle_hook_cuGraphExecUpdate_v2(x, (CUgraph)g, &info));
+  launched[1] = 0;
+  go(x, CU_STREAM_LEGACY);
+  OK(heddle_hook_cuGraphExecDestroy(x));
+  OK(heddle_hook_cuGraphExecDestroy(y)); // never launched
+  graph_free(g);
+}
+
+// While a stream captures, waiting for everything leaves that stream and the context as a whole alone.
+static CUstream capturing, recorded[8];
+static uint32_t nrecorded, contexts;
+static CUresult is_capturing(CUstream s, CUstreamCaptureStatus *status) {
+  *status = s == capturing ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
+  return CUDA_SUCCESS;
+}
+static CUresult record_on(CUevent e, CUstream s) { (void)e; recorded[nrecorded++ % 8] = s; return CUDA_SUCCESS; }
+static CUresult synchronize_context(void) { contexts++; return CUDA_SUCCESS; }
+static CUresult exchange_mode(CUstreamCaptureMode *mode) { (void)mode; return CUDA_SUCCESS; }
+static void beside(void) {
+  CUstream s = fake_stream(CU_STREAM_NON_BLOCKING), t = fake_stream(CU_STREAM_DEFAULT);
+  capturing = fake_stream(CU_STREAM_NON_BLOCKING);
+  heddle_real.cuStreamIsCapturing = is_capturing;
+  heddle_real.cuThreadExchangeStreamCaptureMode = exchange_mode;
+  heddle_real.cuEventRecord = record_on;
+  heddle_real.cuCtxSynchronize = synchronize_context;
+  CUstream all[] = {s, t, capturing};
+  for (int i = 0; i < 3; i++) OK(heddle_hook_cuMemsetD8Async(0x1000, 1, 4, all[i])); // native: the lanes are there
+  OK(heddle_order_drain_all(fake_session));
+  CHECK(contexts == 1 && nrecorded == 0, "the context is waited for as a whole");
+  atomic_store(&heddle_hooks_captures, 1);
+  OK(heddle_order_drain_all(fake_session));
+  CHECK(contexts == 1 && nrecorded == 2, "%u events", nrecorded);
+  CHECK((recorded[0] == s && recorded[1] == CU_STREAM_LEGACY) || (recorded[1] == s && recorded[0] == CU_STREAM_LEGACY), "the streams");
+  // A launch into the capture is the driver's alone.
+  struct graph *g = graph_new();
+  add(g, CU_GRAPH_NODE_TYPE_MEMSET);
+  CUgraphExec x = make(g);
+  go(x, capturing);
+  CHECK(natively == 1 && fake_native_counts[HEDDLE_NATIVE_CAPTURE] == 1, "a node of another graph");
+  graph_free(g);
+}
+
 // ---- without an executor ----
 
 // A launch that nobody took is run here, node by node, as the graph was then.
@@ -762,7 +841,7 @@ int main(int argc, char **argv) {
   static const struct { const char *name; void (*f)(void); } all[] = {
       {"records", records}, {"kinds", kinds}, {"native", native}, {"refused", refused}, {"changes", changes}, {"update", update},
       {"child", child}, {"alternating", alternating}, {"hasty", hasty}, {"order", order}, {"code", code}, {"globals", globals},
-      {"drop", drop}, {"alone", alone}, {"doubt", doubt}, {"large", large}, {"threads", threads}};
+      {"drop", drop}, {"memory", memory}, {"objects", objects}, {"beside", beside}, {"alone", alone}, {"doubt", doubt}, {"large", large}, {"threads", threads}};
   fake_start(1 << 20);
   fake_request = request;
   fake_sleep = on_sleep;
