@@ -229,10 +229,9 @@ static struct heddle_context *context_find(CUcontext handle) {
   unsigned int flags = 0;
   if (heddle_real.cuCtxGetDevice(&device) != CUDA_SUCCESS) return NULL;
   struct heddle_session *s = heddle_session_of_device(device);
-  if (s == NULL) { // a device that a fault has lost stays lost to this process, whatever context it makes now
-    struct heddle_session *ended = heddle_session_peek(device);
-    if (ended != NULL && atomic_load(&ended->lost) != 0) s = ended;
-  }
+  // A session that has ended: the device may be lost to this process, whatever context it makes now; and memory of the session's
+  // time is still ours to free, so that native work must be known.
+  if (s == NULL) s = heddle_session_peek(device);
   if (heddle_real.cuCtxGetFlags == NULL || heddle_real.cuCtxGetFlags(&flags) != CUDA_SUCCESS) flags = 0;
   pthread_once(&once, prepare);
   struct heddle_context *found = NULL, *room = NULL;

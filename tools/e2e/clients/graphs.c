@@ -474,7 +474,7 @@ static void many(void) {
   CUgraphNode last, node;
   reset();
   CK(cuGraphCreate(&g, 0));
-  for (unsigned i = 0; i < rounds(1000); i++) {
+  for (unsigned i = 0; i < rounds(400); i++) {
     CUDA_KERNEL_NODE_PARAMS p = KERNEL_NODE(step, &a, &n, &i);
     p.gridDimX = 1;
     p.blockDimX = 32;
