@@ -466,7 +466,6 @@ func TestFaultInCompany(t *testing.T) {
 // TestKillsInCompany: clients and executors are killed while all launch the same kernels in shared words. No wrong result, no hang.
 func TestKillsInCompany(t *testing.T) {
 	b := newBed(t)
-	b.optional = true
 	const workers = 6
 	// Half of them have device globals, which an executor that dies takes with it.
 	env := alike(workers, "E2E_ROUNDS=2")

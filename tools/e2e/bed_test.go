@@ -88,8 +88,6 @@ type bed struct {
 	dir      string // the daemon's runtime folder; "" without a daemon
 	log      *lockedBuffer
 	daemon   *exec.Cmd
-	// optional lets a client run natively that finds no executor: they die in this test, perhaps while it says hello.
-	optional bool
 	// stopDaemon ends the daemon, its executor with it; at the end of the test it is done anyway.
 	stopDaemon func()
 }
@@ -202,11 +200,7 @@ func (b *bed) command(ctx context.Context, heddle bool, program string, extra ..
 	}
 	var cmd *exec.Cmd
 	if heddle {
-		args := []string{"run", "--require", "--", path}
-		if b.optional {
-			args = slices.Delete(args, 1, 2)
-		}
-		cmd = exec.CommandContext(ctx, filepath.Join(b.build, "bin/heddle"), args...)
+		cmd = exec.CommandContext(ctx, filepath.Join(b.build, "bin/heddle"), "run", "--require", "--", path)
 		extra = append(slices.Clone(extra), "HEDDLE_RUNTIME_DIR="+b.dir, "HEDDLE_LIBRARY="+filepath.Join(b.build, "lib/heddle/libheddle.so"))
 	} else {
 		cmd = exec.CommandContext(ctx, path)

@@ -95,7 +95,6 @@ func (b *bed) work(program string, want string, s *strike, n *tally, extra ...st
 // work. No wrong result, no hang, nothing left behind.
 func TestKills(t *testing.T) {
 	b := newBed(t)
-	b.optional = true
 	const seeds = 3
 	native := map[string]string{}
 	for _, p := range killed {
@@ -248,7 +247,6 @@ func (b *bed) settles(what string, wrong func() error) {
 // TestDaemonKilled: clients of a daemon that is killed finish natively.
 func TestDaemonKilled(t *testing.T) {
 	b := newBed(t)
-	b.optional = true
 	native := map[string]string{}
 	for _, p := range killed {
 		native[p] = b.run(false, p, "E2E_ROUNDS=4").out
