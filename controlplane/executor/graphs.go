@@ -495,6 +495,16 @@ func (p *poller) graphGoes(op *scoreboard.Op) bool {
 	return true
 }
 
+// graphTime is how long the graphs in flight of a session may take, ns: twice what they took. Nothing of one is seen done before its end.
+func graphTime(b *scoreboard.Session) (ns int64) {
+	for _, op := range b.Running() {
+		if op.Kind == shm.KindGraph {
+			ns += 2 * op.Graph.Time()
+		}
+	}
+	return ns
+}
+
 // graphIssued keeps the books of a graph that was launched; it runs on the poller's thread.
 func (p *poller) graphIssued(op *scoreboard.Op) {
 	op.Graph.Launched++

@@ -3,6 +3,7 @@ package executor
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -289,6 +290,39 @@ func TestGraphGivenUpInTheMiddle(t *testing.T) {
 	}
 	s.request()
 	s.await(s.highRing, 1)
+}
+
+// A dead client's graph may take as long as it took before; what takes longer is endless.
+func TestLongGraphOfADeadClient(t *testing.T) {
+	for _, endless := range []bool{false, true} {
+		s := newCut(t)
+		s.poller.config.DeadKernelTime = 50 * time.Microsecond
+		s.gpu.times[wholeGraph] = 300 * micro
+		for range 3 {
+			s.run(1)
+			s.await(s.lowRing, 1)
+		}
+		if endless {
+			s.gpu.times[wholeGraph] *= 10
+		}
+		s.run(1)
+		for len(s.gpu.graphs()) < 4 {
+			s.tick()
+		}
+		idle := false
+		s.poller.detach(s.low, func() { idle = true })
+		for i := 0; i < 50_000 && !idle && s.poller.end == nil; i++ {
+			if s.poller.pass() {
+				for !s.poller.engine.Idle() {
+					runtime.Gosched()
+				}
+				s.clock.turn(s.clock.now + micro)
+			}
+		}
+		if idle == endless || (s.poller.end != nil) != endless {
+			t.Errorf("endless %v: let go %v, the executor's end %+v", endless, idle, s.poller.end)
+		}
+	}
 }
 
 // slowGraph is a client of a low class with a graph of nodes that take a while, beside one of an urgent class that asks all the time.

@@ -417,7 +417,7 @@ func (p *poller) finish(c *client) {
 				p.engine.SignalAgain(c.board, c.board.Lane(i))
 			}
 		}
-		if p.now-max(c.detached, c.progressed) > int64(p.config.DeadKernelTime) {
+		if still := p.now - max(c.detached, c.progressed) - int64(p.config.DeadKernelTime); still > 0 && still > graphTime(c.board) {
 			p.endless(c.id, fmt.Errorf("ops of client %d, which is gone, made no progress for %v", c.id, p.config.DeadKernelTime))
 		}
 	case !c.marked:
