@@ -95,7 +95,7 @@ static void captured(void) {
 
 static void by_hand(void) {
   CUgraph g, inner;
-  CUgraphNode set, k1, k2, child, empty, box, first, last;
+  CUgraphNode set, k1, k2, child, empty, box, first, last, flat_set, flat_copy;
   reset();
   CK(cuGraphCreate(&g, 0));
   CK(cuGraphCreate(&inner, 0));
@@ -118,8 +118,14 @@ static void by_hand(void) {
                      .dstMemoryType = CU_MEMORYTYPE_DEVICE, .dstDevice = a, .dstPitch = 512, .dstY = 1, .dstHeight = 4,
                      .WidthInBytes = 100, .Height = 3, .Depth = 2};
   CK(cuGraphAddMemcpyNode(&box, g, &empty, 1, &q, context));
+  // What is flat can be changed after instantiation, boxes cannot.
+  CUDA_MEMSET_NODE_PARAMS fm = {.dst = c + 400, .value = 0x1234, .elementSize = 2, .width = 33, .height = 1};
+  CUDA_MEMCPY3D fc = {.srcMemoryType = CU_MEMORYTYPE_DEVICE, .srcDevice = d, .dstMemoryType = CU_MEMORYTYPE_DEVICE, .dstDevice = b + 1024,
+                      .WidthInBytes = 300, .Height = 1, .Depth = 1};
+  CK(cuGraphAddMemsetNode(&flat_set, g, &box, 1, &fm, context));
+  CK(cuGraphAddMemcpyNode(&flat_copy, g, &flat_set, 1, &fc, context));
   p = KERNEL_NODE(combine, &b, &c, &a, &n);
-  CK(cuGraphAddKernelNode(&k2, g, &box, 1, &p));
+  CK(cuGraphAddKernelNode(&k2, g, &flat_copy, 1, &p));
   CUgraphExec x = instantiate(g);
   for (unsigned i = 0; i < rounds(5); i++) CK(cuGraphLaunch(x, s));
   show("by hand");
@@ -129,12 +135,11 @@ static void by_hand(void) {
   CK(cuGraphExecKernelNodeSetParams(x, k2, &p));
   CK(cuGraphLaunch(x, s));
   CK(cuGraphLaunch(x, s));
-  m.value = 0x77;
-  m.height = 1;
-  CK(cuGraphExecMemsetNodeSetParams(x, set, &m, context));
-  q.WidthInBytes = 60;
-  q.Depth = 1;
-  CK(cuGraphExecMemcpyNodeSetParams(x, box, &q, context));
+  fm.value = 0x77;
+  CK(cuGraphExecMemsetNodeSetParams(x, flat_set, &fm, context));
+  fc.WidthInBytes = 60;
+  fc.dstDevice += 64;
+  CK(cuGraphExecMemcpyNodeSetParams(x, flat_copy, &fc, context));
   CK(cuGraphLaunch(x, s));
   CK(cuGraphLaunch(x, s));
   show("changed");
