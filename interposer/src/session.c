@@ -252,7 +252,7 @@ struct heddle_session *heddle_session_of_device(CUdevice device) {
       if (attach(d, device)) {
         atomic_store_explicit(&d->attached, 1, memory_order_release);
       } else if (heddle_config()->require) { // whatever HEDDLE_LOG says
-        fprintf(stderr, "heddle: device %d cannot be used through Heddle, and --require forbids native runs; `heddle doctor` may know more\n", device);
+        dprintf(STDERR_FILENO, "heddle: device %d cannot be used through Heddle, and --require forbids native runs; `heddle doctor` may know more\n", device);
         _exit(3);
       }
       heddle_capture_restore(mode);

@@ -503,7 +503,9 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 	e.Words++
 	if b := w.Batch; b != nil {
 		on.joined = on.joined || count > 1
-		b.Counters = on.counters
+		if b.Counters = on.counters; b.Small() {
+			b.Fill()
+		}
 		if w.Sliced() {
 			on.extra++
 			e.Signals++

@@ -153,7 +153,9 @@ func (t *thread) one(on gpu.Stream, op *scoreboard.Op) bool {
 // batch issues ops as one launch. When the driver refuses it they go one by one; it is the form's fault if they are then taken, and
 // their own if they are not: a client that launches what cannot be launched must not take the form from the others.
 func (t *thread) batch(on gpu.Stream, b *word.Batch) {
-	b.Fill()
+	if !b.Small() {
+		b.Fill()
+	}
 	if b.Slice.Blocks > 0 {
 		t.slice(on, b)
 		return

@@ -147,8 +147,13 @@ func Outside(op *scoreboard.Op) bool {
 	return op.Signal && g[0]*g[1]*g[2] > SignalBlocks
 }
 
-// Fill writes the parameter block and the launch of a batch whose Form, Ops, Counters and Signal wishes are final. It is for the thread
-// that launches it: the poller's time is dearer.
+// Small reports whether the poller fills the block. It has the clients' parameters in its cache, and for few of them a thread's call
+// takes as long as the poller needs for their ops (H200: 3.0 and 3.4 µs for 8); of many ops the thread fills, or the poller would be the
+// bound.
+func (b *Batch) Small() bool { return b.Count <= 8 }
+
+// Fill writes the parameter block and the launch of a batch whose Form, Ops, Counters and Signal wishes are final. It is for who Small
+// says.
 func (b *Batch) Fill() {
 	if b.Slice.Blocks > 0 {
 		b.fillSlice()
