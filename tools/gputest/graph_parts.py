@@ -1,6 +1,6 @@
 """Issue 6's table: CUDA graphs of many processes, eager processes at the launch rate's limit, frameworks as they are (crew.py)."""
 
-import os
+import json, os
 import coalesce, crew
 from harness import *
 from loads import median
@@ -28,7 +28,9 @@ def crowd(part, what, spec, names, modes, seconds):
         before = coalesce.counters() if mode == "heddle" else {}
         got[mode] = crew.together(mode, spec, names, seconds)
         if mode == "heddle":
-            used = coalesce.used(before, coalesce.counters())
+            after = coalesce.counters()
+            used = coalesce.used(before, after)
+            log(f"{part}: {what}: " + json.dumps({k: after.get(k) for k in ("prepared", "graphs", "coalescing", "issue_busy_seconds")}))
         print(f"# {part}: {what}, {mode}: {fmt(told(mode, got[mode]))}; p50 / p99 ms: {tails(got[mode])}", flush=True)
     return got, used
 
