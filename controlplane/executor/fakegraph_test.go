@@ -21,6 +21,27 @@ type fakeGraphs struct {
 	racing   bool // a launch came while another of the same executable graph was in its call
 }
 
+// tell is what the test wants to know: uploads, graphs that are kept as they were built, and whether launches raced.
+func (f *fakeGraphs) tell() (uploads, built int, racing bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.uploads, len(f.graphs), f.racing
+}
+
+// refuseWith makes instantiation fail, or with Success no longer.
+func (f *fakeGraphs) refuseWith(r gpu.Result) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refuse = r
+}
+
+// forget makes every launch of a graph that exists fail.
+func (f *fakeGraphs) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.execs)
+}
+
 type fakeGraph struct {
 	next  gpu.GraphNode
 	nodes []fakeNode

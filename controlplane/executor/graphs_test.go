@@ -123,8 +123,8 @@ func TestGraphOfEveryKind(t *testing.T) {
 			t.Errorf("at %d: %d; want %d", at, got, want)
 		}
 	}
-	if g.graphs.uploads != 1 || len(g.graphs.graphs) != 0 {
-		t.Errorf("%d uploads, %d graphs kept as they were built; want 1, 0", g.graphs.uploads, len(g.graphs.graphs))
+	if uploads, built, _ := g.graphs.tell(); uploads != 1 || built != 0 {
+		t.Errorf("%d uploads, %d graphs kept as they were built; want 1, 0", uploads, built)
 	}
 	st := d.stats()
 	if s := st.Graphs; s.Given != 1 || s.Live != 1 || s.Nodes != 8 || s.Launches != 2 || s.Kernels != 4 || st.Launches != 5 || st.Sessions[0].Launches != 5 || st.Sessions[0].Graphs != 1 {
@@ -169,12 +169,12 @@ func TestGraphsRefused(t *testing.T) {
 			t.Errorf("%s: status %d: %s", name, r.Status, r.Tail)
 		}
 	}
-	g.graphs.refuse = gpu.OutOfMemory
+	g.graphs.refuseWith(gpu.OutOfMemory)
 	r := c.give(1, one(func(*description) {}))
 	if body, _ := shm.Decode[shm.Graph](r.Body); r.Status != shm.StatusRefused || body.CUDAResult != uint32(gpu.OutOfMemory) || !strings.Contains(string(r.Tail), "Instantiate") {
 		t.Errorf("a graph that the driver refuses: status %d, result %d: %s", r.Status, body.CUDAResult, r.Tail)
 	}
-	g.graphs.refuse = gpu.Success
+	g.graphs.refuseWith(gpu.Success)
 	open := memfd(t, make([]byte, 48), 48)
 	r = d.do(shm.Message{Type: shm.TypeGraph, ClientID: 1, Fds: []int{open}, Body: shm.Encode(shm.Graph{Bytes: 48, Nodes: 1, GraphID: 1})})
 	if r.Status != shm.StatusRefused || !strings.Contains(string(r.Tail), "seals") {
@@ -187,8 +187,9 @@ func TestGraphsRefused(t *testing.T) {
 		t.Errorf("drop of a graph that was refused: status %d", r.Status)
 	}
 	st := d.stats().Graphs
-	if st.Live != 0 || st.Nodes != 0 || st.Bytes != 0 || st.Refused["nodes"] != 11 || st.Refused["driver"] != 1 || g.alive() != 0 || len(g.graphs.graphs) != 0 {
-		t.Errorf("afterwards: %+v; the driver holds %d and %d", st, g.alive(), len(g.graphs.graphs))
+	_, built, _ := g.graphs.tell()
+	if st.Live != 0 || st.Nodes != 0 || st.Bytes != 0 || st.Refused["nodes"] != 11 || st.Refused["driver"] != 1 || g.alive() != 0 || built != 0 {
+		t.Errorf("afterwards: %+v; the driver holds %d and %d", st, g.alive(), built)
 	}
 	c.graph(1, one(func(*description) {}))
 	if r := c.give(1, one(func(*description) {})); r.Status != shm.StatusInvalid {
@@ -350,9 +351,7 @@ func TestGraphFromManyLanes(t *testing.T) {
 	for l := range uint32(lanes) {
 		c.mustSync(l, each)
 	}
-	g.graphs.mu.Lock()
-	racing := g.graphs.racing
-	g.graphs.mu.Unlock()
+	_, _, racing := g.graphs.tell()
 	if racing {
 		t.Error("two threads launched one executable graph at a time")
 	}

@@ -191,11 +191,9 @@ func preparedProgram(t *testing.T, seed uint64) uint64 {
 	if n := g.alive(); n != 0 {
 		t.Errorf("%d graphs are left of clients that are gone", n)
 	}
-	g.graphs.mu.Lock()
-	if g.graphs.racing {
+	if _, _, racing := g.graphs.tell(); racing {
 		t.Error("a graph was in two calls at a time")
 	}
-	g.graphs.mu.Unlock()
 	for _, s := range w.wrong {
 		t.Error(s)
 	}
@@ -268,9 +266,7 @@ func TestPreparedFault(t *testing.T) {
 // A driver that does not make graphs, or does not launch them any more, gets the ops one by one.
 func TestPreparedRefused(t *testing.T) {
 	g, d, c, w := witnessed(t, nil)
-	g.graphs.mu.Lock()
-	g.graphs.refuse = gpu.Result(801)
-	g.graphs.mu.Unlock()
+	g.graphs.refuseWith(gpu.Result(801))
 	round := func() {
 		for i := range 64 {
 			c.launch(1, 1, u64s(c.id, 1, uint64(i)), nil)
@@ -281,16 +277,12 @@ func TestPreparedRefused(t *testing.T) {
 	if st := d.stats().Prepared; st.Words != 0 || st.Made != 0 {
 		t.Errorf("%+v", st)
 	}
-	g.graphs.mu.Lock()
-	g.graphs.refuse = gpu.Success
-	g.graphs.mu.Unlock()
+	g.graphs.refuseWith(gpu.Success)
 	other := d.client(2)
 	other.kernel(1, 1, "check")
 	other.resume()
 	repeats(t, d, other, 64)
-	g.graphs.mu.Lock()
-	clear(g.graphs.execs) // from here on every launch of one fails
-	g.graphs.mu.Unlock()
+	g.graphs.forget() // from here on every launch of one fails
 	for range 10 {
 		for i := range 64 {
 			other.launch(1, 1, u64s(other.id, 1, uint64(i)), nil)
@@ -349,9 +341,7 @@ func TestPreparedChanges(t *testing.T) {
 	if got := w.ran[[2]uint64{1, 1}]; !slices.Equal(got, want) {
 		t.Errorf("%d ops ran, %d were submitted, or others", len(got), len(want))
 	}
-	g.graphs.mu.Lock()
-	defer g.graphs.mu.Unlock()
-	if g.graphs.racing {
+	if _, _, racing := g.graphs.tell(); racing {
 		t.Error("a graph was changed or launched in two calls at a time")
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
@@ -87,8 +89,12 @@ func (r *recorder) SetFuncAttribute(gpu.Function, int, int) gpu.Result {
 }
 func (r *recorder) Zeroed(uint64) (uint64, error) { return 1 << 40, nil }
 func (r *recorder) HostAlloc(bytes uint64) (uint64, gpu.Result) {
-	r.host = make([]byte, bytes)
-	return uint64(uintptr(unsafe.Pointer(&r.host[0]))), gpu.Success
+	b, err := unix.Mmap(-1, 0, int(bytes), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS) // not Go's memory
+	if err != nil {
+		return 0, gpu.OutOfMemory
+	}
+	r.host = b
+	return uint64(uintptr(unsafe.Pointer(&b[0]))), gpu.Success
 }
 
 func (r *recorder) of(s gpu.Stream) []string {
