@@ -447,10 +447,7 @@ func (e *Engine) Issue(w *word.Word) bool {
 	on := &e.streams[stream]
 	n := bits.OnesCount32(waits)
 	t := e.threads[on.thread]
-	need := 2*n + 1
-	if n <= 8 {
-		need += queueLength - queueUse // the rest is for ops with many dependencies, which would never find room else
-	}
+	const need = 1 + queueLength - queueUse // the same for all: who waits for many streams would never find more
 	more := 2 * count
 	if w.Batch != nil {
 		more = 2

@@ -248,6 +248,31 @@ func TestPlacement(t *testing.T) {
 	}
 }
 
+// However many streams an op waits for, it finds room in queues that are empty.
+func TestManyDependencies(t *testing.T) {
+	for n := uint32(1); n <= 16; n++ {
+		r := newRecorder()
+		e := engine(t, r, 3)
+		p := newProgram(t)
+		var deps []shm.Dep
+		streams := map[int]bool{}
+		for lane := uint32(1); lane <= n; lane++ {
+			if !e.Issue(one(p.launch(lane, 0))) {
+				t.Fatal("no room")
+			}
+			settle(t, e)
+			deps, streams[p.s.Lane(lane).Stream] = append(deps, shm.Dep{Lane: lane, Value: 1}), true
+		}
+		if len(streams) != int(n) {
+			t.Fatalf("%d lanes are on %d streams", n, len(streams))
+		}
+		if !e.Issue(one(p.launch(n+1, 0, deps...))) {
+			t.Errorf("an op that waits for %d streams finds no room", n)
+		}
+		settle(t, e)
+	}
+}
+
 // A thread that is held up: the queue fills, Issue says so and changes nothing, and nothing is lost.
 func TestBackPressure(t *testing.T) {
 	r := newRecorder()

@@ -44,6 +44,9 @@ const (
 	queueUse    = 8
 )
 
+// Behind those in use there is room for a word with the orders for which it waits: a record and a wait for each other stream.
+var _ [queueLength - queueUse - 2*MaxStreams]byte
+
 // queue is a single-producer, single-consumer ring. Commands are numbered from 1 in the order they were pushed.
 type queue struct {
 	cells [queueLength]command
