@@ -29,7 +29,11 @@ func (p *poller) hush(c *client) {
 	if c.broken || c.elapsed || c.limited || c.stopped || c.detached != 0 || c.hold != nil || len(c.barriers) > 0 || len(b.Busy()) > 1 || p.leaving != 0 || !c.ring.Empty() {
 		return
 	}
-	q := quiet{on: true, working: b.InFlight()+b.Waiting() > 0, inFlight: b.InFlight(), tail: &c.file.Producer().Tail, read: c.ring.Read()}
+	working := b.InFlight()+b.Waiting() > 0
+	if !working && b.Head() != c.ring.Read() {
+		return // all of it is done before a thread's call has returned: what the head waits for is no word of the client's
+	}
+	q := quiet{on: true, working: working, inFlight: b.InFlight(), tail: &c.file.Producer().Tail, read: c.ring.Read()}
 	if len(b.Busy()) == 1 {
 		l := b.Lane(b.Busy()[0])
 		if l.Want || (l.First() != nil && !l.Queued) {

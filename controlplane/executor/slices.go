@@ -100,6 +100,7 @@ func (p *poller) follow(k *cut, all bool) bool {
 // sliced keeps the books of a slice that was issued.
 func (p *poller) sliced(k *cut, w *word.Word, cost int64, first bool) {
 	s := w.Batch.Slice
+	k.client.quiet.on = false // the last one is followed by a done word, and by the lane's next op
 	k.words[k.Issued%word.SlicesAhead] = p.engine.Words
 	k.Took(s, cost)
 	p.trace.Word(w, p.engine.Words)
