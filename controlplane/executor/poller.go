@@ -378,6 +378,7 @@ func (p *poller) offer(c *client, l *scoreboard.Lane) {
 		return
 	}
 	if l.InFlight() >= p.window(l) && !(p.force && p.now-p.lastComplete > 4*l.Pace) {
+		p.narrowed(c.board, l)
 		return
 	}
 	op := c.board.Ready(l)

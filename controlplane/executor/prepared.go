@@ -309,6 +309,7 @@ func (p *poller) single(op *scoreboard.Op) bool {
 func (p *poller) chain(t *sequence.Track, op *scoreboard.Op) (issued, wait bool) {
 	l := op.Session.Lane(op.Lane)
 	if n := t.Held(op); n > 0 && !p.force && l.InFlight()+n > max(p.window(l), p.tune.WindowShared) {
+		p.narrowed(op.Session, l)
 		return false, true // as in the pass before
 	}
 	ops := p.behind[:op.Session.Following(op, p.behind[:])]
@@ -339,7 +340,8 @@ func (p *poller) chain(t *sequence.Track, op *scoreboard.Op) (issued, wait bool)
 	}
 	c := p.chains.Peek()
 	if c == nil || l.InFlight()+len(ops) > most {
-		return false, true // more than half of the window is in flight: a done word is on its way
+		p.narrowed(op.Session, l)
+		return false, true // more than half of the window is in flight
 	}
 	c.Run, c.Count = r, copy(c.Ops[:], ops)
 	last.Signal = last.Signal || p.signalDue(l, len(ops)) || (tight > 0 && l.Quiet+work >= tight)

@@ -85,3 +85,40 @@ func TestQuietSlices(t *testing.T) {
 		t.Fatalf("%d ops went in slices", st.Coalescing.OpsSliced)
 	}
 }
+
+// A lane whose window has become smaller than what it has in flight, none of which was to be signalled, goes on while others keep the
+// poller busy.
+func TestWindowNarrows(t *testing.T) {
+	f := newFakeGPU()
+	b := newBenchOn(t, f, nullGPU{f})
+	p := b.poller
+	p.clock = func() int64 { return int64(time.Second) } // never idle, nothing is forced
+	c, w := b.client(nil)
+	_, other := b.client(nil)
+	other.launch(1, 1, nil, func(h *shm.Header) { h.Ready = 1 })
+	other.ring.Publish()
+	b.until("the other client has work", func() bool { return p.active > 0 })
+	l := c.board.Lane(1)
+	l.Pace = int64(time.Microsecond)
+	const before = 20
+	for range before {
+		w.launch(1, 1, nil, nil)
+	}
+	w.ring.Publish()
+	b.until("the ops are issued", func() bool { return l.InFlight() == before })
+	if l.Signalled != l.Done {
+		t.Fatal("somebody asked for a done word")
+	}
+	l.Pace = int64(10 * time.Millisecond)
+	w.launch(1, 1, nil, nil)
+	w.ring.Publish()
+	for range 100 {
+		p.pass()
+		for !p.engine.Idle() {
+			time.Sleep(10 * time.Microsecond)
+		}
+	}
+	if l.Issued != before+1 {
+		t.Errorf("%d ops are issued, %d done", l.Issued, l.Done)
+	}
+}

@@ -66,3 +66,11 @@ func (p *poller) signalDue(l *scoreboard.Lane, n int) bool {
 	}
 	return l.Unsignalled()+n >= max(1, every)
 }
+
+// narrowed asks for the done word of a lane that waits for room in its window when none is on its way: the window has become smaller
+// since its ops were issued, and while others keep the poller busy nobody else asks.
+func (p *poller) narrowed(b *scoreboard.Session, l *scoreboard.Lane) {
+	if l.Signalled == l.Done && l.Unsignalled() > 0 {
+		p.engine.Signal(b, l) // without room, serve tries again
+	}
+}
