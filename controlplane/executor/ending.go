@@ -48,9 +48,8 @@ func (p *poller) account() {
 				c.file.WakeLane(l.Index, l.Done)
 			}
 		}
-		if b.Release() {
-			p.release(c)
-		}
+		b.Release()
+		p.release(c) // what was done before, too: the daemon takes a head that stands still for ops that bring executors down
 		if running[c.id] = b.Running(); len(running[c.id]) > 0 {
 			p.end.inFlight = append(p.end.inFlight, c.id)
 		} else if b.InFlight() > 0 {

@@ -462,10 +462,10 @@ func (p *poller) overdue() {
 	}
 }
 
-// release publishes the head.
+// release publishes the head: at once when somebody looks at it who is not the client.
 func (p *poller) release(c *client) {
 	if !c.broken {
-		c.ring.Release(c.board.Head(), c.board.InFlight() == 0 || p.leaving != 0 || p.end != nil)
+		c.ring.Release(c.board.Head(), c.board.InFlight() == 0 || len(c.barriers) > 0 || p.leaving != 0 || p.end != nil)
 	}
 	shm.StoreRelease64(&c.status.OpsDone, c.board.OpsDone)
 	for len(c.barriers) > 0 && int64(c.board.Head()-c.barriers[0].position) >= 0 {
