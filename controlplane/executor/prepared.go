@@ -284,7 +284,7 @@ func (m *prepared) snapshot(c sequence.Counters) PreparedStats {
 // single issues an op that goes without other clients' company; when a run that was prepared begins with it, all of the run. false:
 // there is no room now.
 func (p *poller) single(op *scoreboard.Op) bool {
-	if op.Next() != nil && p.runs != nil && !p.tune.NoRuns {
+	if op.Next() != nil && p.runs != nil && !p.tune.NoRuns && op.Session.Straggler != scoreboard.Limited { // one at a time, there
 		c := p.slots[op.Session.Slot]
 		if t := &c.tracks[op.Lane]; p.runs.Wants(t, op) && c.hold == nil {
 			if issued, wait := p.chain(t, op); issued || wait {
