@@ -62,6 +62,8 @@ type partsGPU struct {
 	*sliceGPU
 	times map[gpu.GraphExec]int64
 	ran   []ranGraph
+	// refused is not launched.
+	refused gpu.GraphExec
 }
 
 type ranGraph struct {
@@ -73,6 +75,9 @@ type ranGraph struct {
 func (g *partsGPU) GraphLaunch(x gpu.GraphExec, s gpu.Stream) gpu.Result {
 	g.clockGPU.mu.Lock()
 	defer g.clockGPU.mu.Unlock()
+	if x == g.refused {
+		return gpu.OutOfMemory
+	}
 	begin := max(g.now, g.free[s])
 	g.free[s] = begin + g.times[x]
 	g.ran = append(g.ran, ranGraph{x, s, begin, g.free[s]})
@@ -290,6 +295,43 @@ func TestGraphGivenUpInTheMiddle(t *testing.T) {
 	}
 	s.request()
 	s.await(s.highRing, 1)
+}
+
+// Of a graph some parts of which were launched, nothing is launched twice: when the driver refuses the next part the client gets an
+// error. When it refuses the first one the graph goes whole.
+func TestGraphWhosePartIsRefused(t *testing.T) {
+	for part := range 2 {
+		s := newCut(t)
+		for range 3 {
+			s.request()
+			s.await(s.highRing, 1)
+			s.run(1)
+			s.await(s.lowRing, 1)
+		}
+		s.build()
+		p := s.graph.Parts
+		for i := range 2 { // short enough that one slice has both
+			p.Times[i], p.Measured[i] = 1, true
+		}
+		s.gpu.refused = p.Execs[part]
+		s.request()
+		s.await(s.highRing, 1)
+		before := len(s.gpu.graphs())
+		s.run(1)
+		s.await(s.lowRing, 1)
+		var whole, first int
+		for _, r := range s.gpu.graphs()[before:] {
+			switch r.exec {
+			case wholeGraph:
+				whole++
+			case p.Execs[0]:
+				first++
+			}
+		}
+		if failed := s.low.failed != gpu.Success; whole != 1-part || first != part || failed != (part == 1) {
+			t.Errorf("part %d is refused: the graph was launched whole %d times, its first part %d times; the client failed: %v", part, whole, first, failed)
+		}
+	}
 }
 
 // A dead client's graph may take as long as it took before; what takes longer is endless.

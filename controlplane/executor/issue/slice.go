@@ -64,8 +64,11 @@ func (t *thread) slice(on gpu.Stream, b *word.Batch) {
 	d, op := t.engine.driver, b.Ops[0]
 	if !op.Instead {
 		var r gpu.Result
+		began := b.Slice.From > 0
 		if b.Parts != nil {
-			r = op.Graph.LaunchParts(d, b.Parts, b.Slice.From, b.Slice.Blocks, on)
+			var some bool
+			some, r = op.Graph.LaunchParts(d, b.Parts, b.Slice.From, b.Slice.Blocks, on)
+			began = began || some
 		} else {
 			r = t.launch(on, b)
 		}
@@ -73,7 +76,7 @@ func (t *thread) slice(on gpu.Stream, b *word.Batch) {
 		case r == gpu.Success:
 		case r.Sticky():
 			t.engine.SetFault(r)
-		case b.Slice.From > 0:
+		case began:
 			op.Instead = true
 			t.refused(op, r)
 		default:

@@ -86,19 +86,20 @@ func (g *Graph) Launch(d GraphLauncher, s gpu.Stream) gpu.Result {
 	return d.GraphLaunch(g.Exec, s)
 }
 
-// LaunchParts starts some of the graph's parts, one after another, as Launch does the whole.
-func (g *Graph) LaunchParts(d GraphLauncher, p *GraphParts, from, parts uint32, s gpu.Stream) gpu.Result {
+// LaunchParts starts some of the graph's parts, one after another, as Launch does the whole. began says whether any of them was
+// started: the whole must not be launched in their place then.
+func (g *Graph) LaunchParts(d GraphLauncher, p *GraphParts, from, parts uint32, s gpu.Stream) (began bool, r gpu.Result) {
 	g.launching.Lock()
 	defer g.launching.Unlock()
 	if g.lost.Load() || g.Exec == 0 {
-		return gpu.InvalidValue
+		return false, gpu.InvalidValue
 	}
-	for _, x := range p.Execs[from : from+parts] {
+	for i, x := range p.Execs[from : from+parts] {
 		if r := d.GraphLaunch(x, s); r != gpu.Success {
-			return r
+			return i > 0, r
 		}
 	}
-	return gpu.Success
+	return true, gpu.Success
 }
 
 // Retire takes away what Launch launches, for the caller to destroy; 0 when somebody has it already. Records that a client publishes
