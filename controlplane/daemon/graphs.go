@@ -45,13 +45,8 @@ func (s *session) forgetGraph(id uint32) {
 	}
 }
 
-// addGraph checks a graph and records it under a new number; the fd becomes the session's.
+// addGraph records a graph that was checked under a new number; the fd becomes the session's. mu is held.
 func (s *session) addGraph(r *shm.Graph, fd int) (uint32, error) {
-	if err := shm.CheckGraph(fd, r); err != nil {
-		return 0, refuse(shm.StatusRefused, "%v", err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.closed {
 		return 0, errSlotClosed
 	}
@@ -121,14 +116,18 @@ func (d *Daemon) handleGraph(s *session, m *shm.Message) (shm.Message, error) {
 	if err != nil {
 		return shm.Message{}, err
 	}
+	if err := shm.CheckGraph(fds[0], &r); err != nil {
+		closeFds(fds)
+		return shm.Message{}, refuse(shm.StatusRefused, "%v", err)
+	}
+	s.mu.Lock()
 	id, err := s.addGraph(&r, fds[0])
+	g, told := s.graphs[id], s.told
+	s.mu.Unlock()
 	if err != nil {
 		closeFds(fds)
 		return shm.Message{}, err
 	}
-	s.mu.Lock()
-	g, told := s.graphs[id], s.told
-	s.mu.Unlock()
 	err = d.tell(s, told, func(p *executorProcess) error {
 		err := p.giveGraph(s, id, g)
 		if err != nil && !errors.Is(err, errExecutorLost) {
