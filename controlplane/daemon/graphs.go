@@ -164,7 +164,12 @@ func (d *Daemon) handleGraphDrop(s *session, m *shm.Message) (shm.Message, error
 	g.dropped, g.until = true, atomic.LoadUint64(&s.file.Producer().Tail)
 	told := s.told
 	s.mu.Unlock()
-	err = d.tell(s, told, func(p *executorProcess) error { return p.dropGraph(s, r.GraphID) })
+	err = d.tell(s, told, func(p *executorProcess) error {
+		if g.status != shm.StatusOK { // the next executor refused it, because memory that it names is gone: it does not know it
+			return nil
+		}
+		return p.dropGraph(s, r.GraphID)
+	})
 	if err != nil {
 		return shm.Message{}, err
 	}
