@@ -58,14 +58,15 @@ static bool narrow(struct heddle_records *r, uint32_t *deps, uint32_t *ndeps, ui
 // *why says why.
 static bool write_graph(const struct heddle_description *d, struct heddle_records *r, uint32_t entry, uint32_t *last, enum heddle_native_reason *why) {
   uint32_t *number = calloc(d->n + 1, sizeof *number), *deps = calloc(d->n + 1, sizeof *deps), n;
-  bool *followed = calloc(d->n + 1, sizeof *followed);
+  uint32_t *followed = calloc(d->n + 1, sizeof *followed); // by which node last, from 1
   bool ok = number != NULL && deps != NULL && followed != NULL;
   for (uint32_t i = 0; ok && i < d->n; i++) {
     const struct heddle_node *node = &d->nodes[i];
     n = 0;
     for (uint32_t k = 0; k < node->ndeps; k++) {
       uint32_t before = d->deps[node->first_dep + k];
-      followed[before] = true;
+      if (followed[before] == i + 1) continue; // edges of different kinds may join the same two (cuGraphAddDependencies_v2)
+      followed[before] = i + 1;
       deps[n++] = number[before];
     }
     if (n == 0 && entry != 0) deps[n++] = entry;
@@ -86,7 +87,7 @@ static bool write_graph(const struct heddle_description *d, struct heddle_record
   }
   n = 0;
   for (uint32_t i = 0; ok && last != NULL && i < d->n; i++)
-    if (!followed[i]) deps[n++] = number[i];
+    if (followed[i] == 0) deps[n++] = number[i];
   if (ok && last != NULL) {
     ok = narrow(r, deps, &n, 1);
     *last = deps[0];

@@ -109,7 +109,7 @@ func TestUnits(t *testing.T) {
 
 func TestGraphs(t *testing.T) {
 	path := build(t, "graphs", "-O1", "-fsanitize=address,undefined")
-	for _, name := range []string{"records", "kinds", "native", "refused", "changes", "update", "child", "alternating", "hasty", "order", "code", "globals", "drop",
+	for _, name := range []string{"records", "edges", "kinds", "native", "refused", "changes", "update", "child", "alternating", "hasty", "order", "code", "globals", "drop",
 		"memory", "objects", "beside", "alone", "doubt", "large"} {
 		t.Run(name, func(t *testing.T) { run(t, []string{"HEDDLE_REATTACH_MS=300"}, path, name) })
 	}

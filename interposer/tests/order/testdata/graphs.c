@@ -837,9 +837,23 @@ static void threads(void) {
   graph_free(shared_graph);
 }
 
+// Edges of different kinds join the same two nodes: one dependency each, and no more room than there are nodes.
+static void edges(void) {
+  struct graph *g = graph_new();
+  struct node *before[4];
+  for (int i = 0; i < 4; i++) before[i] = add(g, CU_GRAPH_NODE_TYPE_MEMSET);
+  struct node *last = add(g, CU_GRAPH_NODE_TYPE_KERNEL);
+  for (int kind = 0; kind < 3; kind++)
+    for (int i = 0; i < 4; i++) edge(g, before[i], last);
+  CUgraphExec exec = make(g);
+  CHECK(given == 1 && kept[1].nodes == 5 && record_of(1, 5)->ndeps == 4, "the kernel follows %u", record_of(1, 5)->ndeps);
+  OK(heddle_hook_cuGraphExecDestroy(exec));
+  graph_free(g);
+}
+
 int main(int argc, char **argv) {
   static const struct { const char *name; void (*f)(void); } all[] = {
-      {"records", records}, {"kinds", kinds}, {"native", native}, {"refused", refused}, {"changes", changes}, {"update", update},
+      {"edges", edges}, {"records", records}, {"kinds", kinds}, {"native", native}, {"refused", refused}, {"changes", changes}, {"update", update},
       {"child", child}, {"alternating", alternating}, {"hasty", hasty}, {"order", order}, {"code", code}, {"globals", globals},
       {"drop", drop}, {"memory", memory}, {"objects", objects}, {"beside", beside}, {"alone", alone}, {"doubt", doubt}, {"large", large}, {"threads", threads}};
   fake_start(1 << 20);
