@@ -186,19 +186,21 @@ CUresult heddle_order_drain(struct heddle_session *s, CUcontext ctx) {
 }
 
 // cuCtxSynchronize for a context in which a stream may be capturing, which would make such a capture invalid, in every mode: the
-// other streams one by one. The legacy stream stands for the blocking ones, also for other threads' default streams.
+// other streams one by one. The legacy stream stands for the blocking ones, also for other threads' default streams; while one of those
+// captures nothing may be asked of the legacy stream, and each other blocking one is waited for itself.
 static CUresult synchronize_others(struct heddle_context *c) {
   struct heddle_lane *lanes[HEDDLE_WIRE_LANES];
   uint32_t n = heddle_lanes_of(c, lanes, HEDDLE_WIRE_LANES);
   CUevent e;
   CUresult r = heddle_real.cuEventCreate(&e, CU_EVENT_DISABLE_TIMING);
   if (r != CUDA_SUCCESS) return r;
+  bool legacy = !heddle_stream_captures(CU_STREAM_LEGACY);
   for (uint32_t i = 0; i < n && r == CUDA_SUCCESS; i++) {
     struct heddle_lane *lane = lanes[i];
     heddle_mutex_lock(lane->lock); // its stream is not destroyed meanwhile
     CUstream stream = atomic_load_explicit(&lane->handle, memory_order_relaxed);
-    bool record = stream != NULL && stream != CU_STREAM_PER_THREAD && lane->context == c && (lane->legacy || !lane->blocking) &&
-                  !heddle_stream_captures(stream);
+    bool record = stream != NULL && stream != CU_STREAM_PER_THREAD && lane->context == c &&
+                  (lane->legacy ? legacy : !lane->blocking || !legacy) && !heddle_stream_captures(stream);
     if (record) r = heddle_real.cuEventRecord(e, stream);
     heddle_mutex_unlock(lane->lock);
     if (record && r == CUDA_SUCCESS) r = heddle_real.cuEventSynchronize(e);

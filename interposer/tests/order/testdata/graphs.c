@@ -691,10 +691,11 @@ static void objects(void) {
 
 // While a stream captures, waiting for everything leaves that stream and the context as a whole alone.
 static CUstream capturing, recorded[8];
+static bool blocking_captures; // capturing is a blocking stream
 static uint32_t nrecorded, contexts;
 static CUresult is_capturing(CUstream s, CUstreamCaptureStatus *status) {
   *status = s == capturing ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
-  return CUDA_SUCCESS;
+  return blocking_captures && s == CU_STREAM_LEGACY ? CUDA_ERROR_STREAM_CAPTURE_IMPLICIT : CUDA_SUCCESS;
 }
 static CUresult record_on(CUevent e, CUstream s) { (void)e; recorded[nrecorded++ % 8] = s; return CUDA_SUCCESS; }
 static CUresult synchronize_context(void) { contexts++; return CUDA_SUCCESS; }
@@ -714,6 +715,15 @@ static void beside(void) {
   OK(heddle_order_drain_all(fake_session));
   CHECK(contexts == 1 && nrecorded == 2, "%u events", nrecorded);
   CHECK((recorded[0] == s && recorded[1] == CU_STREAM_LEGACY) || (recorded[1] == s && recorded[0] == CU_STREAM_LEGACY), "the streams");
+  CUstream other = capturing;
+  capturing = fake_stream(CU_STREAM_DEFAULT);
+  blocking_captures = true;
+  nrecorded = 0;
+  OK(heddle_order_drain_all(fake_session));
+  CHECK(contexts == 1 && nrecorded == 3, "%u events beside a blocking stream that captures", nrecorded); // s, t, other
+  for (int i = 0; i < 3; i++) CHECK(recorded[i] == s || recorded[i] == t || recorded[i] == other, "the streams");
+  capturing = other;
+  blocking_captures = false;
   // A launch into the capture is the driver's alone.
   struct graph *g = graph_new();
   add(g, CU_GRAPH_NODE_TYPE_MEMSET);
