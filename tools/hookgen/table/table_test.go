@@ -37,7 +37,7 @@ func TestReadJoinsHeaderAndTable(t *testing.T) {
 		{"cuMemcpyHtoDAsync_v2_ptsz", "cuMemcpyHtoDAsync", Hook, 2, 7000, true, false},
 		{"cuLaunchKernelEx", "cuLaunchKernelEx", Hook, 1, 11060, false, true},
 		{"cuCtxCreate_v4", "cuCtxCreate", Pass, 4, 12050, false, false},
-		{"cuGraphUpload_ptsz", "cuGraphUpload", Order, 1, 11010, true, false},
+		{"cuGraphUpload_ptsz", "cuGraphUpload", Hook, 1, 11010, true, false},
 		{"cuEventElapsedTime_v2", "cuEventElapsedTime", Alias, 2, 12080, false, false},
 	} {
 		e := by[c.name]
