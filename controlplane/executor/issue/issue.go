@@ -480,7 +480,7 @@ func (e *Engine) Issue(w *word.Word) bool {
 			on.Since = e.Now
 		}
 		on.Ops++
-		if o.Signal && (w.Batch == nil || (!w.Sliced() && word.Outside(o))) {
+		if o.Signal && (w.Batch == nil || (!part && word.Outside(o))) {
 			on.extra++
 			e.Signals++
 		}
@@ -571,7 +571,8 @@ const (
 	sampleAnswered // Nanoseconds is the answer
 )
 
-// Measured calls learn for each word of kernels whose time has become known, tells graphs theirs, and asks for others. It is cheap when nothing is measured.
+// Measured calls learn for each word of kernels whose time has become known, tells graphs theirs, and asks for others. It is cheap when
+// nothing is measured.
 func (e *Engine) Measured(learn func(*word.Sample)) {
 	if e.sampling == 0 {
 		return
