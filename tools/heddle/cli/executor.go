@@ -34,19 +34,13 @@ func newExecutor(o *options) *cobra.Command {
 				}
 				config.IssueThreads = n
 			}
-			if s := os.Getenv("HEDDLE_GATHER"); s != "" {
-				d, err := time.ParseDuration(s)
-				if err != nil || d <= 0 || d > time.Second {
-					return fail(ExitUsage, "HEDDLE_GATHER=%q: expected a duration such as 30us, at most 1s", s)
-				}
-				config.Tuning.Gather, config.Tuning.Busy = d, d
+			gather, err := shortTime("HEDDLE_GATHER")
+			if err != nil {
+				return err
 			}
-			if s := os.Getenv("HEDDLE_AHEAD"); s != "" {
-				d, err := time.ParseDuration(s)
-				if err != nil || d <= 0 || d > time.Second {
-					return fail(ExitUsage, "HEDDLE_AHEAD=%q: expected a duration such as 30us, at most 1s", s)
-				}
-				config.Tuning.Ahead = d
+			config.Tuning.Gather, config.Tuning.Busy = gather, gather
+			if config.Tuning.Ahead, err = shortTime("HEDDLE_AHEAD"); err != nil {
+				return err
 			}
 			switch s := os.Getenv("HEDDLE_PREPARED"); s {
 			case "", "1":
@@ -71,7 +65,7 @@ func newExecutor(o *options) *cobra.Command {
 			}
 			config.Compiler = []string{"/proc/self/exe", "compile"} // this binary, even when it was replaced on disk
 			config.CacheDir, config.LearnedDir = cacheDir("forms"), cacheDir("learned")
-			err := executor.Run(cmd.Context(), config)
+			err = executor.Run(cmd.Context(), config)
 			if err != nil {
 				return exitError{executor.ExitCode(err), err}
 			}
@@ -81,6 +75,19 @@ func newExecutor(o *options) *cobra.Command {
 	cmd.Flags().IntVar(&config.ControlFd, "control-fd", 3, "the daemon's socket")
 	cmd.Flags().StringVar(&config.DeviceUUID, "device", "", "GPU to use, as nvidia-smi prints its UUID")
 	return cmd
+}
+
+// shortTime is a variable of the environment that is a duration of up to a second; 0 when it is not set.
+func shortTime(name string) (time.Duration, error) {
+	s := os.Getenv(name)
+	if s == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 || d > time.Second {
+		return 0, fail(ExitUsage, "%s=%q: expected a duration such as 30us, at most 1s", name, s)
+	}
+	return d, nil
 }
 
 // profile samples this process's CPU time into a file of a folder, for `go tool pprof`, until stop is called.

@@ -38,6 +38,7 @@ func TestReadJoinsHeaderAndTable(t *testing.T) {
 		{"cuLaunchKernelEx", "cuLaunchKernelEx", Hook, 1, 11060, false, true},
 		{"cuCtxCreate_v4", "cuCtxCreate", Pass, 4, 12050, false, false},
 		{"cuGraphUpload_ptsz", "cuGraphUpload", Hook, 1, 11010, true, false},
+		{"cuLaunchHostFunc_ptsz", "cuLaunchHostFunc", Order, 1, 10000, true, false},
 		{"cuEventElapsedTime_v2", "cuEventElapsedTime", Alias, 2, 12080, false, false},
 	} {
 		e := by[c.name]
