@@ -139,6 +139,24 @@ func (s *sliced) launch(w *tester, lane, blocks uint32, change func(*shm.Header)
 	return s.ops
 }
 
+// underWay makes low's kernel known to be long, lets high's client be seen, and has half a ms pass over a long op of low's.
+func (s *sliced) underWay(low *client, lowRing, highRing *tester) {
+	low.board.KernelByID(1).Code = s.code
+	for range 4 {
+		s.launch(lowRing, 1, 2000, nil)
+		lowRing.ring.Publish()
+		s.await(lowRing, 1)
+	}
+	highRing.launchGrid(1, 1, 5, nil, func(h *shm.Header) { h.Flags = shm.RecordFlagWantSignal | shm.RecordFlagWait })
+	highRing.ring.Publish()
+	s.await(highRing, 1)
+	s.launch(lowRing, 1, 2000, nil)
+	lowRing.ring.Publish()
+	for range 500 {
+		s.tick()
+	}
+}
+
 // await ticks until the client has seen the lane's last op done.
 func (s *sliced) await(w *tester, lane uint32) {
 	s.t.Helper()
@@ -251,20 +269,7 @@ func TestSlicesPause(t *testing.T) {
 	s.poller.config.MaxKernelTime = 8 * time.Millisecond
 	low, lowRing := s.in("batch", sched.Settings{Coalesce: true})
 	_, highRing := s.in("interactive", urgent)
-	low.board.KernelByID(1).Code = s.code
-	for range 4 {
-		s.launch(lowRing, 1, 2000, nil)
-		lowRing.ring.Publish()
-		s.await(lowRing, 1)
-	}
-	highRing.launchGrid(1, 1, 5, nil, func(h *shm.Header) { h.Flags = shm.RecordFlagWantSignal | shm.RecordFlagWait })
-	highRing.ring.Publish()
-	s.await(highRing, 1)
-	s.launch(lowRing, 1, 2000, nil)
-	lowRing.ring.Publish()
-	for range 500 {
-		s.tick()
-	}
+	s.underWay(low, lowRing, highRing)
 	begun := len(s.gpu.launches())
 	blocks := func() (n uint32) {
 		for _, l := range s.gpu.launches() {
@@ -332,20 +337,7 @@ func TestSliceFaults(t *testing.T) {
 	s := newSliced(t)
 	low, lowRing := s.in("batch", sched.Settings{Coalesce: true})
 	_, highRing := s.in("interactive", urgent)
-	low.board.KernelByID(1).Code = s.code
-	for range 4 {
-		s.launch(lowRing, 1, 2000, nil)
-		lowRing.ring.Publish()
-		s.await(lowRing, 1)
-	}
-	highRing.launchGrid(1, 1, 5, nil, func(h *shm.Header) { h.Flags = shm.RecordFlagWantSignal | shm.RecordFlagWait })
-	highRing.ring.Publish()
-	s.await(highRing, 1)
-	s.launch(lowRing, 1, 2000, nil)
-	lowRing.ring.Publish()
-	for range 500 {
-		s.tick()
-	}
+	s.underWay(low, lowRing, highRing)
 	s.poller.fault(gpu.IllegalAddress, ExitFault, 0, gpu.IllegalAddress)
 	if e := s.poller.end; len(e.inFlight) != 1 || e.blamed != low.id || e.kernel != 1 || len(e.apart) != 1 || e.apart[0] != [2]uint64{low.id, 1} {
 		t.Errorf("%+v", e)

@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 )
@@ -17,21 +16,7 @@ func TestGraphsInParts(t *testing.T) {
 	ask := fmt.Sprintf("graph 5 %d", times)
 	long := native.do(ask)
 
-	policy := filepath.Join(t.TempDir(), "policy.toml")
-	rules := fmt.Sprintf(`schema_version = 1
-[class.urgent]
-priority = 100
-max_wait = "3us"
-allow_uid = [%d]
-[[match]]
-class = "urgent"
-label = "urgent"
-`, os.Getuid())
-	if err := os.WriteFile(policy, []byte(rules), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b.startDaemon("HEDDLE_POLICY=" + policy)
-	low, urgent := b.stepper(true, "HEDDLE_LABEL=patient"), b.stepper(true, "HEDDLE_LABEL=urgent")
+	low, urgent := b.patientAndUrgent()
 	for crowd := 1; ; crowd++ {
 		low.tell(ask)
 		answer := make(chan string, 1)

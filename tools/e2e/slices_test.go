@@ -14,6 +14,26 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/perfetto/perfettotest"
 )
 
+// patientAndUrgent starts a daemon and two of its clients, of which the second may not wait for the first.
+func (b *bed) patientAndUrgent() (patient, urgent *stepper) {
+	b.t.Helper()
+	policy := filepath.Join(b.t.TempDir(), "policy.toml")
+	rules := fmt.Sprintf(`schema_version = 1
+[class.urgent]
+priority = 100
+max_wait = "3us"
+allow_uid = [%d]
+[[match]]
+class = "urgent"
+label = "urgent"
+`, os.Getuid())
+	if err := os.WriteFile(policy, []byte(rules), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+	b.startDaemon("HEDDLE_POLICY=" + policy)
+	return b.stepper(true, "HEDDLE_LABEL=patient"), b.stepper(true, "HEDDLE_LABEL=urgent")
+}
+
 // TestSlices: beside a client that may not wait, long kernels of another are issued in slices, by a form that was made when they were
 // seen to be too long. Both get what they get natively; an op that may not wait goes next, whatever is left of the long one; and
 // what the executor counts, records and explains agrees.
@@ -26,21 +46,7 @@ func TestSlices(t *testing.T) {
 	native.tell(fmt.Sprintf("long 5 %d", times))
 	long := native.hear()
 
-	policy := filepath.Join(t.TempDir(), "policy.toml")
-	rules := fmt.Sprintf(`schema_version = 1
-[class.urgent]
-priority = 100
-max_wait = "3us"
-allow_uid = [%d]
-[[match]]
-class = "urgent"
-label = "urgent"
-`, os.Getuid())
-	if err := os.WriteFile(policy, []byte(rules), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b.startDaemon("HEDDLE_POLICY=" + policy)
-	low, urgent := b.stepper(true, "HEDDLE_LABEL=patient"), b.stepper(true, "HEDDLE_LABEL=urgent")
+	low, urgent := b.patientAndUrgent()
 	request := func() {
 		t.Helper()
 		if urgent.tell("fill 3 2"); urgent.hear() != short {
