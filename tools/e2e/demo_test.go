@@ -91,14 +91,23 @@ type demoOutput struct {
 // TestDemo: the demo's own claims, checked from outside.
 func TestDemo(t *testing.T) {
 	folder := demoFolder(t)
-	var out, errs bytes.Buffer
-	cmd := exec.Command(filepath.Join(build(t), "bin/heddle"), "demo", "--json", "--software", "--rounds", "1", "--programs", folder)
-	cmd.Env = append(os.Environ(), "HEDDLE_RUNTIME_DIR=/nonexistent/the/user's") // never the user's
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err := cmd.Run()
 	var r demoOutput
-	if jsonErr := json.Unmarshal(out.Bytes(), &r); err != nil || jsonErr != nil {
-		t.Fatalf("%v, %v\n%s%s", err, jsonErr, out.String(), errs.String())
+	var errs bytes.Buffer
+	for i := 1; ; i++ {
+		r, errs = demoOutput{}, bytes.Buffer{}
+		var out bytes.Buffer
+		cmd := exec.Command(filepath.Join(build(t), "bin/heddle"), "demo", "--json", "--software", "--rounds", "1", "--programs", folder)
+		cmd.Env = append(os.Environ(), "HEDDLE_RUNTIME_DIR=/nonexistent/the/user's") // never the user's
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		err := cmd.Run()
+		if jsonErr := json.Unmarshal(out.Bytes(), &r); err != nil || jsonErr != nil {
+			t.Fatalf("%v, %v\n%s%s", err, jsonErr, out.String(), errs.String())
+		}
+		// Clients that this machine ran one after another have nothing to join: see crowds.
+		if r.Executors.CoalescedWords > 0 || i == crowds {
+			break
+		}
+		t.Logf("demo %d joined nothing: %+v", i, r.Executors)
 	}
 	if !r.Right || len(r.Wrong) != 0 || !r.Software || len(r.Clients) != 9 {
 		t.Fatalf("%+v\n%s", r, errs.String())
