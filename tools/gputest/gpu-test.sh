@@ -5,6 +5,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 [ "${*}" = selfcheck ] || { : "${HEDDLE_DIST:?the folder that \`make dist\` made, with bin/heddle and lib/heddle/libheddle.so}"; HEDDLE_DIST=$(cd "$HEDDLE_DIST" && pwd); export HEDDLE_DIST; }
+[ -z "${GT_KEEP:-}" ] || : "${OUT:?GT_KEEP writes to OUT: name a folder}"
 export GT_WORK=${GT_WORK:-/tmp/heddle-gputest}; mkdir -p "$GT_WORK/run"; chmod 700 "$GT_WORK/run"; rm -rf "$GT_WORK/run"/*
 nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc); cuda=$(dirname "$(dirname "$(readlink -f "$nvcc")")"); python=${PYTHON:-python3}
 arch=${GT_ARCH:-sm_$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -1 | tr -d .)}
@@ -25,5 +26,14 @@ build errors errors.c gcc -O2 -I"$cuda/include" & pids+=($!)
 build triton triton.c gcc -O2 -I"$cuda/include" & pids+=($!)
 build coalesced coalesced.c gcc -O2 -I"$cuda/include" & pids+=($!)
 for p in "${pids[@]}"; do wait "$p"; done
+caches="inductor triton-cache cupy" # of harness.base_env: what the compilers of frameworks made. Not Heddle's own, whose filling is measured
+if [ -n "${GT_KEPT:-}" ] && ls "$GT_KEPT"/kept.* >/dev/null 2>&1; then cat "$GT_KEPT"/kept.* | tar -xzf - -C "$GT_WORK"; fi
 cd "$here"; export PYTHONDONTWRITEBYTECODE=1
-exec "$python" parts.py "$@"
+status=0; "$python" parts.py "$@" || status=$?
+if [ -n "${GT_KEEP:-}" ]; then # in pieces that come back from a lent machine
+  cd "$GT_WORK"; for c in $caches; do mkdir -p "$c"; done
+  # shellcheck disable=SC2086 # a list
+  tar -czf - $caches | split -b 15M - "$OUT/kept."
+  ls -l "$OUT"/kept.*
+fi
+exit "$status"

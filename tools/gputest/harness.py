@@ -40,7 +40,7 @@ def base_env():
         CUBLAS_WORKSPACE_CONFIG=":4096:8",
         OMP_NUM_THREADS="1",
         TORCHINDUCTOR_CACHE_DIR=WORK + "/inductor",
-        TRITON_CACHE_DIR=WORK + "/triton",
+        TRITON_CACHE_DIR=WORK + "/triton-cache",  # WORK/triton is a program
         CUPY_CACHE_DIR=WORK + "/cupy",
         TORCHINDUCTOR_COMPILE_THREADS="4",
         XLA_PYTHON_CLIENT_PREALLOCATE="false",
