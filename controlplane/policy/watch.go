@@ -17,8 +17,8 @@ import (
 const settle = 20 * time.Millisecond
 
 // Watch calls changed whenever the policy's files differ from what they were at last (their Signature, taken before they were
-// loaded), until ctx ends. It watches the file's folder, the drop-in folder, and the folders that they would be made in. Folders are watched, not files, because files are replaced by renaming (and
-// Kubernetes switches a link).
+// loaded), until ctx ends. It watches the file's folder, the drop-in folder, and the folders that they would be made in. Folders are
+// watched, not files, because files are replaced by renaming (and Kubernetes switches a link).
 func Watch(ctx context.Context, path string, last [32]byte, changed func()) error {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -30,7 +30,10 @@ func Watch(ctx context.Context, path string, last [32]byte, changed func()) erro
 	defer f.Close()
 	buf := make([]byte, 64<<10)
 	for {
-		if err := watchFolders(fd, path); err != nil {
+		if err := watchFolders(f, path); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
 			return err
 		}
 		// What changed before the watches were in place, or while the last change was served.
@@ -39,35 +42,39 @@ func Watch(ctx context.Context, path string, last [32]byte, changed func()) erro
 			changed()
 			continue
 		}
-		if _, err := f.Read(buf); err != nil {
-			if ctx.Err() != nil {
-				return nil
+		_, err := f.Read(buf)
+		for quiet := err != nil; !quiet; { // drain until nothing comes for a while
+			if err = f.SetReadDeadline(time.Now().Add(settle)); err != nil {
+				break
 			}
-			return fmt.Errorf("policy: inotify: %w", err)
+			_, readErr := f.Read(buf)
+			quiet = readErr != nil
 		}
-		for quiet := false; !quiet; { // drain until nothing comes for a while
-			if err := f.SetReadDeadline(time.Now().Add(settle)); err != nil {
-				return fmt.Errorf("policy: inotify: %w", err)
-			}
-			_, err := f.Read(buf)
-			quiet = err != nil
+		if err == nil {
+			err = f.SetReadDeadline(time.Time{})
 		}
-		if err := f.SetReadDeadline(time.Time{}); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
 			return fmt.Errorf("policy: inotify: %w", err)
 		}
 	}
 }
 
 // watchFolders adds what exists; adding what is watched already changes nothing. A folder that is missing is waited for in the
-// nearest one above it that exists.
-func watchFolders(fd int, path string) error {
+// nearest one above it that exists. f may be closed meanwhile: its number is then not used, which may be another file's by then.
+func watchFolders(f *os.File, path string) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("policy: inotify: %w", err)
+	}
 	const mask = unix.IN_CLOSE_WRITE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_DELETE | unix.IN_CREATE | unix.IN_ATTRIB | unix.IN_ONLYDIR
 	for _, dir := range []string{filepath.Dir(path), DropIns(path)} {
 		for {
-			_, err := unix.InotifyAddWatch(fd, dir, mask)
+			if closed := conn.Control(func(fd uintptr) { _, err = unix.InotifyAddWatch(int(fd), dir, mask) }); closed != nil {
+				err = closed
+			}
 			if err == nil {
 				break
 			}
