@@ -354,6 +354,39 @@ func TestEndless(t *testing.T) {
 	}
 }
 
+// A client that leaves while a long op of another is on its stream ends nothing, and others' kernels are resolved meanwhile.
+func TestLeavingBesideLongOps(t *testing.T) {
+	const most = 250 * time.Millisecond
+	g, d, stays := served(t, func(c *Config) { c.DeadKernelTime = most })
+	gate := make(chan struct{})
+	g.define("long", func([]byte) { <-gate })
+	stays.kernel(1, 2, "long")
+	leaves := d.client(2)
+	leaves.kernel(1, 1, "check")
+	leaves.resume()
+	leaves.mustSync(1, leaves.launch(1, 1, u64s(leaves.window, 1), nil))
+	last := stays.launch(2, 1, u64s(0), nil)
+	stays.ring.Publish()
+	until(t, "issued", func() bool { return atomic.LoadUint32(&stays.file.Lane(1).Issued) == last })
+	gone := make(chan shm.Message)
+	go func() { gone <- leaves.detach() }()
+	begun := time.Now()
+	for id := uint32(3); time.Since(begun) < 2*most; id++ { // several times what a dead client's ops are given
+		stays.kernel(1, id, "check")
+		time.Sleep(most / 50)
+	}
+	select {
+	case r := <-gone:
+		t.Fatalf("detached, status %d %s, while an op is on its stream", r.Status, r.Tail)
+	default:
+	}
+	close(gate)
+	if r := <-gone; r.Status != shm.StatusOK {
+		t.Fatalf("detach: %d %s", r.Status, r.Tail)
+	}
+	stays.mustSync(1, last)
+}
+
 // max_kernel_time holds for living clients too when it is set.
 func TestMaxKernelTime(t *testing.T) {
 	g, d, c := served(t, func(c *Config) { c.MaxKernelTime = 30 * time.Millisecond })
