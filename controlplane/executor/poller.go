@@ -418,7 +418,14 @@ func (p *poller) finish(c *client) {
 				p.engine.SignalAgain(c.board, c.board.Lane(i))
 			}
 		}
-		if still := p.now - max(c.detached, c.progressed) - int64(p.config.DeadKernelTime); still > 0 && still > graphTime(c.board) {
+		// Its ops may stand behind others' on their streams, which progress.
+		progressed := max(c.detached, c.progressed)
+		for _, i := range c.board.Busy() {
+			if on := c.board.Lane(i).Stream; on >= 0 {
+				progressed = max(progressed, p.engine.Stream(on).Since)
+			}
+		}
+		if still := p.now - progressed - int64(p.config.DeadKernelTime); still > 0 && still > graphTime(c.board) {
 			p.endless(c.id, fmt.Errorf("ops of client %d, which is gone, made no progress for %v", c.id, p.config.DeadKernelTime))
 		}
 	case !c.marked:
