@@ -70,6 +70,32 @@ func validName(name string) error {
 	return nil
 }
 
+// loads says whether asking for a name of an image loads code: of an image of which this session has no module yet, or a kernel that
+// nobody has asked for.
+func (s *session) loads(id uint64, kernel string) (yes bool, err error) {
+	err = s.x.loader.do(func() error {
+		im, in := s.x.image(id), s.instances[id]
+		if im == nil || im.bad != nil || im.info != nil && im.info.Refuse(kernel) != "" {
+			return nil // refused without the driver
+		}
+		if in == nil {
+			in = im.shared
+		}
+		yes = in == nil || kernel != "" && in.limits[kernel] == nil
+		return nil
+	})
+	return yes, err
+}
+
+// calmly waits for a moment to load code in, if asking for a name of an image does; kernel is "" for a global.
+func (s *session) calmly(id uint64, kernel string) error {
+	yes, err := s.loads(id, kernel)
+	if err == nil && yes {
+		s.x.calm(s.id, 1)
+	}
+	return err
+}
+
 // kernel loads a kernel and gives it the daemon's number.
 func (s *session) kernel(k shm.Kernel, name string) error {
 	if err := validName(name); err != nil {
@@ -77,6 +103,9 @@ func (s *session) kernel(k shm.Kernel, name string) error {
 	}
 	if s.kernels[k.KernelID] != nil || k.KernelID == 0 {
 		return refuse(shm.StatusInvalid, "kernel id %d is taken", k.KernelID)
+	}
+	if err := s.calmly(k.ImageID, name); err != nil {
+		return err
 	}
 	var out *scoreboard.Kernel
 	err := s.x.loader.do(func() error {
@@ -132,6 +161,9 @@ func (s *session) kernel(k shm.Kernel, name string) error {
 func (s *session) global(k shm.Kernel, name string) (shm.Range, error) {
 	var out shm.Range
 	if err := validName(name); err != nil {
+		return out, err
+	}
+	if err := s.calmly(k.ImageID, ""); err != nil {
 		return out, err
 	}
 	err := s.x.loader.do(func() error {

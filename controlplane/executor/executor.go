@@ -146,6 +146,9 @@ type Tuning struct {
 	Gather, Busy, Ahead time.Duration
 	// NoRuns: every launch goes by itself, or with those of others; what clients repeat is not looked for.
 	NoRuns bool
+	// Calm is how long a driver call that holds up every launch of the context, as loading code and registering memory do, waits for
+	// a moment in which nothing of other clients is in flight, before it is made beside what runs (calm.go).
+	Calm time.Duration
 	// Nap is the poller's sleep while ops are in flight or waiting and nothing has happened for NapAfter; then an eighth of the time in
 	// which nothing has happened, up to NapMost.
 	Nap, NapAfter, NapMost time.Duration
@@ -194,6 +197,7 @@ func (c *Config) defaults() {
 	set(&t.Gather, 20*time.Microsecond)
 	set(&t.Busy, 30*time.Microsecond)
 	set(&t.Ahead, 100*time.Microsecond)
+	set(&t.Calm, 10*time.Millisecond)
 	set(&t.Nap, 50*time.Microsecond)
 	set(&t.NapAfter, napAfter)
 	set(&t.NapMost, napMost)
@@ -279,9 +283,12 @@ type executor struct {
 	config   Config
 	conn     *shm.Conn
 	log      *slog.Logger
-	driver   Driver
+	driver   *timedDriver
 	facts    Facts
-	loader   *loader
+	loader   *loader // calls that may take long, or hold others up
+	mapper   *loader // those that do neither: a client's memory does not wait for another's code
+	quietly  calm
+	events   eventPool
 	engine   *issue.Engine
 	poller   *poller
 	watch    *watch
@@ -309,15 +316,21 @@ func (x *executor) run(ctx context.Context) error {
 	if open == nil {
 		open = func() (Driver, Facts, error) { return openDevice(x.config.DeviceUUID) }
 	}
+	x.mapper = newLoader()
+	defer x.mapper.stop()
+	var d Driver
 	err := x.loader.do(func() (err error) {
-		if x.driver, x.facts, err = open(); err != nil {
+		if d, x.facts, err = open(); err != nil {
 			return err
 		}
-		x.engine, err = issue.New(x.driver, issue.Options{
+		x.engine, err = issue.New(d, issue.Options{
 			Threads: x.config.IssueThreads, Least: x.facts.Least, Greatest: x.facts.Greatest, Spin: x.config.Tuning.Spin, Nice: x.config.Nice,
 		})
 		return err
 	})
+	if err == nil {
+		err = x.mapper.do(d.Bind)
+	}
 	if err != nil {
 		x.sendFault(&ending{result: codeOf(err), err: err})
 		return &ExitError{ExitNoDevice, err}
@@ -325,6 +338,8 @@ func (x *executor) run(ctx context.Context) error {
 	if x.poller, err = newPoller(x.config, x.engine, x.facts.Chip); err != nil {
 		return err
 	}
+	x.driver = newTimedDriver(d, func() bool { return x.poller.flight.Load() != noClient })
+	x.events.driver, x.quietly.patience = x.driver, int64(x.config.Tuning.Calm)
 	x.watch = newWatch(x)
 	if x.prepared, err = newPrepared(x); err != nil {
 		return err
@@ -375,6 +390,7 @@ func (x *executor) run(ctx context.Context) error {
 		return leave
 	}
 	x.watch.stop()
+	x.mapper.stop()
 	x.loader.stop()
 	if end := x.poller.end; end != nil {
 		faulted = true

@@ -479,7 +479,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// Loading code does not stop the other clients.
+// Loading code does not stop the other clients: they launch, and they get memory.
 func TestSlowLoad(t *testing.T) {
 	g, d, c := served(t, nil)
 	other := d.client(2)
@@ -494,6 +494,7 @@ func TestSlowLoad(t *testing.T) {
 		for range 20 {
 			c.mustSync(1, c.launch(1, 1, u64s(c.window, 1), nil))
 		}
+		d.must(c.segment(c.window + segmentBytes))
 	}()
 	if m := d.wait(loading); m.Status != shm.StatusOK {
 		t.Errorf("status %d: %s", m.Status, m.Tail)

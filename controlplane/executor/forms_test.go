@@ -37,7 +37,7 @@ func newFormBench(t *testing.T, device *gpu.Device, command []string, dir string
 	c := Config{DeviceUUID: device.UUID.String(), Compiler: command, CacheDir: dir, Log: quietLog(), Nice: 0, IssueThreads: 1}
 	c.open = func() (Driver, Facts, error) { return nil, Facts{}, nil } // the defaults for tests
 	c.defaults()
-	x := &executor{config: c, log: c.Log, driver: device, sessions: map[uint64]*session{}, images: map[uint64]*loaded{}, loader: newLoader()}
+	x := &executor{config: c, log: c.Log, driver: newTimedDriver(device, func() bool { return false }), sessions: map[uint64]*session{}, images: map[uint64]*loaded{}, loader: newLoader()}
 	x.facts = Facts{Least: device.LeastPriority, Greatest: device.GreatestPriority, SharedOptin: device.SharedOptin, Major: device.Major, Minor: device.Minor, Driver: driverVersion()}
 	err := x.loader.do(func() (err error) {
 		if err = device.Bind(); err == nil {

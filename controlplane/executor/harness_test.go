@@ -225,10 +225,19 @@ func (d *daemon) session(id uint64, file *shm.SessionFile, fd int) *tester {
 // between.
 func (c *tester) attach(d *daemon) {
 	c.d = d
+	d.must(c.attaching())
+	d.must(c.segment(c.window))
+}
+
+// attaching is the session's ATTACH, segment a SEGMENT with its memory at an address.
+func (c *tester) attaching() shm.Message {
 	window := shm.Encode(shm.Range{Address: c.window, Bytes: windowStep})
-	d.must(shm.Message{Type: shm.TypeAttach, ClientID: c.id, Tail: window, Fds: []int{c.file.Fd(), d.bell.Fd()},
-		Body: shm.Encode(shm.Attach{ClientID: c.id, PID: uint32(os.Getpid()), UID: uint32(os.Getuid()), HostBase: testHost + c.id*windowStep, HostBytes: windowStep, Windows: 1})})
-	d.must(shm.Message{Type: shm.TypeSegment, ClientID: c.id, Body: shm.Encode(shm.Range{Address: c.window, Bytes: segmentBytes}), Fds: []int{c.fd}})
+	return shm.Message{Type: shm.TypeAttach, ClientID: c.id, Tail: window, Fds: []int{c.file.Fd(), c.d.bell.Fd()},
+		Body: shm.Encode(shm.Attach{ClientID: c.id, PID: uint32(os.Getpid()), UID: uint32(os.Getuid()), HostBase: testHost + c.id*windowStep, HostBytes: windowStep, Windows: 1})}
+}
+
+func (c *tester) segment(address uint64) shm.Message {
+	return shm.Message{Type: shm.TypeSegment, ClientID: c.id, Body: shm.Encode(shm.Range{Address: address, Bytes: segmentBytes}), Fds: []int{c.fd}}
 }
 
 // get reads device memory through the ring.

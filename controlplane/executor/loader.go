@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// loader runs slow driver calls, one after another, on a thread of its own: loading, mapping, registering. It binds the device at
-// its first job, which opens it.
+// loader runs driver calls, one after another, on a thread of its own. There are two: the executor's loader, for calls that may take
+// long or hold others up (loading, registering, graphs), which opens the device; its mapper, for those that do neither (mapping).
 type loader struct {
 	jobs chan func()
 	quit chan struct{}

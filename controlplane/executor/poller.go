@@ -129,6 +129,10 @@ type poller struct {
 	lastOverdue int64
 	late        bool
 
+	flight atomic.Uint64 // who has ops in flight (calm.go), for others; flew is what it holds
+	flew   uint64
+	rounds rounds
+
 	// stalled is read by the watch thread: ops are in flight and nothing has completed for Tuning.Progress.
 	stalled atomic.Bool
 	alarm   chan struct{} // stalled has become true
@@ -225,12 +229,16 @@ func (p *poller) pass() bool {
 	now := p.time()
 	if p.worked {
 		p.stats.BusyNanoseconds += uint64(now - p.now)
+		if now-p.now > issue.LongRun {
+			p.rounds.long(now-p.now, p.engine.Directly)
+		}
 	}
 	p.now, p.worked = now, false
+	p.rounds.mailed, p.rounds.directly = false, p.engine.Directly
 	did := false
 	for len(p.mail) > 0 {
 		(<-p.mail)()
-		did = true
+		did, p.rounds.mailed = true, true
 		p.stir()
 	}
 	if f := p.engine.Fault(); f != gpu.Success {
@@ -247,6 +255,7 @@ func (p *poller) pass() bool {
 	p.force = p.now-max(p.lastComplete, p.lastForce) > p.forceAfter
 	active := 0
 	inFlight := 0
+	flight := noClient
 	p.gather.Begin(p.stats.Passes + 1) // before ops are offered: what is ready together is counted by passes
 	if p.cuts.used != 0 {
 		did = p.progress() || did
@@ -256,6 +265,9 @@ func (p *poller) pass() bool {
 			if c.quiet.working {
 				active++
 				inFlight += c.quiet.inFlight
+				if c.quiet.inFlight > 0 {
+					flight = joins(flight, c.id)
+				}
 			}
 			continue
 		}
@@ -268,7 +280,14 @@ func (p *poller) pass() bool {
 		if n := c.board.InFlight(); n+c.board.Waiting() > 0 {
 			active++
 			inFlight += n
+			if n > 0 {
+				flight = joins(flight, c.id)
+			}
 		}
+	}
+	if flight != p.flew {
+		p.flew = flight
+		p.flight.Store(flight)
 	}
 	p.active = active
 	p.engine.Direct = active <= 1

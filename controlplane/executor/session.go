@@ -219,6 +219,7 @@ func (s *session) attach(m *shm.Message) error {
 	s.base = uint64(uintptr(file.Base()))
 	words := file.Consumer()
 	board := scoreboard.New(s.id, file)
+	s.x.calm(s.id, 1)
 	err = s.x.loader.do(func() error {
 		at, r := s.x.driver.HostRegister(s.base, uint64(len(file.Bytes())))
 		if r != gpu.Success {
@@ -232,7 +233,7 @@ func (s *session) attach(m *shm.Message) error {
 				return err
 			}
 		}
-		if r := board.PrepareEvents(preparedEvents, s.x.driver); r != gpu.Success {
+		if r := board.PrepareEvents(preparedEvents, &s.x.events); r != gpu.Success {
 			return refuseCUDA("cuEventCreate", r)
 		}
 		return nil
@@ -259,7 +260,7 @@ func (x *executor) setDoorbell(bell *shm.Doorbell) bool {
 	})
 }
 
-// window reserves a window of the client. It runs on the loader's thread from attach, on the session's from WINDOW.
+// window reserves a window of the client. It runs on the loader's thread from attach, on the session's goroutine from WINDOW.
 func (s *session) window(w *shm.Range) error {
 	reserve := func() error {
 		if _, err := s.x.driver.Reserve(w.Address, w.Bytes); err != nil {
@@ -271,7 +272,7 @@ func (s *session) window(w *shm.Range) error {
 	if s.client == nil {
 		return reserve()
 	}
-	return s.x.loader.do(reserve)
+	return s.x.mapper.do(reserve)
 }
 
 func (s *session) releaseWindows() {
@@ -445,7 +446,7 @@ func (s *session) segment(m *shm.Message, r *shm.Range) error {
 		return err
 	}
 	single := !slices.ContainsFunc(s.windows, func(w shm.Range) bool { return inside(*r, w) })
-	err = s.x.loader.do(func() error {
+	err = s.x.mapper.do(func() error {
 		d := s.x.driver
 		if single {
 			if _, err := d.Reserve(r.Address, r.Bytes); err != nil {
@@ -520,7 +521,7 @@ func (s *session) segmentDrop(r *shm.Range) error {
 	delete(s.segments, r.Address)
 	single := s.singles[r.Address]
 	delete(s.singles, r.Address)
-	return s.x.loader.do(func() error { return s.unmap(r.Address, bytes, single) })
+	return s.x.mapper.do(func() error { return s.unmap(r.Address, bytes, single) })
 }
 
 // unname makes a range invalid for ops. It runs on the poller's thread.
@@ -557,6 +558,7 @@ func (s *session) hostSegment(m *shm.Message, r *shm.Range) error {
 	if err := s.addMemory(r.Address, r.Bytes, 0); err != nil {
 		return err
 	}
+	s.x.calm(s.id, 1)
 	err = s.x.loader.do(func() error {
 		if err := mapFixed(r.Address, r.Bytes, fds[0]); err != nil {
 			return refuse(shm.StatusNoMemory, "host segment %#x+%#x: %v", r.Address, r.Bytes, err)
@@ -593,6 +595,7 @@ func (s *session) hostDrop(r *shm.Range) error {
 		return errStopping
 	}
 	delete(s.hosts, r.Address)
+	s.x.calm(s.id, 1)
 	return s.x.loader.do(func() error {
 		res := s.x.driver.HostUnregister(r.Address)
 		unmapFixed(r.Address, bytes)
@@ -605,15 +608,25 @@ func (s *session) hostDrop(r *shm.Range) error {
 
 // limit raises a limit of the context. It is shared, so it never shrinks.
 func (s *session) limit(l *shm.Setting) error {
-	return s.x.loader.do(func() error {
-		if now, r := s.x.driver.GetLimit(l.What); r == gpu.Success && now >= l.Value {
+	had := func() bool {
+		now, r := s.x.driver.GetLimit(l.What)
+		return r == gpu.Success && now >= l.Value
+	}
+	raise := func() error {
+		if had() {
 			return nil
 		}
 		if r := s.x.driver.SetLimit(l.What, l.Value); r != gpu.Success {
 			return refuseCUDA(fmt.Sprintf("cuCtxSetLimit(%d, %d)", l.What, l.Value), r)
 		}
 		return nil
-	})
+	}
+	var enough bool
+	if err := s.x.loader.do(func() error { enough = had(); return nil }); err != nil || enough {
+		return err
+	}
+	s.x.calm(s.id, 1)
+	return s.x.loader.do(raise)
 }
 
 // detach gives up what is left of the client and takes everything of it out of the context.
@@ -646,44 +659,58 @@ func (s *session) detach() error {
 	if err := s.x.quiet(s.id, c.used); err != nil {
 		return err
 	}
+	return s.teardown(c)
+}
+
+// teardown frees all of the client's device state; none of its ops may be in flight. Device memory, which others may be short of, goes at
+// once; what holds others up goes in a calm moment.
+func (s *session) teardown(c *client) error {
+	d := s.x.driver
+	err := s.x.loader.do(func() error {
+		s.dropGraphs()
+		s.x.prepared.leave(s.id)
+		for _, k := range s.kernels {
+			s.x.forms.detach(k)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	err = s.x.mapper.do(func() error {
+		for _, a := range slices.Sorted(maps.Keys(s.segments)) {
+			if err := s.unmap(a, s.segments[a], s.singles[a]); err != nil {
+				s.log.Error("segment not unmapped", "error", err)
+			}
+		}
+		s.releaseWindows()
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.x.calm(s.id, calmLeaves)
 	return s.x.loader.do(func() error {
-		s.teardown(c)
+		for a, n := range s.hosts {
+			d.HostUnregister(a)
+			unmapFixed(a, n)
+		}
+		for id, in := range s.instances {
+			if r := d.ModuleUnload(in.module); r != gpu.Success {
+				s.log.Error("module not unloaded", "image", id, "error", r)
+			}
+		}
+		c.board.DestroyEvents(&s.x.events)
+		d.HostUnregister(s.base)
+		if err := c.file.Close(); err != nil {
+			s.log.Error("session file not closed", "error", err)
+		}
 		return nil
 	})
 }
 
-// teardown frees all of the client's device state, on the loader's thread. None of its ops may be in flight.
-func (s *session) teardown(c *client) {
-	d := s.x.driver
-	s.dropGraphs()
-	for _, a := range slices.Sorted(maps.Keys(s.segments)) {
-		if err := s.unmap(a, s.segments[a], s.singles[a]); err != nil {
-			s.log.Error("segment not unmapped", "error", err)
-		}
-	}
-	for a, n := range s.hosts {
-		d.HostUnregister(a)
-		unmapFixed(a, n)
-	}
-	s.releaseWindows()
-	s.x.prepared.leave(s.id)
-	for _, k := range s.kernels {
-		s.x.forms.detach(k)
-	}
-	for id, in := range s.instances {
-		if r := d.ModuleUnload(in.module); r != gpu.Success {
-			s.log.Error("module not unloaded", "image", id, "error", r)
-		}
-	}
-	c.board.DestroyEvents(d)
-	d.HostUnregister(s.base)
-	if err := c.file.Close(); err != nil {
-		s.log.Error("session file not closed", "error", err)
-	}
-}
-
-// quiet waits until what the streams (a bit each) hold now is complete. It asks on the loader's thread and waits on the caller's, so
-// that loads of others go on meanwhile. What the client that leaves may have left there ends the executor after DeadKernelTime. Ops of
+// quiet waits until what the streams (a bit each) hold now is complete. It asks on the mapper's thread and waits on the caller's, so
+// that others are served meanwhile. What the client that leaves may have left there ends the executor after DeadKernelTime. Ops of
 // others may take longer: where some are in flight, their streams are waited for companyTimes as long, and nobody is blamed then.
 func (x *executor) quiet(leaver uint64, streams uint32) error {
 	for i := range x.engine.Streams() {
@@ -692,7 +719,7 @@ func (x *executor) quiet(leaver uint64, streams uint32) error {
 		}
 		var e gpu.Event
 		r := gpu.NotReady
-		err := x.loader.do(func() error {
+		err := x.mapper.do(func() error {
 			if e, r = x.driver.EventCreate(false); r == gpu.Success {
 				if r = x.driver.EventRecord(e, x.engine.Stream(i).Handle); r == gpu.Success {
 					r = gpu.NotReady
@@ -703,7 +730,7 @@ func (x *executor) quiet(leaver uint64, streams uint32) error {
 		begun := time.Now()
 		patience := x.config.DeadKernelTime
 		for wait := 10 * time.Microsecond; err == nil && r == gpu.NotReady; wait = min(2*wait, time.Millisecond) {
-			if err = x.loader.do(func() error { r = x.driver.EventQuery(e); return nil }); r != gpu.NotReady {
+			if err = x.mapper.do(func() error { r = x.driver.EventQuery(e); return nil }); r != gpu.NotReady {
 				break
 			}
 			if over := time.Since(begun); over > patience {
@@ -730,7 +757,7 @@ func (x *executor) quiet(leaver uint64, streams uint32) error {
 			x.engine.SetFault(r)
 			return nil
 		}
-		if err := x.loader.do(func() error { x.driver.EventDestroy(e); return nil }); err != nil {
+		if err := x.mapper.do(func() error { x.driver.EventDestroy(e); return nil }); err != nil {
 			return err
 		}
 	}

@@ -50,6 +50,9 @@ type Stats struct {
 	Graphs           GraphStats     `json:"graphs"`
 	Prepared         PreparedStats  `json:"prepared"`
 	Stragglers       StragglerStats `json:"stragglers"`
+	Stalls           []StallStats   `json:"stalls"`  // of the threads that launch
+	Driver           []CallStats    `json:"driver"`  // slow calls that were made
+	Calm             CalmStats      `json:"calm"`    // waits before those that hold others up
 	Classes          []ClassStats   `json:"classes"` // that have clients or had some
 	// Next tells that classes and sessions found no room in the message: STATS with this number in its tail gives them (StatsPage).
 	Next int `json:"next,omitempty"`
@@ -129,6 +132,7 @@ func (p *poller) snapshot() Stats {
 	}
 	st.Graphs = GraphStats{Launches: n.GraphLaunches, Kernels: n.GraphKernels}
 	st.Stragglers = StragglerStats{p.stragglers.Evictions, p.stragglers.Limits, p.stragglers.Returns}
+	st.Stalls = p.stalls()
 	st.Classes = p.classRows()
 	for i := range e.Threads() {
 		st.IssueBusySeconds = append(st.IssueBusySeconds, e.Busy(i).Seconds())
@@ -207,6 +211,7 @@ func (x *executor) answerStats(m shm.Message) {
 		}
 		x.pages.Forms, x.pages.Prepared = x.forms.snapshot(), x.prepared.snapshot(runs)
 		x.pages.Graphs = x.graphs.snapshot(x.pages.Graphs)
+		x.pages.Driver, x.pages.Calm = x.driver.snapshot(), x.quietly.snapshot()
 	}
 	text, next, err := x.pages.page(from)
 	if err != nil {

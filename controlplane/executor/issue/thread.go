@@ -23,6 +23,7 @@ type thread struct {
 	spin   time.Duration
 	nice   int
 	busy   atomic.Int64
+	long   LongRuns
 	_      [64]byte
 	parked uint32 // 1 while the thread sleeps or is about to
 	_      [60]byte
@@ -79,7 +80,11 @@ func (t *thread) run(ready chan<- error) {
 			t.q.done.Store(at + 1)
 		}
 		since = time.Now()
-		t.busy.Add(int64(since.Sub(begin)))
+		took := int64(since.Sub(begin))
+		t.busy.Add(took)
+		if took > LongRun {
+			t.long.Add(took)
+		}
 	}
 }
 

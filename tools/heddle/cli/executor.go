@@ -42,6 +42,9 @@ func newExecutor(o *options) *cobra.Command {
 			if config.Tuning.Ahead, err = shortTime("HEDDLE_AHEAD"); err != nil {
 				return err
 			}
+			if config.Tuning.Calm, err = shortTime("HEDDLE_CALM"); err != nil {
+				return err
+			}
 			switch s := os.Getenv("HEDDLE_PREPARED"); s {
 			case "", "1":
 			case "0":
