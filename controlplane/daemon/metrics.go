@@ -27,7 +27,7 @@ type family struct {
 var families []*family
 
 // Labels. Their values are bounded: UUID by the GPUs (as in DCGM's metrics, so that `* on(UUID)` joins), uid by the users that have
-// an executor, class by maxClassLabels, reason by the list of package reasons, path and step by fixed words. No label holds a client, a pid,
+// an executor, class by maxClassLabels, reason by the list of package reasons, path, step, call and thread by fixed words. No label holds a client, a pid,
 // a kernel, or text that a client chose.
 var (
 	ofDaemon   []string

@@ -86,6 +86,9 @@ type executorStats struct {
 	Stragglers struct {
 		Evictions uint64 `json:"evictions"`
 	} `json:"stragglers"`
+	Stalls  []stallStats `json:"stalls"`
+	Driver  []callStats  `json:"driver"`
+	Calm    calmStats    `json:"calm"`
 	Classes []classStats `json:"classes"`
 }
 
@@ -380,6 +383,7 @@ func (at place) told(s *executorStats) {
 	if len(g.Widths) > 0 { // words of one kernel and the kernels of wider ones: the sum is exact
 		at.histogram(metricWidth, widthBounds, g.Widths, float64(g.Widths[0]+g.OpsCoalesced))
 	}
+	at.held(s)
 	at.each(metricApart, g.Apart)
 	at.each(metricRefused, f.Failed)
 

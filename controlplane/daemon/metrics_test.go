@@ -42,6 +42,9 @@ func someStats() *executor.Stats {
 	}
 	s.Forms = executor.FormsStats{Codes: 20, Asked: 15, Forms: 9, Bytes: 1 << 20, Compiled: 7, CacheHits: 2, Workers: 1, Failed: map[string]uint64{"spin-wait": 4}, CompileSeconds: 2.5, LoadSeconds: 0.5}
 	s.Prepared = executor.PreparedStats{Words: 70, Ops: 1400, Runs: 17, Made: 21, Refused: 1, Evicted: 3, Unused: 2, MakeSeconds: 0.25}
+	s.Driver = []executor.CallStats{{Call: "cuMemMap", Count: 3, Seconds: 0.5, Longest: 0.25, Beside: 0.375, Counts: [len(executor.CallBounds) + 1]uint64{1, 0, 0, 0, 1, 1}}}
+	s.Stalls = []executor.StallStats{{Where: "issue", Count: 4, Seconds: 0.75, Longest: 0.5}}
+	s.Calm = executor.CalmStats{Waits: 6, Beside: 2, Seconds: 0.0625}
 	s.Classes = []executor.ClassStats{someClass("a"), someClass("default")}
 	return s
 }
@@ -157,6 +160,9 @@ func TestMetricsSayWhatTheExecutorSays(t *testing.T) {
 		`heddle_gpu_seconds_total{` + class + `} 3.5`, `heddle_op_waits_total{` + strings.Replace(class, ",uid", `,reason="gather",uid`, 1) + `} 21`,
 		`heddle_request_latency_seconds_bucket{` + class + `,le="+Inf"} 101`, `heddle_request_latency_seconds_bucket{` + class + `,le="2.5"} 100`,
 		`heddle_op_queue_seconds_count{` + class + `} 100`, `heddle_op_stagger_seconds_sum{` + class + `} 3e-05`, `heddle_image_store_bytes{` + at + `}`,
+		`heddle_executor_driver_seconds_bucket{` + by("call", "cuMemMap") + `,le="0.1"} 2`, `heddle_executor_driver_seconds_count{` + by("call", "cuMemMap") + `} 3`,
+		`heddle_executor_driver_beside_seconds_total{` + by("call", "cuMemMap") + `} 0.375`, `heddle_executor_driver_longest_seconds{` + by("call", "cuMemMap") + `} 0.25`,
+		`heddle_executor_stalls_total{` + by("thread", "issue") + `} 4`, `heddle_calm_waits_total{` + at + `} 6`,
 		`process_cpu_seconds_total `,
 	} {
 		if !strings.Contains(body, "\n"+want) && !strings.HasPrefix(body, want) {
@@ -203,8 +209,13 @@ func TestTheDaemonReadsWhatExecutorsWrite(t *testing.T) {
 	if len(read) < 40 {
 		t.Errorf("only %d names were compared", len(read))
 	}
-	if diff := cmp.Diff(executor.HistogramBounds[:], durationBounds); diff != "" {
-		t.Errorf("bounds of durations: %s", diff)
+	for what, diff := range map[string]string{
+		"bounds of durations": cmp.Diff(executor.HistogramBounds[:], durationBounds), "bounds of driver calls": cmp.Diff(executor.CallBounds[:], callBounds),
+		"names of driver calls": cmp.Diff(executor.CallNames[:], driverCalls), "places of stalls": cmp.Diff(executor.StallPlaces[:], stallPlaces),
+	} {
+		if diff != "" {
+			t.Errorf("%s: %s", what, diff)
+		}
 	}
 	for i, most := range widthBounds {
 		if cost.Bucket(int(most)) != i || i+1 < len(widthBounds) && cost.Bucket(int(most)+1) != i+1 {
@@ -256,6 +267,11 @@ func TestLabelsAreBounded(t *testing.T) {
 		apart[fmt.Sprintf("r-%03d", i)] = 1
 	}
 	s.Coalescing.Apart = apart
+	for i := range 8 {
+		name := fmt.Sprintf("cuDROP%d", i%6)
+		s.Driver = append(s.Driver, executor.CallStats{Call: name, Seconds: 1}, executor.CallStats{Call: "cuMemMap", Longest: float64(i), Counts: [len(executor.CallBounds) + 1]uint64{1}})
+		s.Stalls = append(s.Stalls, executor.StallStats{Where: name, Count: 1}, executor.StallStats{Where: "mail", Count: 1})
+	}
 	b, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)
@@ -285,6 +301,12 @@ func TestLabelsAreBounded(t *testing.T) {
 	}
 	if n, sum := count("heddle_word_limits_total"); n != 2 || sum != 104 {
 		t.Errorf("%d reasons of %v words", n, sum)
+	}
+	if n, sum := count("heddle_executor_driver_seconds_count"); n != 2 || sum != 11 {
+		t.Errorf("%d names of %v driver calls", n, sum)
+	}
+	if n, sum := count("heddle_executor_stalls_total"); n != 3 || sum != 20 {
+		t.Errorf("%d places of %v stalls", n, sum)
 	}
 	if strings.Contains(body, "DROP") || strings.Contains(body, "xxxx") {
 		t.Error("text of an executor became a label")

@@ -13,6 +13,13 @@ import (
 func TestStatisticsInPages(t *testing.T) {
 	for _, n := range []struct{ classes, sessions int }{{0, 0}, {1, 1}, {3, 40}, {1000, 0}, {0, 5000}, {300, 3000}} {
 		st := Stats{Ops: 7}
+		for _, name := range CallNames {
+			c := CallStats{Call: name, Count: 1 << 60, Seconds: 1.0 / 3, Longest: 2.0 / 3, Beside: 1.0 / 7}
+			for k := range c.Counts {
+				c.Counts[k] = 1 << 60
+			}
+			st.Driver = append(st.Driver, c)
+		}
 		for i := range n.classes {
 			c := ClassStats{Class: fmt.Sprint(i, strings.Repeat("x", i%200)), Requests: 1 << 40}
 			for k := range c.Queue.Counts {
