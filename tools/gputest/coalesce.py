@@ -49,6 +49,29 @@ def pick(x, path):
     return x if x is not None else {} if path[-1] == "apart" else [] if path[-1] in ("widths", "issue_busy_seconds") else 0
 
 
+def held(before, after):
+    """Between two counters(), in a line each: what the executor's slow driver calls took (beside: while ops were in flight), what
+    threads that launch were held up by for more than 2 ms, and how calls waited for a calm moment."""
+    if after.get("pid") != before.get("pid"):
+        before = {}
+    early = lambda key, name: {x[name]: x for x in before.get(key) or []}
+
+    def grew(key, name):
+        old = early(key, name)
+        for x in after.get(key) or []:
+            d = {k: x[k] - old.get(x[name], {}).get(k, 0) for k in ("count", "seconds", "beside_seconds") if k in x}
+            if d["count"]:
+                yield x[name], d, x["longest_seconds"]
+
+    t = []
+    for name, d, longest in sorted(grew("driver", "call"), key=lambda x: -x[1]["seconds"]):
+        t.append(f"{name} {d['count']} × {d['seconds'] * 1e3:.1f} ms (beside {d['beside_seconds'] * 1e3:.1f}, longest {longest * 1e3:.1f})")
+    for name, d, longest in grew("stalls", "where"):
+        t.append(f"held up {name} {d['count']} × {d['seconds'] * 1e3:.1f} ms (longest {longest * 1e3:.1f})")
+    c = {k: (after.get("calm") or {}).get(k, 0) - (before.get("calm") or {}).get(k, 0) for k in ("waits", "beside", "seconds")}
+    return t + [f"waits for a calm moment {c['waits']}, {c['seconds'] * 1e3:.1f} ms; calls without one {c['beside']}"]
+
+
 def kernels():
     """`heddle kernels --json`: rows of all executors."""
     try:

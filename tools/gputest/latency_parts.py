@@ -307,18 +307,21 @@ def reload():
 # ---- clients that come and go ----
 
 
-class Comers:
-    """Eight places at each of which a small client starts, loads code, allocates, works and exits, again and again."""
+STEPS = ("start", "load", "allocate", "work")  # of programs/loop.c
 
-    def __init__(self, mode):
-        self.mode, self.ended, self.bad, self.going = mode, 0, [], True
+
+class Comers:
+    """Eight places at each of which a small client starts, goes so far, and exits, again and again."""
+
+    def __init__(self, mode, step="work"):
+        self.mode, self.step, self.ended, self.bad, self.going = mode, step, 0, [], True
         self.threads = [threading.Thread(target=self.place, args=(i,), daemon=True) for i in range(8)]
         [t.start() for t in self.threads]
 
     def place(self, i):
         time.sleep(i * 0.05)  # in turn
         while self.going and left() > 5:
-            r = run(self.mode, [WORK + "/loop", KERNELS, "10"], 20, mps=crew.mps)
+            r = run(self.mode, [WORK + "/loop", KERNELS, "10", self.step], 20, mps=crew.mps)
             if r["rc"]:
                 self.bad.append(r.get("error") or f"rc {r['rc']}")
                 break
@@ -329,27 +332,37 @@ class Comers:
         [t.join(25) for t in self.threads]
 
 
+def beside_comers(mode, job, comers, seconds):
+    """One client's answer while others come and go, how many do in a second, and what is wrong with those."""
+    time.sleep(1)  # they are at it
+    before = coalesce.counters() if mode == "heddle" else {}
+    n, t = comers.ended, time.monotonic()
+    r = crew.serve(mode, job, seconds)[EIGHT[0]]
+    rate = (comers.ended - n) / (time.monotonic() - t)
+    after = coalesce.counters() if mode == "heddle" else {}
+    comers.stop()
+    for line in coalesce.held(before, after) if after else []:
+        print(f"#   {line}", flush=True)
+    return r, rate, "; ".join(sorted(set(comers.bad)))[:90]
+
+
 def churn():
     ready, one, base = eight(MODES)
     if not base:
         row("churn", "the programs themselves", native=str(crew.broken)[:120], ok=False)
         return
     who = EIGHT[0]
-    shown, ratios, bad = {}, {}, {}
+    job = {who: dict(what=one, rate=base / 2)}
+    shown, ratios, bad, alone = {}, {}, {}, {}
     for mode in ready:
         if left() < 2 * SECS + 15:
             continue
-        job = {who: dict(what=one, rate=base / 2)}
         quiet = crew.serve(mode, job, SECS)[who]
-        comers = Comers(mode)
-        time.sleep(1)  # they are at it
-        n, t = comers.ended, time.monotonic()
-        busy = crew.serve(mode, job, SECS)[who]
-        rate = (comers.ended - n) / (time.monotonic() - t)
-        comers.stop()
+        print(f"# {mode}:", flush=True)
+        busy, rate, wrongs = beside_comers(mode, job, Comers(mode), SECS)
         a, b = figures(quiet)[1], figures(busy)[1]
-        ratios[mode] = div(b, a)
-        bad[mode] = wrong([quiet, busy]) or "; ".join(sorted(set(comers.bad)))[:90]
+        alone[mode], ratios[mode] = a, div(b, a)
+        bad[mode] = wrong([quiet, busy]) or wrongs
         shown[mode] = bad[mode] or (f"{a:.2f} → {b:.2f} ({rate:.0f} clients/s)" if a and b else None)
         print(f"# {mode}: p50 {fmt(figures(quiet)[0])} → {fmt(figures(busy)[0])} ms, p99 {shown[mode]}", flush=True)
     row(
@@ -362,6 +375,28 @@ def churn():
         target="≤ 1.2 × without",
         ok=within(ratios.get("heddle"), 1.2) and not bad.get("heddle"),
     )
+    if "heddle" in ready:
+        churn_steps(job, one, min(SECS, 3.0), alone.get("heddle"))
+
+
+def churn_steps(job, one, seconds, alone):
+    """Which step of a newcomer costs: those that go only so far, beside one client under Heddle; natively, which costs what their own
+    contexts do to the GPU, and under Heddle, which adds what the executor does for them."""
+    for step in STEPS:
+        got = {}
+        for comers in ("native", "heddle"):
+            if left() < seconds + 10 or "heddle" in crew.broken:
+                continue
+            print(f"# newcomers go as far as {step}, {comers}:", flush=True)
+            r, rate, wrongs = beside_comers("heddle", job, Comers(comers, step), seconds)
+            p50, p99 = figures(r)
+            got[comers] = wrong([r]) or wrongs or f"{both(p50, p99)} ({rate:.0f} clients/s)"
+        row(
+            "churn",
+            f"newcomers go as far as {step}: p50 / p99 of {one} under Heddle (p99 without {fmt(alone)}), ms; newcomers natively, under Heddle",
+            native=got.get("native"),
+            heddle=got.get("heddle"),
+        )
 
 
 # ---- what an admin sees ----

@@ -1,4 +1,6 @@
-// loop: a driver-API client that works and checks for ever, or ROUNDS times. usage: loop CUBIN [ROUNDS]. Prints "done N at SECONDS" (monotonic clock);
+// loop: a driver-API client that works and checks for ever, or ROUNDS times. usage: loop CUBIN [ROUNDS [STEP]]. Prints "done N at SECONDS" (monotonic clock);
+// STEP: how far it goes before it exits: start (a context), load (and the code, and one launch of it), allocate (and 8 MiB of device memory
+// and 1 MiB of pinned memory, freed again), work (the default: no such launch and allocations, but ROUNDS of work);
 // ends with "WRONG" (exit 4) when a result differs, with "gone: CODE NAME" (exit 3) when the driver gives an error.
 #include "program.h"
 
@@ -14,13 +16,27 @@ enum { N = 16384, ADDS = 20 };
   } while (0)
 
 int main(int argc, char **argv) {
+  const char *last = argc > 3 ? argv[3] : "work";
   if (argc < 2) return 2;
   static float host[N];
   CUdeviceptr p, q;
   CUstream s;
   context_open();
-  CUfunction f = function_of(module_open(argv[1]), "add");
+  if (!strcmp(last, "start")) return 0;
+  CUmodule m = module_open(argv[1]);
+  CUfunction f = function_of(m, "add");
   GO(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
+  if (strcmp(last, "work")) {
+    void *pinned;
+    GO(cuLaunchKernel(function_of(m, "empty"), 1, 1, 1, 1, 1, 1, 0, s, 0, 0));
+    GO(cuStreamSynchronize(s));
+    if (!strcmp(last, "load")) return 0;
+    GO(cuMemAlloc(&p, 8 << 20));
+    GO(cuMemHostAlloc(&pinned, 1 << 20, 0));
+    GO(cuMemFreeHost(pinned));
+    GO(cuMemFree(p));
+    return 0;
+  }
   GO(cuMemAlloc(&p, sizeof host));
   GO(cuMemAlloc(&q, sizeof host));
   float one = 1;
