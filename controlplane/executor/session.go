@@ -720,7 +720,7 @@ func (x *executor) quiet(leaver uint64, streams uint32) error {
 		var e gpu.Event
 		r := gpu.NotReady
 		err := x.mapper.do(func() error {
-			if e, r = x.driver.EventCreate(false); r == gpu.Success {
+			if e, r = x.events.EventCreate(true); r == gpu.Success {
 				if r = x.driver.EventRecord(e, x.engine.Stream(i).Handle); r == gpu.Success {
 					r = gpu.NotReady
 				}
@@ -757,7 +757,7 @@ func (x *executor) quiet(leaver uint64, streams uint32) error {
 			x.engine.SetFault(r)
 			return nil
 		}
-		if err := x.mapper.do(func() error { x.driver.EventDestroy(e); return nil }); err != nil {
+		if err := x.mapper.do(func() error { x.events.EventDestroy(e); return nil }); err != nil {
 			return err
 		}
 	}

@@ -65,9 +65,9 @@ def held(before, after):
 
     t = []
     for name, d, longest in sorted(grew("driver", "call"), key=lambda x: -x[1]["seconds"]):
-        t.append(f"{name} {d['count']} × {d['seconds'] * 1e3:.1f} ms (beside {d['beside_seconds'] * 1e3:.1f}, longest {longest * 1e3:.1f})")
+        t.append(f"{name} {d['count']} × {d['seconds'] * 1e3:.1f} ms (beside {d['beside_seconds'] * 1e3:.1f}, longest so far {longest * 1e3:.1f})")
     for name, d, longest in grew("stalls", "where"):
-        t.append(f"held up {name} {d['count']} × {d['seconds'] * 1e3:.1f} ms (longest {longest * 1e3:.1f})")
+        t.append(f"held up {name} {d['count']} × {d['seconds'] * 1e3:.1f} ms (longest so far {longest * 1e3:.1f})")
     c = {k: (after.get("calm") or {}).get(k, 0) - (before.get("calm") or {}).get(k, 0) for k in ("waits", "beside", "seconds")}
     return t + [f"waits for a calm moment {c['waits']}, {c['seconds'] * 1e3:.1f} ms; calls without one {c['beside']}"]
 

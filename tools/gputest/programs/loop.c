@@ -16,21 +16,21 @@ enum { N = 16384, ADDS = 20 };
   } while (0)
 
 int main(int argc, char **argv) {
-  const char *last = argc > 3 ? argv[3] : "work";
+  const char *step = argc > 3 ? argv[3] : "work";
   if (argc < 2) return 2;
   static float host[N];
   CUdeviceptr p, q;
   CUstream s;
   context_open();
-  if (!strcmp(last, "start")) return 0;
+  if (!strcmp(step, "start")) return 0;
   CUmodule m = module_open(argv[1]);
   CUfunction f = function_of(m, "add");
   GO(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
-  if (strcmp(last, "work")) {
+  if (strcmp(step, "work")) {
     void *pinned;
     GO(cuLaunchKernel(function_of(m, "empty"), 1, 1, 1, 1, 1, 1, 0, s, 0, 0));
     GO(cuStreamSynchronize(s));
-    if (!strcmp(last, "load")) return 0;
+    if (!strcmp(step, "load")) return 0;
     GO(cuMemAlloc(&p, 8 << 20));
     GO(cuMemHostAlloc(&pinned, 1 << 20, 0));
     GO(cuMemFreeHost(pinned));
