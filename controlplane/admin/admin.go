@@ -49,6 +49,7 @@ type Client struct {
 	// times as long as they should they take, 0 not known.
 	Straggler     string  `json:"straggler,omitempty"`
 	Lateness      float64 `json:"lateness,omitempty"`
+	Slowed        float64 `json:"slowed,omitempty"` // by what part its kernels take longer beside others than alone, of late
 	Error         uint32  `json:"error,omitempty"`
 	ErrorReason   string  `json:"error_reason,omitempty"`
 	RefusedReason string  `json:"refused_reason,omitempty"` // last kernel that runs natively, and why

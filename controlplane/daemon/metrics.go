@@ -116,6 +116,7 @@ var (
 
 	metricStragglers = gauge(clients, "heddle_stragglers", "Clients whose ops take several times as long as they should, by how they are served: apart from others (step apart), or one op of each of their streams at a time, too (step limited).", byStep)
 	metricEvictions  = counter(clients, "heddle_straggler_evictions_total", "Times that such a client was taken out of shared launches.", ofExecutor)
+	metricSlowed     = gauge(clients, "heddle_company_slowdown_ratio", "By what part kernels take longer beside others' than alone, smoothed over those that were measured, of the class's client that suffers most.", ofClass)
 	metricInFlight   = gauge(clients, "heddle_in_flight_ops", "Ops that were issued and are not done.", ofExecutor)
 	metricWaiting    = gauge(clients, "heddle_waiting_ops", "Ops that were read from rings and are not issued.", ofExecutor)
 	metricBad        = counter(clients, "heddle_bad_records_total", "Records in rings that made no sense; each ends its session.", ofExecutor)
@@ -131,6 +132,10 @@ var (
 	metricInVain    = counter(words, "heddle_held_in_vain_ops_total", "Kernels that waited and got less company than was expected.", ofExecutor)
 	metricHeldTime  = counter(words, "heddle_held_seconds_total", "Time that kernels waited for company.", ofExecutor)
 	metricHolding   = gauge(words, "heddle_held_ops", "Kernels that wait for company now.", ofExecutor)
+	metricPairs     = gauge(words, "heddle_interference_pairs", "Pairs of kernels, and of classes and kernels, of which it is known how much the one slows the other.", ofExecutor)
+	metricHurting   = gauge(words, "heddle_interference_hurting_pairs", "Of these pairs those that were measured often enough and slow so much that decisions rest on it.", ofExecutor)
+	metricMet       = counter(words, "heddle_interference_measurements_total", "Measurements of kernels beside others that taught how much those slow them.", ofExecutor)
+	metricAvoided   = counter(words, "heddle_interference_avoided_total", "Times that kernels waited until others had run, beside which both would have taken longer.", ofExecutor)
 	metricSignals   = counter(words, "heddle_signals_total", "Done words: written by the stream (path stream) or by the launch itself (path kernel).", byPath)
 	metricOrders    = counter(words, "heddle_stream_orders_total", "Events that order one stream after another.", ofExecutor)
 

@@ -86,9 +86,15 @@ type executorStats struct {
 	Stragglers struct {
 		Evictions uint64 `json:"evictions"`
 	} `json:"stragglers"`
-	Stalls  []stallStats `json:"stalls"`
-	Driver  []callStats  `json:"driver"`
-	Calm    calmStats    `json:"calm"`
+	Stalls       []stallStats `json:"stalls"`
+	Driver       []callStats  `json:"driver"`
+	Calm         calmStats    `json:"calm"`
+	Interference struct {
+		Pairs        uint64 `json:"pairs"`
+		Hurting      uint64 `json:"hurting"`
+		Measurements uint64 `json:"measurements"`
+		Avoided      uint64 `json:"avoided"`
+	} `json:"interference"`
 	Classes []classStats `json:"classes"`
 }
 
@@ -299,7 +305,10 @@ func (at place) supervised(e admin.Executor, clients []admin.Client) {
 	at.one(metricStarts, float64(e.Epoch))
 	at.one(metricImages, float64(e.ImageMiB<<20))
 	at.each(metricLosses, e.Losses)
-	type sums struct{ clients, native, device, host uint64 }
+	type sums struct {
+		clients, native, device, host uint64
+		slowed                        float64
+	}
 	by, failed := map[string]*sums{}, map[string]uint64{}
 	for _, cl := range clients {
 		if cl.GPU != e.GPU || cl.UID != e.UID {
@@ -312,6 +321,7 @@ func (at place) supervised(e admin.Executor, clients []admin.Client) {
 			by[class] = s
 		}
 		s.clients++
+		s.slowed = max(s.slowed, cl.Slowed)
 		s.device += cl.DeviceBytes
 		s.host += cl.HostBytes
 		if cl.RefusedReason != "" {
@@ -327,6 +337,7 @@ func (at place) supervised(e admin.Executor, clients []admin.Client) {
 		at.one(metricNative, float64(s.native), class)
 		at.one(metricDevice, float64(s.device), class)
 		at.one(metricHost, float64(s.host), class)
+		at.one(metricSlowed, s.slowed, class)
 	}
 	at.each(metricFailed, failed)
 }
@@ -369,6 +380,8 @@ func (at place) told(s *executorStats) {
 		{metricGraphKernels, float64(s.Graphs.Kernels)}, {metricGraphsRefused, float64(refused)},
 		{metricRunOps, float64(r.Ops)}, {metricRuns, float64(r.Runs)}, {metricRunsMade, float64(r.Made)}, {metricRunsRefused, float64(r.Refused)},
 		{metricRunsEvicted, float64(r.Evicted)}, {metricRunsUnused, float64(r.Unused)}, {metricRunsTime, r.MakeSeconds},
+		{metricPairs, float64(s.Interference.Pairs)}, {metricHurting, float64(s.Interference.Hurting)},
+		{metricMet, float64(s.Interference.Measurements)}, {metricAvoided, float64(s.Interference.Avoided)},
 		{metricPoller, s.PollerBusySeconds}, {metricIssue, issue}, {metricReadyLook, float64(s.ReadyWaits)},
 		{metricWakeups, float64(s.Wakeups)}, {metricSleeps, float64(s.Sleeps)},
 	} {

@@ -459,6 +459,7 @@ func (sl *slot) report(patience time.Duration) (admin.Executor, []admin.Client) 
 		InFlight  uint64  `json:"in_flight"`
 		Straggler string  `json:"straggler"`
 		Lateness  float64 `json:"lateness"`
+		Slowed    float64 `json:"slowed"`
 	}
 	by := map[uint64]told{}
 	if p != nil {
@@ -479,7 +480,7 @@ func (sl *slot) report(patience time.Duration) (admin.Executor, []admin.Client) 
 	for _, s := range sessions {
 		c := s.report(state)
 		t := by[s.id]
-		c.InFlight, c.Straggler, c.Lateness = t.InFlight, t.Straggler, t.Lateness
+		c.InFlight, c.Straggler, c.Lateness, c.Slowed = t.InFlight, t.Straggler, t.Lateness, t.Slowed
 		clients = append(clients, c)
 	}
 	return e, clients

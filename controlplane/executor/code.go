@@ -141,7 +141,7 @@ func (s *session) kernel(k shm.Kernel, name string) error {
 		}
 		out = &scoreboard.Kernel{ID: k.KernelID, Function: f, StaticShared: uint32(static), Limit: limit, Key: im.key(name)}
 		out.ParamBytes, out.ParamsKnown = d.FuncParamBytes(f)
-		s.x.forms.attach(s.x.forms.code(im, name, s.places), out, in)
+		s.x.forms.attach(s.x.forms.code(im, name, s.places, f, static), out, in)
 		return nil
 	})
 	if err != nil {

@@ -27,6 +27,9 @@ type CodeStats struct {
 	AloneNS   int64             `json:"alone_ns"` // measured on the GPU; 0: not measured
 	// TogetherNS is an instance's share of the measured time of words, by their width: 2, up to 4, 8, … 128.
 	TogetherNS [cost.Buckets - 1]int64 `json:"together_ns"`
+	// SlowedBy are those beside which it takes longest, Slows those that it slows most, as measured.
+	SlowedBy []CompanyStats `json:"slowed_by,omitempty"`
+	Slows    []CompanyStats `json:"slows,omitempty"`
 }
 
 // codeRow collects a kernel's numbers; it runs on the poller's thread.
@@ -84,6 +87,7 @@ const (
 func (x *executor) codes(from int, client uint64) (rows []byte, next, total int, err error) {
 	all := x.forms.known()
 	var page []CodeStats
+	var known *acquaintances
 	ok := x.poller.call(func() {
 		for _, c := range x.poller.clients {
 			c.board.CountGraphs()
@@ -96,9 +100,14 @@ func (x *executor) codes(from int, client uint64) (rows []byte, next, total int,
 		for _, c := range all[from:min(total, from+codesPerPage)] {
 			page = append(page, codeRow(c.code, c.origin))
 		}
+		known = x.poller.acquaintances()
 	})
 	if !ok {
 		return nil, 0, 0, errStopping
+	}
+	slowedBy, slows := known.partners()
+	for i := range page {
+		page[i].SlowedBy, page[i].Slows = slowedBy[page[i].ID], slows[page[i].ID]
 	}
 	for {
 		next = from + len(page)
@@ -117,6 +126,7 @@ func (x *executor) codes(from int, client uint64) (rows []byte, next, total int,
 			continue
 		}
 		c := &page[0] // its texts are what can be long
+		c.SlowedBy, c.Slows = nil, nil
 		c.Name, c.Why = c.Name[:min(len(c.Name), 256)]+"…", c.Why[:min(len(c.Why), 256)]+"…"
 	}
 }

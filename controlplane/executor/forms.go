@@ -139,8 +139,9 @@ func newForms(x *executor) *forms {
 	return f
 }
 
-// code gives the Code of a kernel, made at its first use, by a client whose PTX may lie in p. It runs on the loader's thread.
-func (f *forms) code(im *loaded, name string, p harvest.Places) *codeInfo {
+// code gives the Code of a kernel, made at its first use, by a client whose PTX may lie in p; fn is its function, with so much static
+// shared memory. It runs on the loader's thread.
+func (f *forms) code(im *loaded, name string, p harvest.Places, fn gpu.Function, static int) *codeInfo {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	key := codeKey{im.id, name}
@@ -150,8 +151,11 @@ func (f *forms) code(im *loaded, name string, p harvest.Places) *codeInfo {
 	}
 	c := &codeInfo{
 		places: p,
-		code:   &scoreboard.Code{ID: uint32(len(f.list) + 1), Image: im.id, Name: name, Content: im.key(name)},
+		code:   &scoreboard.Code{ID: uint32(len(f.list) + 1), Image: im.id, Name: name, Content: im.key(name), StaticShared: static},
 		image:  im, name: name, attributes: map[uint32]int{}, kernels: map[*scoreboard.Kernel]*instance{},
+	}
+	if n, r := f.x.driver.FuncAttribute(fn, gpu.FuncRegisters); r == gpu.Success {
+		c.code.Registers = n
 	}
 	f.codes[key] = c
 	f.list = append(f.list, c)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/heddle-gpu/heddle/controlplane/compiler"
+	"github.com/heddle-gpu/heddle/controlplane/executor/company"
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/request"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
@@ -27,9 +28,11 @@ const (
 const (
 	requestsKnown = "requests of an earlier client are known"
 	timesKnown    = "times that an earlier executor measured are known"
+	companyKnown  = "who slows whom is known from an earlier executor"
 )
 
-// learned keeps on disk, across executors, what was learned of clients' requests, by program and class, and of the times of kernels.
+// learned keeps on disk, across executors, what was learned of clients' requests, by program and class, of the times of kernels, and of
+// who slows whom.
 // Everything is by content, so numbers of sessions and kernels do not matter. Estimates only: what is lost or wrong is learned again.
 // No disk is touched on the poller's thread: models are loaded before it gets them, and copied out of it in parts.
 type learned struct {
@@ -80,6 +83,9 @@ func newLearned(x *executor) *learned {
 		x.poller.gather.Shapes().Recall(b)
 		l.log.Info(timesKnown, "shapes", b.Len())
 	}
+	if t := x.poller.company; l.load(l.companyKey(), t) {
+		l.log.Info(companyKnown, "pairs", t.Len())
+	}
 	l.all.Go(l.run)
 	return l
 }
@@ -92,6 +98,11 @@ func (l *learned) requestsKey(program, class string) cache.Key {
 // timesKey names the measured times: of this GPU, as this driver's compiler makes code for it.
 func (l *learned) timesKey() cache.Key {
 	return cache.KeyOf([]byte("times"), []byte(l.x.config.DeviceUUID), []byte(l.x.facts.Driver))
+}
+
+// companyKey names the table of who slows whom on this GPU, as this driver's compiler makes code for it.
+func (l *learned) companyKey() cache.Key {
+	return cache.KeyOf([]byte("company"), []byte(l.x.config.DeviceUUID), []byte(l.x.facts.Driver))
 }
 
 // requests gives what is known of a program's requests in a class, a new model when that is nothing.
@@ -193,6 +204,17 @@ func (l *learned) save(call func(func()) bool) {
 	if to.Len() > 0 {
 		before := cost.NewBook()
 		l.keep(l.timesKey(), to, before, func() { to.Merge(before) })
+	}
+	pairs := company.New()
+	for part := range scoreboard.Parts {
+		const n = company.Rows / scoreboard.Parts
+		if ok = ok && call(func() { l.x.poller.company.CopyTo(pairs, part*n, n, l.x.poller.now) }); !ok {
+			return
+		}
+	}
+	if pairs.Len() > 0 {
+		before := company.New()
+		l.keep(l.companyKey(), pairs, before, func() { pairs.Merge(before) })
 	}
 }
 

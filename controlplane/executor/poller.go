@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/company"
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
@@ -93,6 +94,7 @@ type poller struct {
 	engine  *issue.Engine
 	sched   *sched.Scheduler
 	gather  *word.Gather
+	company *company.Table
 	runs    *sequence.Store // nil: no runs are prepared
 	chains  word.Chains
 	behind  [sequence.Most]*scoreboard.Op
@@ -146,21 +148,22 @@ func newPoller(c Config, e *issue.Engine, chip cost.Chip) (*poller, error) {
 		return nil, fmt.Errorf("executor: doorbell: %w", err)
 	}
 	demand := scoreboard.NewDemand()
-	g, err := word.NewGather(word.Options{Chip: chip, Hold: int64(c.Tuning.Gather), Busy: int64(c.Tuning.Busy), Demand: demand})
+	beside := company.New()
+	g, err := word.NewGather(word.Options{
+		Chip: chip, Hold: int64(c.Tuning.Gather), Busy: int64(c.Tuning.Busy), Demand: demand, Company: beside,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("executor: %w", err)
 	}
 	p := &poller{
-		config: c, tune: c.Tuning, log: c.Log, engine: e, sched: sched.New(), gather: g, demand: demand,
+		config: c, tune: c.Tuning, log: c.Log, engine: e, sched: sched.New(), gather: g, company: beside, demand: demand,
 		mail: make(chan func(), 64), garbage: make(chan struct{}, 1), base: time.Now(), ended: make(chan struct{}),
 		alarm: make(chan struct{}, 1), forceAfter: int64(c.Tuning.Progress),
 	}
 	p.bell.Store(bell)
 	p.trace.Why = func(op *scoreboard.Op) uint8 { return uint8(p.sched.Why(op)) }
 	p.recheck = p.anythingNew
-	p.learn = func(m *word.Sample) {
-		p.stragglers.Sample(m.Sessions, p.gather.Learn(m.Shape, m.Count, m.Nanoseconds, m.Sessions))
-	}
+	p.learn = p.measured
 	return p, nil
 }
 

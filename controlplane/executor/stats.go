@@ -43,17 +43,18 @@ type Stats struct {
 	InFlight   int             `json:"in_flight"`
 	Waiting    int             `json:"waiting"`
 	// IssueBusySeconds is how long each issue thread has been in driver calls.
-	IssueBusySeconds []float64      `json:"issue_busy_seconds"`
-	Streams          []StreamStats  `json:"streams"`
-	Sessions         []SessionStats `json:"sessions"`
-	Forms            FormsStats     `json:"forms"` // rewritten kernels
-	Graphs           GraphStats     `json:"graphs"`
-	Prepared         PreparedStats  `json:"prepared"`
-	Stragglers       StragglerStats `json:"stragglers"`
-	Stalls           []StallStats   `json:"stalls"`  // of the threads that launch
-	Driver           []CallStats    `json:"driver"`  // slow calls that were made
-	Calm             CalmStats      `json:"calm"`    // waits before those that hold others up
-	Classes          []ClassStats   `json:"classes"` // that have clients or had some
+	IssueBusySeconds []float64         `json:"issue_busy_seconds"`
+	Streams          []StreamStats     `json:"streams"`
+	Sessions         []SessionStats    `json:"sessions"`
+	Forms            FormsStats        `json:"forms"` // rewritten kernels
+	Graphs           GraphStats        `json:"graphs"`
+	Prepared         PreparedStats     `json:"prepared"`
+	Stragglers       StragglerStats    `json:"stragglers"`
+	Interference     InterferenceStats `json:"interference"`
+	Stalls           []StallStats      `json:"stalls"`  // of the threads that launch
+	Driver           []CallStats       `json:"driver"`  // slow calls that were made
+	Calm             CalmStats         `json:"calm"`    // waits before those that hold others up
+	Classes          []ClassStats      `json:"classes"` // that have clients or had some
 	// Next tells that classes and sessions found no room in the message: STATS with this number in its tail gives them (StatsPage).
 	Next int `json:"next,omitempty"`
 }
@@ -114,6 +115,8 @@ type SessionStats struct {
 	Straggler string  `json:"straggler,omitempty"`
 	Lateness  float64 `json:"lateness,omitempty"`
 	Evictions uint64  `json:"evictions,omitempty"`
+	// Slowed is by what part its kernels take longer beside others than alone, smoothed over those that were measured.
+	Slowed float64 `json:"slowed,omitempty"`
 }
 
 // snapshot collects the counters; it runs on the poller's thread.
@@ -133,6 +136,7 @@ func (p *poller) snapshot() Stats {
 	st.Graphs = GraphStats{Launches: n.GraphLaunches, Kernels: n.GraphKernels}
 	st.Stragglers = StragglerStats{p.stragglers.Evictions, p.stragglers.Limits, p.stragglers.Returns}
 	st.Stalls = p.stalls()
+	st.Interference = p.interference()
 	st.Classes = p.classRows()
 	for i := range e.Threads() {
 		st.IssueBusySeconds = append(st.IssueBusySeconds, e.Busy(i).Seconds())
@@ -148,7 +152,7 @@ func (p *poller) snapshot() Stats {
 		st.Waiting += b.Waiting()
 		st.Sessions = append(st.Sessions, SessionStats{
 			ClientID: c.id, OpsDone: b.OpsDone, Launches: b.Launches, Coalesced: b.Joined, Slots: b.Slots, Dropped: b.OpsDropped, InFlight: b.InFlight(), Waiting: b.Waiting(), BusyLanes: len(b.Busy()),
-			Straggler: scoreboard.StragglerNames[b.Straggler], Lateness: c.pace.Late(), Evictions: c.pace.Evictions,
+			Straggler: scoreboard.StragglerNames[b.Straggler], Lateness: c.pace.Late(), Evictions: c.pace.Evictions, Slowed: b.Slowed,
 			Kernels: b.Kernels(), Graphs: b.GraphCount(), Ranges: b.Memory.Len(), RingBytes: c.ring.Read() - c.ring.Head(), Error: int(c.failed),
 		})
 	}

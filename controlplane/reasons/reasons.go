@@ -54,6 +54,7 @@ var All = []Reason{
 	{Wait, "gather", "It was held because ops to join it with were expected (`max_queue_delay`)."},
 	{Wait, "room", "The issue threads had enough to do."},
 	{Wait, "slices", "It takes longer than a more urgent class may wait, so it was issued in slices of its blocks, between which more urgent ops go."},
+	{Wait, "company", "Measured, it slows what runs: a request of a more urgent class that it would have delayed, or kernels beside which it takes longer than behind them."},
 
 	{Apart, "alone", "Nobody else had an op of this kernel ready."},
 	{Apart, "no-form", "There is no rewritten kernel, or not yet: it is made when several clients launch the kernel at about the same time."},
@@ -64,6 +65,7 @@ var All = []Reason{
 	{Apart, "excluded", "Ops of cooperative launches are never joined, nor those of a client that faulted in company, nor, while a client uses several streams, what follows a kernel without forms."},
 	{Apart, "class", "Ops of its class are never joined (`coalesce = false`)."},
 	{Apart, "straggler", "Its client's ops take several times as long as they should, or may: others would wait for them (`straggler = \"evict\"`)."},
+	{Apart, "company", "Measured, these ops and others that were ready slow each other more than one launch gains, or a more urgent one would be slowed."},
 
 	{PTX, "bad-image", "The image is not understood, or has no code for the device."},
 	{PTX, "no-kernel", "The image's code has no kernel of that name."},

@@ -123,14 +123,15 @@ type device struct {
 	pick    picker
 	queues  [][]*word // by stream: issued, not ended
 	running []*word
-	sum     float64 // of their needs
-	room    float64 // of their rooms
-	since   int64   // up to which left is counted
-	issued  []*word // not yet on the chip, in order
-	over    []*word // ended, not yet seen
-	free    int64   // when the issue threads have time
-	flying  int     // words issued and not seen
-	work    float64 // of their ops, ns of the whole chip
+	speeds  []float64 // of what runs: by how many times its company, and its need of the chip, make it longer
+	sum     float64   // of their needs
+	room    float64   // of their rooms
+	since   int64     // up to which left is counted
+	issued  []*word   // not yet on the chip, in order
+	over    []*word   // ended, not yet seen
+	free    int64     // when the issue threads have time
+	flying  int       // words issued and not seen
+	work    float64   // of their ops, ns of the whole chip
 	order   uint64
 	again   int64
 	touched []*lane // first ops of these may be offered
@@ -163,8 +164,45 @@ func (d *device) touch(c *client, ln *lane) {
 	}
 }
 
-// slow is how much longer everything takes now.
+// slow is how much longer everything takes now, beside what its company does to it.
 func (d *device) slow() float64 { return max(1, d.sum) }
+
+// slowed is how much longer words[i] takes now: by how full the chip is, and by what else runs.
+func (d *device) slowed(words []*word, i int) float64 {
+	slow := d.slow()
+	if d.r.sc.slows == nil {
+		return slow
+	}
+	more := 0.0
+	for j, o := range words {
+		if j == i {
+			continue
+		}
+		most := 0.0
+		for _, a := range words[i].ops {
+			for _, b := range o.ops {
+				most = max(most, d.r.sc.slows[[2]int{a.k.number, b.k.number}])
+			}
+		}
+		more += most
+	}
+	return slow * (1 + more)
+}
+
+// company is how many times as long an op of a word takes because of the other kernels in it.
+func (d *device) company(ops []*op, o *op) float64 {
+	more := 0.0
+	for i, b := range ops {
+		first := true
+		for _, before := range ops[:i] {
+			first = first && before.k != b.k
+		}
+		if first && b.k != o.k {
+			more += d.r.sc.slows[[2]int{o.k.number, b.k.number}]
+		}
+	}
+	return 1 + more
+}
 
 func (d *device) next() int64 {
 	at := d.again
@@ -176,10 +214,10 @@ func (d *device) next() int64 {
 	}
 	if len(d.running) > 0 {
 		least := math.Inf(1)
-		for _, w := range d.running {
-			least = min(least, w.left)
+		for i, w := range d.running {
+			least = min(least, w.left*d.slowed(d.running, i))
 		}
-		at = min(at, d.since+max(1, int64(math.Ceil(least*d.slow()))))
+		at = min(at, d.since+max(1, int64(math.Ceil(least))))
 	}
 	return at
 }
@@ -227,11 +265,15 @@ func (d *device) advance(now int64) {
 		d.since = now
 		return
 	}
-	by := float64(now-d.since) / d.slow()
+	by := float64(now - d.since)
+	d.speeds = d.speeds[:0]
+	for i := range d.running {
+		d.speeds = append(d.speeds, d.slowed(d.running, i))
+	}
 	d.since = now
 	kept := d.running[:0]
-	for _, w := range d.running {
-		if w.left -= by; w.left > 1e-3 {
+	for i, w := range d.running {
+		if w.left -= by / d.speeds[i]; w.left > 1e-3 {
 			kept = append(kept, w)
 			continue
 		}
@@ -308,11 +350,13 @@ func ready(w *word) bool {
 // full says whether the issue threads have enough to do.
 func (d *device) full() bool { return len(d.issued) >= d.chip.Queue }
 
-// issue sends a word; full must not hold. level is its streams' urgency, 0 the most urgent.
-func (d *device) issue(ops []*op, level int, measured func(int64)) { d.send(ops, nil, level, measured) }
+// issue sends a word, and says on which stream; full must not hold. level is its streams' urgency, 0 the most urgent.
+func (d *device) issue(ops []*op, level int, measured func(int64)) (stream int) {
+	return d.send(ops, nil, level, measured)
+}
 
 // send is issue; with a part the word does only that of its one op.
-func (d *device) send(ops []*op, p *part, level int, measured func(int64)) {
+func (d *device) send(ops []*op, p *part, level int, measured func(int64)) (stream int) {
 	var w *word
 	if n := len(d.words); n > 0 {
 		w, d.words = d.words[n-1], d.words[:n-1]
@@ -327,6 +371,9 @@ func (d *device) send(ops []*op, p *part, level int, measured func(int64)) {
 		if p != nil {
 			slice, time := p.of(d.chip, k, ns)
 			k, ns = &slice, time
+		}
+		if d.r.sc.slows != nil && len(ops) > 1 {
+			ns = int64(float64(ns) * d.company(ops, o))
 		}
 		longest = max(longest, ns)
 		w.work += float64(ns) * k.need
@@ -357,6 +404,7 @@ func (d *device) send(ops []*op, p *part, level int, measured func(int64)) {
 		o.ln.queued = p != nil && !p.last // what follows waits for the last slice
 		d.touch(o.c, o.ln)
 	}
+	return w.stream
 }
 
 // place finds a word's stream, as the issue engine does: the one in which most of its lanes have ops in flight, unless it is an op

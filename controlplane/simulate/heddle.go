@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/company"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/straggle"
@@ -42,6 +43,7 @@ type heddle struct {
 	lastComplete int64
 	ops          []*op // of the word at hand
 	demand       *scoreboard.Demand
+	company      *company.Table
 	stragglers   straggle.Watch
 	cuts         map[*scoreboard.Op]*cut
 	later        []*scoreboard.Op
@@ -62,16 +64,20 @@ func settings(p *policy.Policy, c *policy.Class) sched.Settings {
 
 func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 	demand := scoreboard.NewDemand()
-	g, err := execword.NewGather(execword.Options{Chip: d.chip.cost(), Hold: gatherHold, Busy: busy, Demand: demand})
+	o := execword.Options{Chip: d.chip.cost(), Hold: gatherHold, Busy: busy, Demand: demand}
+	if !d.r.sc.Blind {
+		o.Company = company.New()
+	}
+	g, err := execword.NewGather(o)
 	if err != nil {
 		return nil, fmt.Errorf("simulate: %w", err)
 	}
-	h := &heddle{d: d, sched: sched.New(), gather: g, levels: map[int32]int{}, demand: demand, cuts: map[*scoreboard.Op]*cut{}}
+	h := &heddle{d: d, sched: sched.New(), gather: g, company: o.Company, levels: map[int32]int{}, demand: demand, cuts: map[*scoreboard.Op]*cut{}}
 	for i, c := range d.r.codes {
 		if d.r.sc.kernels[i].Alone {
 			continue
 		}
-		h.publish(c, coalesce.ByZ, instances)
+		h.publish(coalesce.ByZ, instances, c)
 	}
 	for _, c := range d.r.clients {
 		t := settings(p, c.class.Class)
@@ -84,15 +90,18 @@ func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 	return h, nil
 }
 
-// publish gives a kernel a form.
-func (h *heddle) publish(c *scoreboard.Code, m coalesce.Mapping, capacity int) {
-	k := h.d.r.sc.kernels[c.ID-1]
-	l := coalesce.Layout{
-		Mapping: m, Capacity: capacity, Stride: 8, ParamBytes: 8 * capacity, Align: 8, BodyBytes: []int{8}, GlobalNames: [][]string{nil},
+// publish gives kernels a form.
+func (h *heddle) publish(m coalesce.Mapping, capacity int, codes ...*scoreboard.Code) {
+	l := coalesce.Layout{Mapping: m, Capacity: capacity, Stride: 8, ParamBytes: 8 * capacity, Align: 8}
+	f := &scoreboard.Form{Bodies: codes, Limit: &atomic.Uint32{}}
+	for _, c := range codes {
+		k := h.d.r.sc.kernels[c.ID-1]
+		l.BodyBytes, l.GlobalNames = append(l.BodyBytes, 8), append(l.GlobalNames, nil)
+		f.Registers = max(f.Registers, k.Registers)
+		f.Limit.Store(max(f.Limit.Load(), uint32(k.Shared)))
 	}
-	limit := &atomic.Uint32{}
-	limit.Store(uint32(k.Shared))
-	scoreboard.Publish(&scoreboard.Form{Layout: l, Bodies: []*scoreboard.Code{c}, Limit: limit, Registers: k.Registers})
+	f.Layout = l
+	scoreboard.Publish(f)
 }
 
 func (h *heddle) submit(o *op) { h.sched.Arrive(h.clients[o.c.slot], &o.Op, h.d.r.now) }
@@ -245,6 +254,7 @@ func (h *heddle) issue(w *execword.Word) {
 		h.ops = append(h.ops, h.d.r.clients[o.Session.Slot].lanes[o.Lane].waiting[0])
 	}
 	var measured func(int64)
+	var beside *execword.Beside
 	if s := w.Shape; s != nil && w.Measure {
 		n := w.Len()
 		s.Samples++
@@ -252,12 +262,58 @@ func (h *heddle) issue(w *execword.Word) {
 		for _, o := range w.Ops() {
 			of = append(of, o.Session)
 		}
+		beside = &execword.Beside{}
+		var pair execword.Pair
+		if w.Batch != nil && !w.Batch.Alike {
+			pair = w.Batch.Pair
+		}
 		measured = func(ns int64) {
 			s.Samples--
-			h.stragglers.Sample(of, h.gather.Learn(s, n, ns, of))
+			beside.Ended(h.busy())
+			if pair.Shapes > 0 {
+				h.gather.MetPair(s, &pair, beside, ns, h.d.r.now)
+				return
+			}
+			h.gather.Met(s, n, ns, of, beside, h.d.r.now)
+			h.stragglers.Sample(of, h.gather.Learn(s, n, ns, of, beside.Any()))
 		}
 	}
-	h.d.issue(h.ops, h.level(h.ops[0]), measured)
+	stream := h.d.issue(h.ops, h.level(h.ops[0]), measured)
+	if beside != nil {
+		h.beside(beside, stream)
+	}
+}
+
+// beside notes what is on the other streams, as the issue engine does.
+func (h *heddle) beside(b *execword.Beside, stream int) {
+	b.Own = stream
+	for i, q := range h.d.queues {
+		if i == stream || len(q) == 0 {
+			continue
+		}
+		last := q[len(q)-1]
+		s, fill := scoreboard.Known(&last.ops[0].Op), 0.0
+		if s != nil {
+			fill = s.Fill
+		}
+		key := last.ops[0].Key()
+		for _, o := range last.ops[1:] {
+			if o.k != last.ops[0].k {
+				key = 0
+			}
+		}
+		b.Add(i, key, fill)
+	}
+}
+
+// busy are the streams that hold something.
+func (h *heddle) busy() (streams uint64) {
+	for i, q := range h.d.queues {
+		if len(q) > 0 {
+			streams |= 1 << i
+		}
+	}
+	return streams
 }
 
 func (h *heddle) completed(ln *lane, c *client) {

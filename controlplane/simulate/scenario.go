@@ -54,10 +54,19 @@ type Kernel struct {
 	Time      Duration `toml:"time"`      // alone on the chip
 	Spread    float64  `toml:"spread"`    // each launch takes Time × (1 ± Spread), evenly
 	Alone     bool     `toml:"alone"`     // it has no rewritten form, so it is never joined with others
+	Packs     bool     `toml:"packs"`     // others that pack too can go in one launch with it, when they have as many threads
 
 	need   float64 // the part of the chip's speed that it uses while it runs alone
 	room   float64 // the part of the chip's places for blocks that it takes
 	rounds float64 // how often its blocks fill those places
+	number int     // its place in Scenario.kernels
+}
+
+// Interference is what one kernel does to another while both run, beyond what the places and the speed that they share do.
+type Interference struct {
+	Kernel string  `toml:"kernel"`
+	Beside string  `toml:"beside"`
+	Slows  float64 `toml:"slows"` // Kernel takes so many times as long
 }
 
 // Step is a part of a request.
@@ -124,9 +133,13 @@ type Scenario struct {
 	Kernels       map[string]*Kernel  `toml:"kernel"`
 	Requests      map[string]*Request `toml:"request"`
 	Clients       []*Client           `toml:"client"`
+	Interferences []*Interference     `toml:"interference"`
+	// Blind: heddle's scheduler learns nothing of who slows whom, for comparison.
+	Blind bool `toml:"blind"`
 
 	names   []string // of kernels, sorted: a kernel's number is its place
 	kernels []*Kernel
+	slows   map[[2]int]float64 // by kernel and the one beside it: what Slows has beyond 1
 }
 
 //go:embed builtin/*.toml
@@ -298,8 +311,10 @@ func (s *Scenario) check(p *problems) {
 		if len(*p) == 0 {
 			s.Chip.measure(k)
 		}
+		k.number = len(s.kernels)
 		s.kernels = append(s.kernels, k)
 	}
+	s.interferences(p)
 	for _, name := range sorted(s.Requests) {
 		s.unroll(p, "request."+name, s.Requests[name])
 	}
@@ -324,6 +339,24 @@ func sorted[V any](m map[string]V) []string {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// interferences checks who slows whom.
+func (s *Scenario) interferences(p *problems) {
+	if len(s.Interferences) > 0 {
+		s.slows = map[[2]int]float64{}
+	}
+	for i, x := range s.Interferences {
+		key := fmt.Sprintf("interference[%d]", i)
+		a, okA := slices.BinarySearch(s.names, x.Kernel)
+		b, okB := slices.BinarySearch(s.names, x.Beside)
+		if !okA || !okB {
+			p.add("%s: there is no [kernel.%s] or no [kernel.%s]", key, x.Kernel, x.Beside)
+			continue
+		}
+		within(p, key+".slows", x.Slows, 1, 100)
+		s.slows[[2]int{a, b}] = x.Slows - 1
+	}
 }
 
 func (s *Scenario) unroll(p *problems, key string, r *Request) {

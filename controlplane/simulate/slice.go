@@ -1,6 +1,8 @@
 package simulate
 
 import (
+	"slices"
+
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	execword "github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/jit/coalesce"
@@ -19,8 +21,13 @@ func (h *heddle) wishes() {
 		if !ok {
 			return
 		}
-		if c := w.Bodies[0]; w.Capacity == scoreboard.SliceCapacity && !h.d.r.sc.kernels[c.ID-1].Alone {
-			h.publish(c, coalesce.ByTable, w.Capacity)
+		bodies, packs := w.Bodies[:w.Count], true
+		for _, c := range bodies {
+			k := h.d.r.sc.kernels[c.ID-1]
+			packs = packs && k.Packs && !k.Alone
+		}
+		if w.Count == 1 && w.Capacity == scoreboard.SliceCapacity && !h.d.r.sc.kernels[bodies[0].ID-1].Alone || w.Count > 1 && packs {
+			h.publish(coalesce.ByTable, w.Capacity, slices.Clone(bodies)...)
 		}
 	}
 }

@@ -126,6 +126,7 @@ func ParseTrace(name, text string) (*Scenario, error) {
 				s.names = append(s.names, o.Kernel)
 				kernel := &Kernel{Blocks: o.Blocks, Threads: o.Threads, Registers: defaultRegisters, Time: Duration(o.Ns), Alone: o.Alone}
 				s.Chip.measure(kernel)
+				kernel.number = k
 				s.kernels = append(s.kernels, kernel)
 			}
 			for range o.Times {

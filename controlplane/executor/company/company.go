@@ -28,8 +28,8 @@ const Most = 4
 const (
 	// Sure is how many measurements of a pair count.
 	Sure = 3
-	// Half is the time in which an excess halves that is not measured again, ns; it doubles, up to 1<<stubborn times, each time that
-	// what had decayed proves true again.
+	// Half is the time in which an excess halves that is not measured again, ns, for some pairs up to twice that; it doubles, up to
+	// 1<<stubborn times, each time that what had decayed proves true again.
 	Half     = int64(2e9)
 	stubborn = 5
 	// outlier bounds what one measurement counts for, as a multiple of what was known, of which least is assumed.
@@ -99,7 +99,8 @@ func (t *Table) find(victim, beside uint64) *Row {
 
 // now is the row's excess at a time: what is left of it.
 func (r *Row) now(now int64) float64 {
-	age := max(0, now-r.at) / (Half << r.proved)
+	half := (Half + Half/8*int64((r.Victim^r.Beside)%8)) << r.proved // pairs that were measured together are not tried again together
+	age := max(0, now-r.at) / half
 	if age >= 8 {
 		return 0
 	}

@@ -60,7 +60,7 @@ func TestWrongDecays(t *testing.T) {
 			if !(k.Excess >= 0 && k.Excess <= highest) {
 				t.Fatalf("%+v", k)
 			}
-			later := now + 60*second + (8<<stubborn)*Half // the clock may have gone back
+			later := now + 60*second + 2*(8<<stubborn)*Half // the clock may have gone back
 			if x, _ := tab.Excess(k.Victim, k.Beside, later); x >= Hurts {
 				t.Fatalf("%+v: %v is left of it after %v s", k, x, (later-now)/second)
 			}

@@ -64,6 +64,8 @@ const (
 	// outlier bounds what one measurement counts for, as a multiple of those before: a thread that loses its core between the two
 	// events of a measurement measures that.
 	outlier = 4
+	// rise and riseBeside: the time by itself rises by one part in so many of what a measurement has above it, without and with company.
+	rise, riseBeside = 64, 1024
 	// sampleEvery and probeEvery are in words of a shape: how often a word is measured, and how often what was found not to pay is
 	// tried again.
 	sampleEvery = 64
@@ -78,7 +80,13 @@ type Times struct {
 }
 
 // Add learns that a word of n instances took ns.
-func (t *Times) Add(n int, ns int64) {
+func (t *Times) Add(n int, ns int64) { t.add(n, ns, rise) }
+
+// AddBeside learns that a word of n instances took ns while other words ran. What it takes by itself is no more than that, and hardly ever
+// seen where others always run: then it is better remembered than replaced by what the company makes of it.
+func (t *Times) AddBeside(n int, ns int64) { t.add(n, ns, riseBeside) }
+
+func (t *Times) add(n int, ns, rise int64) {
 	if ns <= 0 {
 		return
 	}
@@ -88,7 +96,7 @@ func (t *Times) Add(n int, ns int64) {
 		t.each[b], t.clear[b] = each, each
 	} else {
 		t.each[b] += (min(each, outlier*t.each[b]) - t.each[b]) / 4
-		t.clear[b] = lower(t.clear[b], each)
+		t.clear[b] = lower(t.clear[b], each, rise)
 		if t.seen[b] < sure {
 			t.each[b], t.clear[b] = min(t.each[b], each), min(t.clear[b], each)
 		}
@@ -100,11 +108,11 @@ func (t *Times) Add(n int, ns int64) {
 
 // lower moves a low quantile towards what was seen: quickly down, slowly up. What was measured while others had the chip must not count
 // as a kernel's own time.
-func lower(v, seen int64) int64 {
+func lower(v, seen, rise int64) int64 {
 	if seen < v {
 		return v - (v-seen+1)/2
 	}
-	return v + (seen-v)/64
+	return v + (seen-v)/rise
 }
 
 // Own is how long a word of n instances, of a width that was measured, takes while little else is on the chip, ns; 0: nothing of

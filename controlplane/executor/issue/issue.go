@@ -84,8 +84,10 @@ type Stream struct {
 	// Since is Engine.Now when the stream last completed an op, or got its first.
 	Since int64
 
-	extra    int  // other commands since it was last empty
-	joined   bool // a word with ops of several lanes was put on it since then
+	tail     uint64  // what was put on it last and takes long enough to matter (scoreboard.Op.Key); 0: nothing
+	fill     float64 // of the tail: the part of the chip's places that it takes
+	extra    int     // other commands since it was last empty
+	joined   bool    // a word with ops of several lanes was put on it since then
 	thread   int
 	counters uint64 // device address
 }
@@ -495,8 +497,9 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 	t := e.threads[on.thread]
 	count := w.Len()
 	if w.Measure {
-		e.measure(w)
+		e.measure(w, stream)
 	}
+	on.follow(w)
 	e.Words++
 	if b := w.Batch; b != nil {
 		on.joined = on.joined || count > 1
@@ -534,7 +537,7 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 
 // measure gives a word a sample when one is free. The interval of a word on a busy stream is its own time; on an idle one the
 // launch counts too, as it does for whoever waits.
-func (e *Engine) measure(w *word.Word) {
+func (e *Engine) measure(w *word.Word, stream int) {
 	for i := range e.samples {
 		s := &e.samples[i]
 		if s.State.Load() != sampleFree {
@@ -549,6 +552,7 @@ func (e *Engine) measure(w *word.Word) {
 			for _, o := range w.Ops() {
 				s.Sessions = append(s.Sessions, o.Session)
 			}
+			e.company(s, w, stream)
 		} else {
 			s.Graph = w.Ops()[0].Graph
 			if w.Sliced() {
@@ -600,6 +604,7 @@ func (e *Engine) Measured(learn func(*word.Sample)) {
 				if s.Blocks > 0 {
 					s.Nanoseconds = int64(float64(s.Nanoseconds) * float64(s.Shape.Blocks) / float64(s.Blocks))
 				}
+				s.Beside.Ended(e.busy())
 				learn(s)
 				s.Shape.Samples--
 			}
@@ -718,7 +723,7 @@ func (s *Stream) depth() int {
 // leave takes n ops off the stream.
 func (s *Stream) leave(n int) {
 	if s.Ops -= n; s.Ops == 0 {
-		s.extra, s.joined = 0, false
+		s.extra, s.joined, s.tail = 0, false, 0
 	}
 }
 

@@ -166,6 +166,39 @@ func TestDecisions(t *testing.T) {
 			d.op("low/2", "short2", second, 15*us)
 			d.op("low/2", "short3", second, 15*us)
 		}, "h short1 short2"},
+		{"what slows a request with little slack left waits, and lets pass what does not", func(d *table) {
+			d.class("low", Settings{})
+			d.class("high", Settings{Priority: 1, Latency: 10 * ms})
+			d.learn("high/1", 10*us, 6*ms)
+			d.op("high/1", "h", second, 10*us)
+			d.op("low/1", "hurts1", second, 5*us).Hurts = true
+			d.op("low/2", "mild1", second, 5*us)
+			d.op("low/3", "hurts2", second, 5*us).Hurts = true
+			d.op("low/4", "mild2", second, 5*us)
+		}, "h mild1 mild2"},
+		{"while it has more, that goes too", func(d *table) {
+			d.class("low", Settings{})
+			d.class("high", Settings{Priority: 1, Latency: 10 * ms})
+			d.learn("high/1", 10*us, 4*ms)
+			d.op("high/1", "h", second, 10*us)
+			d.op("low/1", "hurts", second, 5*us).Hurts = true
+			d.op("low/2", "mild", second, 5*us)
+		}, "h hurts mild"},
+		{"nor does what is owed its share wait", func(d *table) {
+			d.class("low", Settings{MinShare: 0.5})
+			d.class("high", Settings{Priority: 1, Latency: 10 * ms})
+			d.learn("high/1", 10*us, 6*ms)
+			d.op("low/1", "hurts", second, 5*us).Hurts = true
+			d.flight("high/1", second, 100*us)
+			d.op("high/2", "h", second, 10*us)
+		}, "hurts h"},
+		{"what delays a request for longer than max_wait waits, however little of the chip it fills", func(d *table) {
+			d.class("low", Settings{})
+			d.class("high", Settings{Priority: 1, Latency: 10 * ms, MaxWait: 100 * us})
+			d.op("high/1", "h", second, 10*us)
+			d.op("low/1", "harm", second, 50*us).Harm = 101 * us
+			d.op("low/2", "less", second, 50*us).Harm = 99 * us
+		}, "h less"},
 		{"without max_wait long ops go, one at a time", func(d *table) {
 			d.class("low", Settings{})
 			d.class("high", Settings{Priority: 1, Latency: 10 * ms})

@@ -19,6 +19,7 @@ package sched
 
 import (
 	"cmp"
+	"hash/fnv"
 	"slices"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/request"
@@ -38,6 +39,9 @@ const (
 	// of its objective.
 	Short       = int64(20e3)
 	LittleSlack = 4
+	// HurrySlack is the part of the objective below which slack counts as little for ops that slow the request while they run: what they
+	// cost it is seen only when it has happened.
+	HurrySlack = 2
 	// Together is how much of classes of one priority, of which one has an objective, is in flight: more than hides the launches.
 	Together = int64(300e3)
 	// Unknown is the cost of an op of which nothing is known.
@@ -161,6 +165,9 @@ func (s *Scheduler) Set(name string, t Settings) *Class {
 	if k == nil {
 		s.forget()
 		k = &Class{Name: name}
+		h := fnv.New64a()
+		h.Write([]byte("class " + name))
+		k.Key = h.Sum64() | 1
 		s.byName[name] = k
 	}
 	k.Settings = t
@@ -344,39 +351,67 @@ func (s *Scheduler) Add(op *scoreboard.Op) {
 
 // Peek is the op that goes next, nil when none may.
 func (s *Scheduler) Peek() *scoreboard.Op {
-	if k := s.first(); k != nil {
-		return k.heap[0]
+	if k, i := s.first(); k != nil {
+		return k.heap[i]
 	}
 	return nil
 }
 
 // Next takes the op that goes next, nil when none may.
 func (s *Scheduler) Next() *scoreboard.Op {
-	k := s.first()
+	k, i := s.first()
 	if k == nil {
 		return nil
 	}
-	op := k.heap[0]
+	op := k.heap[i]
 	n := len(k.heap) - 1
-	k.heap[0] = k.heap[n]
+	k.heap[i] = k.heap[n]
 	k.heap[n] = nil
-	k.heap = k.heap[:n]
-	down(k.heap, 0)
+	if k.heap = k.heap[:n]; i < n {
+		up(k.heap, i)
+		down(k.heap, i)
+	}
 	s.n--
 	return op
 }
 
-func (s *Scheduler) first() *Class {
-	var best *Class
+// first is the class whose op goes next, and the op's place in its heap; nil when none may.
+func (s *Scheduler) first() (best *Class, at int) {
 	for _, k := range s.classes {
-		if len(k.heap) == 0 || k.heap[0].Place() >= scoreboard.Blocked {
+		i := k.first()
+		if i < 0 {
 			continue
 		}
-		if best == nil || k.Place < best.Place || (k.Place == best.Place && k.heap[0].Before(best.heap[0])) {
-			best = k
+		if best == nil || k.Place < best.Place || (k.Place == best.Place && k.heap[i].Before(best.heap[at])) {
+			best, at = k, i
 		}
 	}
-	return best
+	return best, at
+}
+
+// behind is how many places of a heap are looked at for an op that may go when the first may not.
+const behind = 15
+
+// first is the place in the heap of the op that goes first, -1 when none may. Ops that wait because of whom they would slow let others
+// pass; behind one that is too long for now all wait, or ever shorter ones would keep it waiting.
+func (k *Class) first() int {
+	if len(k.heap) == 0 {
+		return -1
+	}
+	o := k.heap[0]
+	if o.Place() < scoreboard.Blocked {
+		return 0
+	}
+	if k.Place >= scoreboard.Blocked || o.Cost > k.Longest {
+		return -1
+	}
+	at := -1
+	for i, o := range k.heap[1:min(len(k.heap), behind)] {
+		if o.Place() < scoreboard.Blocked && (at < 0 || o.Before(k.heap[at])) {
+			at = i + 1
+		}
+	}
+	return at
 }
 
 func up(h []*scoreboard.Op, i int) {
@@ -423,11 +458,13 @@ func (s *Scheduler) chooses() bool {
 
 // bounds are what more urgent classes leave to those below them.
 type bounds struct {
-	room    int64 // ns that may still be put in flight
-	longest int64 // an op's length
-	slice   int64 // from which length on an op goes in slices; 0: none does
-	notice  int64 // how much may be in flight without a done word behind it; 0: any
-	hungry  bool  // some class above has ready ops
+	room    int64  // ns that may still be put in flight
+	longest int64  // an op's length
+	slice   int64  // from which length on an op goes in slices; 0: none does
+	notice  int64  // how much may be in flight without a done word behind it; 0: any
+	hungry  bool   // some class above has ready ops
+	above   uint64 // the key of the class above that is active, of several the one whose request hurries, else the most urgent
+	hurry   bool   // a request of it has little slack left
 }
 
 // arrange gives every class its place.
@@ -457,6 +494,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 		free := stuck > 4*below
 		for _, k := range group {
 			k.Place, k.Longest, k.Slice, k.notice = place, anyLength, b.slice, b.notice
+			k.Above, k.Hurry = b.above, false
 			if objective && clients > 1 {
 				k.notice = least(k.notice, Together/4)
 			}
@@ -486,7 +524,9 @@ func (s *Scheduler) arrange(now, stuck int64) {
 			default:
 				if k.Longest = b.longest; k.Longest < anyLength {
 					k.note(WaitWindow, now)
+					k.note(WaitCompany, now)
 				}
+				k.Hurry = b.hurry
 			}
 		}
 		below -= own
@@ -504,11 +544,16 @@ func (b *bounds) guard(k *Class, below, now int64) {
 		return
 	}
 	budget, strict := DefaultWait, false
-	switch under := k.open > 0 && now-k.active < midRequest; {
+	under := k.open > 0 && now-k.active < midRequest
+	hurry := under && k.Latency > 0 && k.latest-now < k.Latency/HurrySlack
+	switch {
 	case k.MaxWait > 0:
 		budget, strict = k.MaxWait, under
 	case under && k.latest-now < k.Latency/LittleSlack:
 		budget, strict = Short, true
+	}
+	if b.above == 0 || (hurry && !b.hurry) {
+		b.above, b.hurry = k.Key, hurry
 	}
 	if strict {
 		b.longest = min(b.longest, budget)

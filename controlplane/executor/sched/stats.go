@@ -31,12 +31,13 @@ const (
 	WaitGather                      // it was held for company
 	WaitRoom                        // the issue threads had enough to do
 	WaitSlices                      // it was issued in slices of its blocks
+	WaitCompany                     // it slows what runs, or what is more urgent
 	WaitReasons
 )
 
 // WaitNames are the reasons' names in statistics and documentation, WaitMeanings what they mean.
 var (
-	WaitNames    = [WaitReasons]string{"order", "admission", "priority", "share", "slack", "window", "gather", "room", "slices"}
+	WaitNames    = [WaitReasons]string{"order", "admission", "priority", "share", "slack", "window", "gather", "room", "slices", "company"}
 	WaitMeanings = [WaitReasons]string{
 		"It was its stream's first, and an event that it waits for, or a copy of its own process, was not there yet.",
 		"Its client had `max_queue_size` ops waiting; counted once each time the client was stopped.",
@@ -47,6 +48,7 @@ var (
 		"It was held because ops to join it with were expected (`max_queue_delay`).",
 		"The issue threads had enough to do.",
 		"It takes longer than a more urgent class may wait, so it was issued in slices of its blocks, between which more urgent ops go.",
+		"Measured, it slows what runs: a request of a more urgent class that it would have delayed, or kernels beside which it takes longer than behind them.",
 	}
 )
 
@@ -60,6 +62,9 @@ func (s *Scheduler) Why(op *scoreboard.Op) WaitReason {
 
 // why is the reason that kept an op from being issued when it was ready; the first that applies of the more telling ones.
 func (k *Class) why(op *scoreboard.Op) WaitReason {
+	if op.Avoided || ((op.Hurts || op.Harm > 0) && k.waited[WaitCompany] > op.ReadyAt) {
+		return WaitCompany
+	}
 	for _, r := range [...]WaitReason{WaitPriority, WaitShare, WaitSlack, WaitWindow} {
 		if k.waited[r] > op.ReadyAt {
 			return r

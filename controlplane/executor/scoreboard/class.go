@@ -17,6 +17,10 @@ type Class struct {
 	Hold int64
 	// Apart: its ops are never joined with others.
 	Apart bool
+	// Key names it in what is learned of who slows whom (package company). Above is that of the class above it whose ops it must not keep
+	// from the chip, 0: there is none; Hurry: a request of that one has little slack left.
+	Key, Above uint64
+	Hurry      bool
 }
 
 // Blocked is the Place of classes of which nothing may be issued now.
@@ -28,10 +32,17 @@ func (o *Op) Place() int32 {
 	if c == nil {
 		return 0
 	}
-	if o.Cost > c.Longest {
+	if o.Cost > c.Longest || o.Intrudes() {
 		return Blocked
 	}
 	return c.Place
+}
+
+// Intrudes says whether the op waits because of what it does to the class above: it would delay a request of it for longer than that may
+// wait, or slow it while it has little slack left.
+func (o *Op) Intrudes() bool {
+	c := o.Session.Class
+	return o.Harm > c.Longest || (o.Hurts && c.Hurry)
 }
 
 // Before says whether o goes before other within one place: the one that must start earlier, then the one that came first.

@@ -18,6 +18,8 @@ type Code struct {
 	ID    uint32 // counts from 1 in this executor
 	Image uint64 // the daemon's image id
 	Name  string // the entry's name
+	// Registers a thread and StaticShared bytes a block of the kernel as its client launches it; 0: not known.
+	Registers, StaticShared int
 	// Content tells its code from others', as Kernel.Key does; 0: not known.
 	Content uint64
 
@@ -68,11 +70,12 @@ const (
 	ReasonExcluded                     // this client's ops of it are never joined
 	ReasonClass                        // its class is never joined (coalesce = false)
 	ReasonStraggler                    // its client's ops take much longer than they should (straggler = "evict")
+	ReasonCompany                      // they and others' ops slow each other more than one launch gains
 	ReasonCount
 )
 
 // ApartReasons are the reasons' names in statistics and documentation.
-var ApartReasons = [ReasonCount]string{"alone", "no-form", "shape", "full", "cost", "priority", "excluded", "class", "straggler"}
+var ApartReasons = [ReasonCount]string{"alone", "no-form", "shape", "full", "cost", "priority", "excluded", "class", "straggler", "company"}
 
 // Reason is a code of a fixed list (docs/coalescing.md) and a sentence.
 type Reason struct{ Code, Detail string }

@@ -67,6 +67,9 @@ type Op struct {
 	Ordered bool
 	// Cuts: it may be issued in slices of its blocks. The gather's.
 	Cuts bool
+	// Hurts: while it runs, ops of the class above (Class.Above) take noticeably longer. Avoided: it waited until what it would have slowed,
+	// and been slowed by, had run. Both are the gather's.
+	Hurts, Avoided bool
 	// Instead: it was launched whole, because the driver refused its first slice. The issue thread's.
 	Instead bool
 	Lane    uint32
@@ -83,6 +86,8 @@ type Op struct {
 	Held int64
 	// Cost estimates how long it takes, or what is left of it, ns of the whole chip; 0: not known.
 	Cost int64
+	// Harm is how long a request of the class above is delayed while it runs, ns, as measured; 0: not at all, or not known. The gather's.
+	Harm int64
 	// Passed counts the commands that the op's issue thread has executed, Number is the op's own; nil until it is issued. The op
 	// belongs to that thread until Passed reaches Number, whatever the done word, which the client can write, says.
 	Passed *atomic.Uint64

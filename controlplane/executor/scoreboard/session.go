@@ -89,6 +89,9 @@ type Session struct {
 	Straggler Straggling
 	Slow      float64
 
+	// Slowed is by what part its kernels take longer in the company of others than alone, smoothed over those measured. The gather's.
+	Slowed float64
+
 	// Memory is what ops may address.
 	Memory Ranges
 

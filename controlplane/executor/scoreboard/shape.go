@@ -49,6 +49,13 @@ type Shape struct {
 	Cost   int64
 	// Due is when the patience of some op in Ready ends, HeldAt when they were last found to wait for company; ns.
 	Due, HeldAt int64
+	// Key is Op.Key of its ops, Fill the part of the chip's places for blocks that one instance takes, 0 to 1; 0: not known yet.
+	Key  uint64
+	Fill float64
+	// Wary is not 0 when it was seen to suffer from what runs beside it. Avoid is until when its ops rather wait, because they and
+	// what runs take longer side by side than one after the other, AvoidedAt when they were last found to; ns.
+	Wary             int
+	Avoid, AvoidedAt int64
 
 	active   int // index+1 in Shapes.active
 	chain    *Shape
@@ -227,7 +234,7 @@ func (t *Shapes) Of(op *Op, level int32) *Shape {
 		return nil
 	}
 	*s = Shape{
-		ShapeKey: key, Blocks: product(key.Grid), Threads: product(key.Block), Expect: 1, chain: *b, used: t.clock, occupied: true,
+		ShapeKey: key, Blocks: product(key.Grid), Threads: product(key.Block), Expect: 1, Key: op.Key(), chain: *b, used: t.clock, occupied: true,
 	}
 	if h := s.content(); h != 0 {
 		t.book.Get(h, &s.Times)

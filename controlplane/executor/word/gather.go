@@ -1,9 +1,11 @@
 package word
 
 import (
+	"cmp"
 	"math"
 	"math/bits"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/company"
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/jit/coalesce"
@@ -18,6 +20,8 @@ type Options struct {
 	Hold, Busy int64
 	// Demand is told what was ready together; nil: nobody is.
 	Demand *scoreboard.Demand
+	// Company is what is known of who slows whom; nil: nothing is learned of it, and nobody avoided.
+	Company *company.Table
 }
 
 // unknownTime stands for the time of a word that was never measured, ns.
@@ -31,6 +35,8 @@ type Counters struct {
 	Held, HeldNanoseconds, InVain uint64
 	// Joined counts ops in words of two or more.
 	Joined uint64
+	// Avoided counts how often ops of a shape were kept waiting until a word beside which they had better not run was done.
+	Avoided uint64
 	// InKernel counts done words that launches wrote themselves.
 	InKernel uint64
 	Apart    [scoreboard.ReasonCount]uint64
@@ -49,6 +55,8 @@ type Gather struct {
 	shapes  *scoreboard.Shapes
 	pool    *pool
 	pass    uint64
+	now     int64 // of the last Next
+	wary    bool  // some shape is
 }
 
 // NewGather makes one.
@@ -80,6 +88,7 @@ func Joins(op *scoreboard.Op) bool {
 func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 	k := op.Kernel
 	if op.Kind != shm.KindLaunch || k.Code == nil {
+		g.regard(op, 0)
 		return false
 	}
 	c := k.Code
@@ -91,6 +100,7 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 		g.Weigh(s)
 	}
 	op.Cost = s.Cost
+	g.regard(op, s.Times.Own(1))
 	if in := op.Session.Class; in != nil && in.Slice > 0 && op.Cost > in.Slice && g.cuttable(s, op) {
 		return false
 	}
@@ -201,6 +211,7 @@ func (g *Gather) see(s *scoreboard.Shape, op *scoreboard.Op) {
 func (g *Gather) Next(now int64, busy, force bool) *scoreboard.Shape {
 	var best, behind *scoreboard.Shape
 	place := int32(scoreboard.Blocked)
+	g.now = now
 	for _, s := range g.shapes.Active() {
 		if s.Tried == g.pass {
 			continue
@@ -215,6 +226,10 @@ func (g *Gather) Next(now int64, busy, force bool) *scoreboard.Shape {
 		}
 		expects := s.Coming > 0 && !force && now < s.Due
 		if at == place && !expects && best != nil && !first.Before(best.Ready.First()) {
+			continue
+		}
+		if !force && now < s.Avoid && now < s.Due {
+			s.HeldAt, s.AvoidedAt = now, now
 			continue
 		}
 		if !force && !first.Advances() && !g.due(s, now, busy) {
@@ -322,9 +337,14 @@ func (g *Gather) Build(s *scoreboard.Shape) (w Word, ok bool) {
 	if w.Batch == nil {
 		w.Op = lead
 	}
-	w.Measure = s.Times.Due(w.Len(), s.Words) && (w.Batch == nil || w.Batch.Alike)
+	if w.Batch == nil || w.Batch.Alike {
+		w.Measure = s.Times.Due(w.Len(), s.Words) || s.Wary > 0 && s.Words%waryEvery == 0
+	} else {
+		w.Measure = g.measures(&w.Batch.Pair, s)
+	}
 	for _, op := range w.Ops() {
 		op.Held = max(0, s.HeldAt-op.ReadyAt)
+		op.Avoided = s.AvoidedAt > op.ReadyAt
 	}
 	return w, true
 }
@@ -335,6 +355,9 @@ func (g *Gather) Weigh(s *scoreboard.Shape) {
 	if s.Weight == 0 {
 		const registers, third, least = 64, 3, 1.0 / 16
 		s.Weight = min(1, max(least, third*float64(s.Blocks)/float64(g.resident(s, registers, 0))))
+	}
+	if s.Fill == 0 {
+		s.Fill = min(1, float64(s.Blocks)/float64(g.resident(s, cmp.Or(s.Code.Registers, 64), s.Code.StaticShared)))
 	}
 	if alone := s.Times.Own(1); alone > 0 {
 		s.Cost = max(1, int64(float64(alone)*s.Weight))
@@ -427,7 +450,7 @@ func joins(f *scoreboard.Form, s, o *scoreboard.Shape) bool {
 
 // fill puts ops into a batch: those of s, then of other shapes that the form can take, as long as there is room and it pays.
 func (g *Gather) fill(f *scoreboard.Form, s *scoreboard.Shape, limit int, b *Batch) {
-	b.Form, b.Count, b.Alike, b.Slice = f, 0, true, Slice{}
+	b.Form, b.Count, b.Alike, b.Slice, b.Pair = f, 0, true, Slice{}, Pair{}
 	room := min(f.Layout.Capacity, MaxSlots)
 	g.take(f, s, min(room, limit), b)
 	if b.Count == room || f.Layout.Mapping == coalesce.ByZ && s.Level == 0 {
@@ -439,6 +462,10 @@ func (g *Gather) fill(f *scoreboard.Form, s *scoreboard.Shape, limit int, b *Bat
 			if o == s || !joins(f, s, o) || o.Blocks == 0 || int64(o.Blocks) > int64(budget) || o.Ready.First().Place() >= scoreboard.Blocked {
 				continue // of the last: a class below it is to have its share now, and must not wait for company's blocks
 			}
+			if g.avoids(s, b.Ops[0], o) {
+				g.apart(s.Code, scoreboard.ReasonCompany)
+				continue
+			}
 			n := min(room-b.Count, g.limit(o), budget/int(o.Blocks))
 			if n <= 0 || (n == 1 && o.Limit == 1) {
 				continue
@@ -446,6 +473,7 @@ func (g *Gather) fill(f *scoreboard.Form, s *scoreboard.Shape, limit int, b *Bat
 			if n = g.take(f, o, n, b); n > 0 {
 				budget -= n * int(o.Blocks)
 				b.Alike = b.Alike && o.Code == s.Code && o.Grid == s.Grid
+				b.Pair.add(g, s, b.Count-n, o, n)
 			}
 		}
 	}
@@ -490,7 +518,7 @@ func (g *Gather) Plain(op *scoreboard.Op) (*scoreboard.Shape, bool) {
 	if s == nil {
 		return nil, false
 	}
-	return s, s.Times.Due(1, s.Words) || due(op.Session)
+	return s, s.Times.Due(1, s.Words) || due(op.Session) || s.Wary > 0 && s.Words%waryEvery == 0
 }
 
 // due says whether an op of a session that is served apart is measured: each during its trial, later one of eight.
@@ -498,10 +526,9 @@ func due(s *scoreboard.Session) bool {
 	return s.Straggler == scoreboard.Tried || (s.Straggler > scoreboard.Tried && s.Launches%8 == 0)
 }
 
-// Learn takes how long a word of n ops of a shape took, ns, and whose they were; lateness is how many times as long as it should:
+// Learn takes how long a word of n ops of a shape took, ns, whose they were, and whether others ran beside it; lateness is how many times as long as it should:
 // as the kernel takes by itself, or as long as so many instances need of the whole chip; 0: that is not known.
-func (g *Gather) Learn(s *scoreboard.Shape, n int, ns int64, of []*scoreboard.Session) (lateness float64) {
-	const jitter = 2000 // ns that a measurement may be off
+func (g *Gather) Learn(s *scoreboard.Shape, n int, ns int64, of []*scoreboard.Session, beside bool) (lateness float64) {
 	if own := s.Times.Own(1); own > 0 && s.Weight > 0 && ns > 0 {
 		lateness = float64(ns) / (float64(own)*max(1, float64(n)*s.Weight) + jitter)
 	}
@@ -509,7 +536,11 @@ func (g *Gather) Learn(s *scoreboard.Shape, n int, ns int64, of []*scoreboard.Se
 	if of[0].Straggler > scoreboard.Tried || (of[0].Straggler == scoreboard.Tried && lateness > late) {
 		return lateness // what a straggler takes says nothing of others' ops
 	}
-	s.Times.Add(n, ns)
+	if beside {
+		s.Times.AddBeside(n, ns)
+	} else {
+		s.Times.Add(n, ns)
+	}
 	s.Code.Use.Times.Add(n, ns)
 	g.Weigh(s)
 	return lateness
@@ -577,6 +608,9 @@ func (g *Gather) Issued(w *Word, now int64) {
 		for op := s.Ready.First(); op != nil; op = op.Alike() {
 			s.Due = min(s.Due, op.ReadyAt+g.patience(op))
 		}
+	}
+	if g.wary {
+		g.keepOff(w, now)
 	}
 	s.Words++
 	if n >= s.Expect {

@@ -104,11 +104,14 @@ func (w *Word) Ops() []*scoreboard.Op {
 type Sample struct {
 	Start, End gpu.Event
 	Shape      *scoreboard.Shape
-	Sessions   []*scoreboard.Session // whose ops the word holds
-	Graph      *scoreboard.Graph     // instead of Shape, of a word that launches one
-	Parts      *scoreboard.GraphParts
-	Part       uint32 // of Parts, when only that is launched
-	Count      int
+	// Beside is what ran beside it; Pair is what it holds instead of alike ops.
+	Beside   Beside
+	Pair     Pair
+	Sessions []*scoreboard.Session // whose ops the word holds
+	Graph    *scoreboard.Graph     // instead of Shape, of a word that launches one
+	Parts    *scoreboard.GraphParts
+	Part     uint32 // of Parts, when only that is launched
+	Count    int
 	// State is the engine's; Nanoseconds is the answer, 0 when the driver gave none.
 	// Blocks is how many blocks of an instance the word does; 0: all.
 	Blocks      uint32
@@ -126,8 +129,9 @@ type Batch struct {
 	// Slice is the part of its one op that it does; no Blocks: it does its ops. Of a graph it counts Parts, and there is no Form.
 	Slice Slice
 	Parts *scoreboard.GraphParts
-	// Alike: one kernel, one grid. Only then does the word's time say anything about either.
+	// Alike: one kernel, one grid. Only then does the word's time say anything about either. Pair is what a batch of just two shapes holds.
 	Alike bool
+	Pair  Pair
 	// Launch is complete but for the stream's handle.
 	Launch gpu.Launch
 	// Outside marks ops that want a done word which the launch does not write: a bit each.

@@ -272,10 +272,29 @@ func (k *explainedKernel) print(out io.Writer) {
 			fmt.Fprintf(out, "    %s\n", k.NoForm)
 		}
 	}
+	printCompany(out, "beside these it takes longer", s.SlowedBy)
+	printCompany(out, "these take longer beside it", s.Slows)
 	if len(k.NotWider) > 0 {
 		fmt.Fprintln(out, "  why launches did not hold more:")
 		printReasons(out, k.NotWider)
 	}
+}
+
+// printCompany writes whom a kernel slows, or is slowed by.
+func printCompany(out io.Writer, what string, all []executor.CompanyStats) {
+	if len(all) == 0 {
+		return
+	}
+	fmt.Fprintf(out, "  measured, %s:\n", what)
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	for _, c := range all {
+		sure := ""
+		if !c.Sure {
+			sure = "measured too rarely to act on it"
+		}
+		fmt.Fprintf(w, "    %+.0f %%\t%s\t%s\n", 100*c.Excess, perfetto.Clean(c.Name), sure)
+	}
+	_ = w.Flush() // into what the caller writes to; its own errors show there
 }
 
 func printReasons(out io.Writer, all []reasonCount) {
@@ -318,6 +337,9 @@ func (x *explainedClient) print(out io.Writer) error {
 	if c.Straggler != "" {
 		fmt.Fprintf(out, "straggler: its ops take %.1f times as long as they should; it is served %s\n", c.Lateness, straggling[c.Straggler])
 		fmt.Fprintf(out, "  %s\n", reasons.Sentence(reasons.Apart, "straggler"))
+	}
+	if c.Slowed >= 0.05 {
+		fmt.Fprintf(out, "company: its kernels take %.0f %% longer beside others' than alone; heddle explain KERNEL says beside whose\n", 100*c.Slowed)
 	}
 	if c.Error != 0 {
 		fmt.Fprintf(out, "error: CUDA error %d, %s\n", c.Error, c.ErrorReason)

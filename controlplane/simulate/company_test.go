@@ -1,0 +1,214 @@
+package simulate
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/company"
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/policy"
+)
+
+// learned runs a scenario with the real scheduler, and gives what it got and knows. at is called with the scheduler and the time of
+// each op that is issued.
+func learned(t *testing.T, text string, p *policy.Policy, at func(*heddle, int64)) (map[string]ClassReport, *heddle) {
+	t.Helper()
+	r, err := newRun(parse(t, text), p, 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.start("heddle", p); err != nil {
+		t.Fatal(err)
+	}
+	h := r.backend.(*device).pick.(*heddle)
+	if at != nil {
+		r.watch = func(what string, o *op) {
+			if what == "issue" {
+				at(h, r.now)
+			}
+		}
+	}
+	if err := r.simulate(); err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]ClassReport{}
+	for _, c := range r.result("heddle", 1).Classes {
+		out[c.Class] = c
+	}
+	return out, h
+}
+
+// keys are the contents of the kernels that were launched, and of the classes, by name.
+func (h *heddle) keys() map[string]uint64 {
+	out := map[string]uint64{}
+	h.gather.Shapes().Each(func(s *scoreboard.Shape) { out[s.Code.Name] = s.Key })
+	for _, k := range h.sched.Classes() {
+		out["class "+k.Name] = k.Key
+	}
+	return out
+}
+
+// urgentBeside is an interactive client beside best-effort ones of two kernels, of which one slows its own by a factor.
+func urgentBeside(slows float64, blind bool) string {
+	return fmt.Sprintf(`schema_version = 1
+		duration = "600ms"
+		blind = %v
+		kernel.urgent = { blocks = 16, time = "10us", alone = true }
+		kernel.hog = { blocks = 8, time = "15us", alone = true }
+		kernel.mild = { blocks = 8, time = "15us", alone = true }
+		interference = [{ kernel = "urgent", beside = "hog", slows = %v }]
+		request.urgent = { gap = "2us", steps = [{ kernel = "urgent", times = 40 }] }
+		request.hog = { gap = "2us", steps = [{ kernel = "hog", times = 100 }] }
+		request.mild = { gap = "2us", steps = [{ kernel = "mild", times = 100 }] }
+		[[client]]
+		class = "urgent"
+		request = "urgent"
+		arrivals = "poisson"
+		rate = 500.0
+		[[client]]
+		count = 2
+		class = "hogs"
+		request = "hog"
+		start = "50ms"
+		think = "1ms"
+		[[client]]
+		count = 2
+		class = "milds"
+		request = "mild"
+		start = "50ms"
+		think = "1ms"
+		`, blind, slows)
+}
+
+// Beside an urgent request that has to hurry, what slows it waits, and what does not goes on: several times as many requests meet their
+// objective, and the harmless client keeps what it had. Where nothing slows anything, knowing that changes nothing at all.
+func TestUrgentCompany(t *testing.T) {
+	p := rules(t, "[class.urgent]\nlatency_p99 = \"1ms\"\npriority = 10\n[class.hogs]\n[class.milds]\n")
+	blind, _ := learned(t, urgentBeside(4, true), p, nil)
+	got, h := learned(t, urgentBeside(4, false), p, nil)
+	u, b := got["urgent"], blind["urgent"]
+	t.Logf("attained %.3f, p50 %.3f, p99 %.3f ms; blind %.3f, %.3f, %.3f; hogs keep %.2f, the others %.2f", u.Attained, 1e3*u.P50, 1e3*u.P99,
+		b.Attained, 1e3*b.P50, 1e3*b.P99, got["hogs"].OpsPerSecond/blind["hogs"].OpsPerSecond, got["milds"].OpsPerSecond/blind["milds"].OpsPerSecond)
+	if u.Attained < 3*b.Attained || u.P99 > b.P99/2 {
+		t.Errorf("the urgent class got %+v; blind %+v", u, b)
+	}
+	if keep := got["milds"].OpsPerSecond / blind["milds"].OpsPerSecond; keep < 0.9 {
+		t.Errorf("the class that slows nobody keeps %.2f of its ops", keep)
+	}
+	if keep := got["hogs"].OpsPerSecond / blind["hogs"].OpsPerSecond; keep < 0.6 {
+		t.Errorf("the class that slows others keeps %.2f of its ops", keep)
+	}
+	keys, now := h.keys(), h.d.r.now
+	for beside, harm := range map[string]bool{"hog": true, "mild": false} {
+		for _, victim := range []string{"urgent", "class urgent"} {
+			if x, sure := h.company.Excess(keys[victim], keys[beside], now); !sure || (x >= company.Hurts) != harm {
+				t.Errorf("%s beside %s: %.2f, %v", victim, beside, x, sure)
+			}
+		}
+	}
+	if n := h.sched.Classes()[0].Stats.Waits; n[len(n)-1] == 0 {
+		t.Error("no op of the hogs waited for that reason")
+	}
+	same, _ := learned(t, urgentBeside(1, false), p, nil)
+	for class, want := range must(learned(t, urgentBeside(1, true), p, nil)) {
+		if same[class] != want {
+			t.Errorf("nothing slows anything, and %s got %+v; blind %+v", class, same[class], want)
+		}
+	}
+}
+
+func must(m map[string]ClassReport, _ *heddle) map[string]ClassReport { return m }
+
+// twoKinds is two groups of clients of kernels that can go in one launch, and slow each other by a factor.
+func twoKinds(slows float64, blind bool, more string) string {
+	return fmt.Sprintf(`schema_version = 1
+		blind = %v
+		kernel.a = { blocks = 16, time = "20us", packs = true }
+		kernel.b = { blocks = 16, time = "20us", packs = true }
+		interference = [{ kernel = "a", beside = "b", slows = %v }, { kernel = "b", beside = "a", slows = %v }]
+		request.a = { gap = "2us", steps = [{ kernel = "a", times = 40 }] }
+		request.b = { gap = "2us", steps = [{ kernel = "b", times = 40 }] }
+		%s`, blind, slows, slows, more)
+}
+
+const threeEach = `duration = "800ms"
+		[[client]]
+		count = 3
+		class = "as"
+		request = "a"
+		think = "2ms"
+		[[client]]
+		count = 3
+		class = "bs"
+		request = "b"
+		think = "2ms"
+		`
+
+// Kernels that slow each other more than one launch gains are kept out of each other's words and wait for each other: more gets done.
+// Others share words as before, and nothing changes.
+func TestPartners(t *testing.T) {
+	p := rules(t, "[class.as]\n[class.bs]\n")
+	blind, _ := learned(t, twoKinds(4, true, threeEach), p, nil)
+	got, h := learned(t, twoKinds(4, false, threeEach), p, nil)
+	for _, class := range []string{"as", "bs"} {
+		t.Logf("%s: %.0f ops/s, median %.2f ms; blind %.0f, %.2f", class, got[class].OpsPerSecond, 1e3*got[class].P50, blind[class].OpsPerSecond,
+			1e3*blind[class].P50)
+		if got[class].OpsPerSecond < 1.15*blind[class].OpsPerSecond || got[class].P50 > 0.9*blind[class].P50 {
+			t.Errorf("%s got %+v; blind %+v", class, got[class], blind[class])
+		}
+	}
+	if h.gather.Apart[scoreboard.ReasonCompany] == 0 || h.gather.Avoided == 0 {
+		t.Errorf("kept out of words %d times, kept off the chip %d times", h.gather.Apart[scoreboard.ReasonCompany], h.gather.Avoided)
+	}
+	for _, slows := range []float64{1, 1.4} {
+		want := must(learned(t, twoKinds(slows, true, threeEach), p, nil))
+		got, h := learned(t, twoKinds(slows, false, threeEach), p, nil)
+		for class := range want {
+			if n, m := got[class].OpsPerSecond, want[class].OpsPerSecond; n < 0.95*m || got[class].Width < 0.95*want[class].Width {
+				t.Errorf("they slow each other by %v, and %s got %+v; blind %+v", slows, class, got[class], want[class])
+			}
+			t.Logf("slows %v: %s %.0f ops/s of %.0f in words of %.2f of %.2f", slows, class, got[class].OpsPerSecond, want[class].OpsPerSecond,
+				got[class].Width, want[class].Width)
+		}
+		if n := h.gather.Apart[scoreboard.ReasonCompany]; n > 0 {
+			t.Errorf("they slow each other by %v, and were kept apart %d times", slows, n)
+		}
+	}
+}
+
+// Lies are forgotten: kernels of which it was measured, by whatever means, that they slow each other, and which do not, are measured again,
+// and soon get done what they got done before. (What is never measured again decays by itself: package company.)
+func TestWrongCompany(t *testing.T) {
+	p := rules(t, "[class.as]\n[class.bs]\n")
+	want := must(learned(t, twoKinds(1, false, threeEach), p, nil))
+	lies := 0
+	got, h := learned(t, twoKinds(1, false, threeEach), p, func(h *heddle, now int64) {
+		keys := h.keys()
+		if now > 300e6 || keys["a"] == 0 || keys["b"] == 0 {
+			return
+		}
+		if x, _ := h.company.Excess(keys["a"], keys["b"], now); now/50e6 >= int64(lies) && x < company.Hurts {
+			lies++
+			for range 30 {
+				h.company.Learn(keys["a"], []uint64{keys["b"]}, []float64{0}, 1e6, now)
+				h.company.Learn(keys["b"], []uint64{keys["a"]}, []float64{0}, 1e6, now)
+			}
+			h.gather.Shapes().Each(h.gather.Distrust)
+		}
+	})
+	if lies < 3 {
+		t.Errorf("only %d lies were believed and forgotten", lies)
+	}
+	keys := h.keys()
+	for _, pair := range [][2]string{{"a", "b"}, {"b", "a"}} {
+		if x, _ := h.company.Excess(keys[pair[0]], keys[pair[1]], h.d.r.now); x >= company.Hurts {
+			t.Errorf("%s beside %s: %.2f is still believed", pair[0], pair[1], x)
+		}
+	}
+	for class := range want {
+		t.Logf("%s: %.0f ops/s after %d lies; %.0f without", class, got[class].OpsPerSecond, lies, want[class].OpsPerSecond)
+		if got[class].OpsPerSecond < 0.9*want[class].OpsPerSecond {
+			t.Errorf("%s got %+v; without lies %+v", class, got[class], want[class])
+		}
+	}
+}
