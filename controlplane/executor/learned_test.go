@@ -45,6 +45,7 @@ func (j *journal) said(message, key string) (values []string) {
 // learner is an executor that keeps what it learns in a folder.
 type learner struct {
 	*daemon
+	gpu     *fakeGPU
 	journal journal
 }
 
@@ -56,7 +57,7 @@ func newLearner(t *testing.T, dir string) *learner {
 	g := newFakeGPU()
 	t.Cleanup(g.unmapAll)
 	g.define("check", func([]byte) {})
-	l := &learner{}
+	l := &learner{gpu: g}
 	l.daemon = start(t, g.open, nil, func(c *Config) {
 		c.LearnedDir = dir
 		c.Log = slog.New(slog.NewJSONHandler(&l.journal, nil))
