@@ -129,6 +129,16 @@ static CUresult enter(struct replay *p, uint32_t lane) {
   return r;
 }
 
+// What is read here is what this library wrote, in a file that nobody can write any more. False: f never said true.
+static bool each_record(const unsigned char *records, uint64_t bytes, bool (*f)(void *arg, const struct heddle_wire_record *r, unsigned char *body), void *arg) {
+  for (uint64_t at = 0; at < bytes;) {
+    struct heddle_wire_record *r = (struct heddle_wire_record *)(uintptr_t)(records + at);
+    if (f(arg, r, (unsigned char *)(r + 1) + ((r->ndeps * sizeof(struct heddle_wire_dep) + 15) & ~UINT64_C(15)))) return true;
+    at += r->size;
+  }
+  return false;
+}
+
 // Calls f for every node of the graph that a GRAPH record launches, in an order in which each follows what it depends on, until f
 // says true. False: f never did, or the graph is not known and *unknown is set.
 static bool each_node(struct heddle_session *s, const unsigned char *body, bool *unknown,
@@ -136,13 +146,7 @@ static bool each_node(struct heddle_session *s, const unsigned char *body, bool 
   uint64_t bytes = 0;
   const unsigned char *records = heddle_graph_records(s, ((const struct heddle_wire_graph_launch *)body)->graph, &bytes);
   *unknown = records == NULL;
-  // What is read here is what this library wrote, in a file that nobody can write any more.
-  for (uint64_t at = 0; records != NULL && at < bytes;) {
-    struct heddle_wire_record *r = (struct heddle_wire_record *)(uintptr_t)(records + at);
-    if (f(arg, r, (unsigned char *)(r + 1) + ((r->ndeps * sizeof(struct heddle_wire_dep) + 15) & ~UINT64_C(15)))) return true;
-    at += r->size;
-  }
-  return false;
+  return records != NULL && each_record(records, bytes, f, arg);
 }
 
 struct run_nodes {
@@ -162,6 +166,13 @@ static CUresult run_graph(struct replay *p, const unsigned char *body) {
   bool unknown;
   (void)each_node(p->s, body, &unknown, run_node, &n);
   return unknown ? CUDA_ERROR_INVALID_HANDLE : n.result;
+}
+
+CUresult heddle_alone_graph(struct heddle_session *s, CUstream stream, const unsigned char *records, uint64_t bytes) {
+  struct replay p = {.s = s, .stream = stream};
+  struct run_nodes n = {&p, CUDA_SUCCESS};
+  (void)each_record(records, bytes, run_node, &n);
+  return n.result;
 }
 
 static CUresult run(struct replay *p, const struct heddle_wire_record *r, unsigned char *body) {

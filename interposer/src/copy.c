@@ -245,12 +245,21 @@ bool heddle_copy_encode(struct heddle_session *s, const CUDA_MEMCPY3D *p, struct
   memset(body, 0, sizeof *body);
   *why = HEDDLE_NATIVE_ARGUMENT;
   if (p->WidthInBytes == 0 || p->Height == 0 || p->Depth == 0) return false;
-  if (p->srcMemoryType == CU_MEMORYTYPE_ARRAY || p->dstMemoryType == CU_MEMORYTYPE_ARRAY) *why = HEDDLE_NATIVE_FOREIGN_MEMORY;
+  if (p->srcMemoryType == CU_MEMORYTYPE_ARRAY || p->dstMemoryType == CU_MEMORYTYPE_ARRAY) {
+    struct heddle_session *owner;
+    *why = HEDDLE_NATIVE_FOREIGN_MEMORY;
+    body->left = true;
+    body->apart = (p->srcMemoryType == CU_MEMORYTYPE_ARRAY || heddle_memory_where(p->srcDevice, 1, &owner) != HEDDLE_WHERE_GLOBAL) &&
+                  (p->dstMemoryType == CU_MEMORYTYPE_ARRAY || heddle_memory_where(p->dstDevice, 1, &owner) != HEDDLE_WHERE_GLOBAL);
+  }
   if (!sides_of(&dst, &src, p)) return false;
   *why = HEDDLE_NATIVE_ARGUMENT;
   if ((dst.end != HOST_END && heddle_memory_freed(dst.first, dst.extent)) || (src.end != HOST_END && heddle_memory_freed(src.first, src.extent))) return false;
-  enum reach to = reach_of(s, dst.first, dst.extent, dst.end, &global), from = reach_of(s, src.first, src.extent, src.end, &global);
+  bool from_global;
+  enum reach to = reach_of(s, dst.first, dst.extent, dst.end, &global), from = reach_of(s, src.first, src.extent, src.end, &from_global);
   *why = to == REGISTERED || from == REGISTERED ? HEDDLE_NATIVE_HOST_REGISTERED : HEDDLE_NATIVE_FOREIGN_MEMORY;
+  body->apart = !global && !from_global; // the address of a global is the executor's
+  body->left = to == NOT_OURS || from == NOT_OURS;
   if (!reached(to, from)) return false;
   if (p->Height == 1 && p->Depth == 1) {
     body->kind = HEDDLE_WIRE_KIND_COPY;

@@ -171,9 +171,10 @@ static CUresult record(CUevent e, CUstream stream, unsigned int flags) {
   struct heddle_lane *lane = heddle_lane_of(stream);
   uint32_t seq = 0;
   int opened = HEDDLE_OP_NATIVE;
-  if (v == NULL || lane == NULL || flags != 0 || (v->flags & CU_EVENT_INTERPROCESS) != 0) return record_natively(v, e, stream, flags);
-  if (atomic_load_explicit(&heddle_hooks_captures, memory_order_relaxed) != 0 && heddle_stream_captures(stream))
-    return record_natively(v, e, stream, flags);
+  bool captures = atomic_load_explicit(&heddle_hooks_captures, memory_order_relaxed) != 0 && heddle_stream_captures(stream);
+  // It becomes a node, and the event stays as it is until that runs.
+  if (captures && (flags & CU_EVENT_RECORD_EXTERNAL) != 0) return record_natively(NULL, e, stream, flags);
+  if (v == NULL || lane == NULL || flags != 0 || (v->flags & CU_EVENT_INTERPROCESS) != 0 || captures) return record_natively(v, e, stream, flags);
   if ((v->flags & CU_EVENT_DISABLE_TIMING) != 0) {
     opened = heddle_lane_settle(lane, &seq);
   } else if (heddle_session_live(lane->session)) {
@@ -194,6 +195,11 @@ static CUresult record(CUevent e, CUstream stream, unsigned int flags) {
 
 CUresult heddle_hook_cuEventRecord(CUevent hEvent, CUstream hStream) { return record(hEvent, hStream, 0); }
 CUresult heddle_hook_cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned int flags) { return record(hEvent, hStream, flags); }
+
+void heddle_event_natively(CUevent e) {
+  struct event *v = find(e);
+  if (v != NULL) recorded_at(v, NATIVELY, NULL, 0, 0);
+}
 
 // Everything of a context: rare enough to wait for the forwarded part here.
 static CUresult record_context(CUevent e, CUresult (*drain)(void *), CUresult (*call)(void *, CUevent), void *ctx) {
@@ -264,8 +270,8 @@ CUresult heddle_hook_cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigne
   struct event at = {.how = NATIVELY};
   if (v != NULL) at = snapshot(v);
   if (atomic_load_explicit(&heddle_hooks_captures, memory_order_relaxed) != 0 && heddle_stream_captures(hStream))
-    // A capture may not wait for work outside of it, and the driver does not know about ours.
-    return at.how == FORWARDED ? CUDA_ERROR_STREAM_CAPTURE_ISOLATION : heddle_real.cuStreamWaitEvent(hStream, hEvent, Flags);
+    // A capture may not wait for work outside of it, and the driver does not know about ours; a node that waits later may.
+    return at.how == FORWARDED && (Flags & CU_EVENT_WAIT_EXTERNAL) == 0 ? CUDA_ERROR_STREAM_CAPTURE_ISOLATION : heddle_real.cuStreamWaitEvent(hStream, hEvent, Flags);
   if (at.how == NEVER || lane == NULL) {
     if (at.how == FORWARDED) return heddle_wait_number(at.session, at.lane, at.seq, 20); // a native context of another device
     if (lane != NULL && heddle_sticky(lane->session) != CUDA_SUCCESS) return heddle_sticky(lane->session);

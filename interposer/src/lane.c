@@ -123,6 +123,7 @@ static struct heddle_lane *lane_make(struct heddle_context *c, CUstream stream, 
   l->legacy = legacy;
   l->blocking = blocking || legacy;
   l->lock = l->blocking ? &c->blocking_lock : &l->own_lock;
+  l->turn = l->blocking ? &c->blocking_turn : &l->own_turn;
   l->priority = priority;
   l->owner = owner;
   l->id = native || !heddle_session_live(c->session) ? HEDDLE_LANE_NATIVE : id_take(h);

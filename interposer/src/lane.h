@@ -15,12 +15,19 @@
 #define HEDDLE_SCRATCH_SLOT (HEDDLE_WIRE_EVENT_SLOTS - 1u) // EVENT records with it are barriers
 #define HEDDLE_FETCHES 32u                                 // GET payloads that may be waited for at once, per session
 
+// Who may use a lane, or all lanes of one lock, for several ops that nobody else's op may come between. Everybody while .holder is NULL.
+struct heddle_turn {
+  _Atomic(const void *) holder; // identity of a thread; written under the lanes' lock
+  struct heddle_mutex line;     // held by the holder: whoever has to wait waits for it
+};
+
 struct heddle_context {
   CUcontext handle; // NULL: free entry
   struct heddle_session *session;
   int device;
   uint32_t spin_us;                  // how long host waits spin, from CU_CTX_SCHED_*; UINT32_MAX for ever
   struct heddle_mutex blocking_lock; // the lane lock of legacy and of every lane in .blocking
+  struct heddle_turn blocking_turn;  // of the same lanes
   struct heddle_lane *legacy;        // lane of the legacy default stream; never NULL
   struct heddle_lane *blocking;      // the other blocking lanes, by .next_blocking; guarded by blocking_lock
   uint32_t activity;                 // guarded by blocking_lock: bumped whenever a lane in .blocking changes
@@ -31,6 +38,8 @@ struct heddle_context {
 struct heddle_lane {
   struct heddle_mutex own_lock;
   struct heddle_mutex *lock; // &own_lock, or &context->blocking_lock
+  struct heddle_turn own_turn;
+  struct heddle_turn *turn;  // &own_turn, or &context->blocking_turn
   struct heddle_context *context;
   struct heddle_session *session;
   _Atomic(CUstream) handle;               // 0: a free struct. CU_STREAM_LEGACY, CU_STREAM_PER_THREAD or the client's handle
@@ -117,6 +126,19 @@ static inline bool heddle_lane_done(const struct heddle_session *s, uint32_t id,
   return id >= HEDDLE_WIRE_LANES || heddle_reached(heddle_load_acquire32(&s->lanes[id].done), seq);
 }
 
+// ---- turn.c ----
+// Until heddle_turn_give no other thread's op, forwarded or native, enters the lane or one that shares its lock: what the caller
+// submits meanwhile stands there as one, as a graph does. The holder's calls pass; it must wait for no other thread. Not recursive.
+void heddle_turn_take(struct heddle_lane *lane);
+void heddle_turn_give(struct heddle_lane *lane);
+// Unlocks the lane, waits until the holder is through and locks it again. For heddle_lane_lock.
+void heddle_turn_wait(struct heddle_lane *lane);
+// Locks a lane for one op, which waits for its turn.
+static inline void heddle_lane_lock(struct heddle_lane *lane) {
+  heddle_mutex_lock(lane->lock);
+  if (__builtin_expect(atomic_load_explicit(&lane->turn->holder, memory_order_relaxed) != NULL, 0)) heddle_turn_wait(lane);
+}
+
 // ---- submit.c ----
 // The session's sticky error (fault, op in doubt, bad record), or CUDA_SUCCESS. One load in the good case.
 CUresult heddle_sticky(struct heddle_session *s);
@@ -170,6 +192,10 @@ bool heddle_executor_gone(struct heddle_session *s);
 // Finish alone and go native (idempotent); no lane or ring lock may be held.
 void heddle_session_given_up(struct heddle_session *s);
 
+// ---- event.c ----
+// The driver recorded the event, or will: a graph that records it was launched natively.
+void heddle_event_natively(CUevent e);
+
 // ---- capture.c ----
 extern _Atomic int heddle_hooks_captures; // hooks/hooks.h: captures in progress in this process; 0 in the common case
 // True when the stream captures, or when only the driver can tell (it returns an error): leave the call to the driver.
@@ -194,5 +220,8 @@ void heddle_lane_native(struct heddle_lane *lane);
 // ---- alone.c ----
 // Starts the thread that finishes alone for threads that are blocked in the driver (once per session).
 void heddle_watch(struct heddle_session *s);
+// Runs the records of a graph, or of a part of one, natively on a stream of the calling thread's context, one behind another. The
+// session is over, and what was forwarded has run.
+CUresult heddle_alone_graph(struct heddle_session *s, CUstream stream, const unsigned char *records, uint64_t bytes);
 
 #endif

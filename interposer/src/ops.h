@@ -26,6 +26,8 @@ int heddle_memset_encode(struct heddle_session *s, struct heddle_wire_memset *w,
 // A copy whose two ends the executor reaches, as the body of a COPY or a COPY3D record.
 struct heddle_copy_body {
   uint16_t kind;
+  bool apart; // with false: this one copy can run natively while what is around it does not
+  bool left;  // with .apart: it may take SMs, so it is counted. Copies of host memory are the copy engines'
   union {
     struct heddle_wire_copy copy;
     struct heddle_wire_copy3d copy3d;

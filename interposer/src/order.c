@@ -105,7 +105,7 @@ static bool collect_wait(struct heddle_lane *lane, uint32_t id, uint32_t seq, vo
 static CUresult wait_before_native(struct heddle_lane *lane) {
   struct waits w;
   w.n = 0;
-  heddle_mutex_lock(lane->lock);
+  heddle_lane_lock(lane);
   uint32_t seq = atomic_load_explicit(&lane->seq, memory_order_relaxed);
   each_before_native(lane, collect_wait, &w);
   heddle_mutex_unlock(lane->lock);
@@ -140,7 +140,7 @@ CUresult heddle_order_begin(struct heddle_order *o, CUstream stream, enum heddle
     if ((r = wait_before_native(lane)) != CUDA_SUCCESS) return r;
   } else {
     struct enqueued w = {CUDA_SUCCESS, false};
-    heddle_mutex_lock(lane->lock);
+    heddle_lane_lock(lane);
     each_before_native(lane, enqueue_wait, &w);
     if (w.lost || w.error != CUDA_SUCCESS) {
       heddle_lane_native(lane); // some waits may be enqueued: the next record must not overtake them unseen

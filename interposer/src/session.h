@@ -22,11 +22,11 @@ enum heddle_native_reason {
   HEDDLE_NATIVE_DISABLED,       // HEDDLE_DISABLE=1
   HEDDLE_NATIVE_TOOL,           // injection library, CUPTI or debugger
   HEDDLE_NATIVE_CAPTURE,        // the stream is capturing
-  HEDDLE_NATIVE_GRAPH,          // a graph with a node that no executor could build (conditional, semaphore, batched memory operation), or
-                                // one made behind our back, or for launches by the device
-  HEDDLE_NATIVE_GRAPH_HOST,     // a graph with a host function
+  HEDDLE_NATIVE_GRAPH,          // a graph with a node that stays native (conditional, semaphore), or more memory operations than pay to cut
+                                // it at, or one made behind our back, or for launches by the device
+  HEDDLE_NATIVE_GRAPH_HOST,     // a graph with more host functions than pay to cut it at
   HEDDLE_NATIVE_GRAPH_MEMORY,   // a graph that allocates or frees memory
-  HEDDLE_NATIVE_GRAPH_EVENT,    // a graph that records an event or waits for one
+  HEDDLE_NATIVE_GRAPH_EVENT,    // a graph that records and waits for the same event, or for more than pay to cut it at
   HEDDLE_NATIVE_GRAPH_REFUSED,  // the daemon or the executor refused the graph, or it is too large
   HEDDLE_NATIVE_GRAPH_CHANGES,  // a graph that is changed before nearly every launch
   HEDDLE_NATIVE_UNKNOWN_CODE,   // function handle whose image we never saw

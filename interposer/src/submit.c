@@ -272,7 +272,7 @@ int heddle_op_open(struct heddle_op *op, struct heddle_lane *lane, uint16_t kind
     op->why = HEDDLE_NATIVE_LANES;
     return HEDDLE_OP_NATIVE;
   }
-  heddle_mutex_lock(lane->lock);
+  heddle_lane_lock(lane);
   gather(&g, lane);
   uint32_t ready = 0;
   if (__builtin_expect(g.write_ready && g.error == CUDA_SUCCESS && !g.lost, 0)) g.error = write_ready(lane, &ready);

@@ -21,7 +21,7 @@ func TestGraphsAreMirrored(t *testing.T) {
 		{"handles", " none"},
 		{"order", " capture=5"},
 		{"threads", " capture=81"},
-		{"natively", " graph=3 graph-host=3 graph-event=3 foreign-memory=3"},
+		{"apart", " none"},
 		{"command-buffer", " capture=8"},
 		{"forbidden", " capture=2"},
 		{"many", " none"},
@@ -58,5 +58,32 @@ func TestCapturesAreWatched(t *testing.T) {
 	}
 	if n := strings.Count(r.err, " is invalid after "); n != 1 {
 		t.Errorf("%d captures are said to be spoilt:\n%s", n, r.err)
+	}
+}
+
+// TestNodesAreMirrored: events, host functions, memory operations and copies of the program's own memory cut a graph into parts, and all
+// else of it goes to the executor. That the results are those of a native run is TestNativeEqualsHeddleAlone's.
+func TestNodesAreMirrored(t *testing.T) {
+	b := newBed(t)
+	b.startDaemon()
+	for _, c := range []struct{ part, native string }{
+		{"events", " capture=5"},
+		{"host", " capture=24"},
+		{"memops", " capture=4"},
+		{"copies", " none"},
+		{"mixed", " none"},
+		{"threads", " none"},
+		{"natively", " graph-host=1 graph-event=2"},
+	} {
+		t.Run(c.part, func(t *testing.T) {
+			r := b.run(true, "nodes", "HEDDLE_LOG=stats", "E2E_PART="+c.part)
+			m := statistics.FindStringSubmatch(r.err)
+			if r.code != 0 || m == nil {
+				t.Fatalf("exit code %d\n%s%s", r.code, r.out, r.err)
+			}
+			if m[2] != c.native {
+				t.Errorf("native calls:%s; expected:%s", m[2], c.native)
+			}
+		})
 	}
 }

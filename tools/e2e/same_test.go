@@ -10,7 +10,7 @@ import (
 
 // suite is every client program, with what it is for.
 var suite = []string{
-	"vector", "reduction", "matmul", "stencil", "histogram", "streams", "threads", "allocators", "modules", "globals", "hostmem", "callbacks", "forks", "errors", "mapping", "pools", "queries", "libraries", "contexts", "full", "crowd", "devices", "hybrid", "graphs", "flood", "marked", "sequences", "misbehave", "lost",
+	"vector", "reduction", "matmul", "stencil", "histogram", "streams", "threads", "allocators", "modules", "globals", "hostmem", "callbacks", "forks", "errors", "mapping", "pools", "queries", "libraries", "contexts", "full", "crowd", "devices", "hybrid", "graphs", "nodes", "flood", "marked", "sequences", "misbehave", "lost",
 }
 
 // faulty programs poison the context that they share: others in flight may be in

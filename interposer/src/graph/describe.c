@@ -17,6 +17,7 @@ static void body_set(struct heddle_node *n, uint16_t kind, const void *first, ui
   n->body_bytes = first_bytes + second_bytes;
   n->kind = kind;
   n->why = body == NULL ? HEDDLE_NATIVE_GRAPH_REFUSED : HEDDLE_NATIVE_NONE;
+  n->left = HEDDLE_NATIVE_NONE;
   if (body == NULL) return;
   memcpy(body, first, first_bytes);
   if (second_bytes != 0) memcpy(body + first_bytes, second, second_bytes);
@@ -68,17 +69,38 @@ void heddle_node_set_memset(struct heddle_session *s, struct heddle_node *n, con
   enum heddle_native_reason why = HEDDLE_NATIVE_ARGUMENT;
   enum heddle_where where;
   bool plain = (w.element == 1 || w.element == 2 || w.element == 4) && heddle_memset_encode(s, &w, &where, &why) == HEDDLE_OP_OPEN;
-  body_set(n, HEDDLE_WIRE_KIND_MEMSET, &w, sizeof w, NULL, 0);
-  if (!plain) n->why = (uint8_t)why;
+  if (plain || why == HEDDLE_NATIVE_ARGUMENT) {
+    body_set(n, HEDDLE_WIRE_KIND_MEMSET, &w, sizeof w, NULL, 0);
+    if (!plain) n->why = (uint8_t)why;
+    return;
+  }
+  body_set(n, HEDDLE_STEP_MEMSET, p, sizeof *p, NULL, 0);
+  n->left = (uint8_t)why;
 }
 
 void heddle_node_set_copy(struct heddle_session *s, struct heddle_node *n, const CUDA_MEMCPY3D *p) {
   struct heddle_copy_body b;
   enum heddle_native_reason why = HEDDLE_NATIVE_ARGUMENT;
   bool plain = heddle_copy_encode(s, p, &b, &why);
+  if (!plain && b.apart) {
+    body_set(n, HEDDLE_STEP_COPY, p, sizeof *p, NULL, 0);
+    n->left = b.left ? (uint8_t)why : HEDDLE_NATIVE_NONE;
+    return;
+  }
   if (!plain) b.kind = HEDDLE_WIRE_KIND_COPY;
   body_set(n, b.kind, &b.copy3d, b.kind == HEDDLE_WIRE_KIND_COPY ? sizeof b.copy : sizeof b.copy3d, NULL, 0);
   if (!plain) n->why = (uint8_t)why;
+}
+
+void heddle_node_set_host(struct heddle_node *n, const CUDA_HOST_NODE_PARAMS *p) { body_set(n, HEDDLE_STEP_HOST, p, sizeof *p, NULL, 0); }
+
+void heddle_node_set_event(struct heddle_node *n, enum heddle_step_kind kind, CUevent e) { body_set(n, (uint16_t)kind, &e, sizeof e, NULL, 0); }
+
+void heddle_node_set_memops(CUcontext owner, struct heddle_node *n, const CUDA_BATCH_MEM_OP_NODE_PARAMS *p) {
+  const struct heddle_step_memops head = {p->count, p->flags};
+  bool known = p->count <= UINT16_MAX && (p->ctx == owner || p->ctx == NULL);
+  body_set(n, HEDDLE_STEP_MEMOPS, &head, sizeof head, p->paramArray, known ? p->count * (uint32_t)sizeof *p->paramArray : 0);
+  if (!known) n->why = HEDDLE_NATIVE_GRAPH;
 }
 
 // The attributes of a kernel node that its launch needs. False: one of them is not forwarded.
@@ -130,6 +152,14 @@ static bool read_kernel(struct heddle_session *s, CUcontext owner, struct heddle
   return true;
 }
 
+// The event of a node that records it or waits for it; NULL: the driver does not say.
+static CUevent event_of(CUgraphNode node, CUgraphNodeType type) {
+  CUevent e = NULL;
+  bool wait = type == CU_GRAPH_NODE_TYPE_WAIT_EVENT;
+  CUresult r = wait ? heddle_real.cuGraphEventWaitNodeGetEvent(node, &e) : heddle_real.cuGraphEventRecordNodeGetEvent(node, &e);
+  return r == CUDA_SUCCESS ? e : NULL;
+}
+
 static struct heddle_description *describe(struct heddle_session *s, CUcontext owner, CUgraph graph, uint32_t *left, unsigned depth,
                                            enum heddle_native_reason *why);
 
@@ -162,12 +192,31 @@ static bool read_node(struct heddle_session *s, CUcontext owner, struct heddle_n
     n->child = describe(s, owner, child, left, depth + 1, why);
     return n->child != NULL;
   }
-  case CU_GRAPH_NODE_TYPE_HOST: *why = HEDDLE_NATIVE_GRAPH_HOST; return false;
+  case CU_GRAPH_NODE_TYPE_HOST: {
+    CUDA_HOST_NODE_PARAMS p = {0};
+    *why = HEDDLE_NATIVE_GRAPH_HOST;
+    if (heddle_real.cuGraphHostNodeGetParams(n->handle, &p) != CUDA_SUCCESS) return false;
+    heddle_node_set_host(n, &p);
+    return true;
+  }
+  case CU_GRAPH_NODE_TYPE_WAIT_EVENT:
+  case CU_GRAPH_NODE_TYPE_EVENT_RECORD: {
+    CUevent e = event_of(n->handle, type);
+    *why = HEDDLE_NATIVE_GRAPH_EVENT;
+    if (e == NULL) return false;
+    heddle_node_set_event(n, type == CU_GRAPH_NODE_TYPE_WAIT_EVENT ? HEDDLE_STEP_WAIT : HEDDLE_STEP_RECORD, e);
+    return true;
+  }
+  case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP: {
+    CUDA_BATCH_MEM_OP_NODE_PARAMS p;
+    memset(&p, 0, sizeof p);
+    if (heddle_real.cuGraphBatchMemOpNodeGetParams == NULL || heddle_real.cuGraphBatchMemOpNodeGetParams(n->handle, &p) != CUDA_SUCCESS) return false;
+    heddle_node_set_memops(owner, n, &p);
+    return true;
+  }
   case CU_GRAPH_NODE_TYPE_MEM_ALLOC:
   case CU_GRAPH_NODE_TYPE_MEM_FREE: *why = HEDDLE_NATIVE_GRAPH_MEMORY; return false;
-  case CU_GRAPH_NODE_TYPE_WAIT_EVENT:
-  case CU_GRAPH_NODE_TYPE_EVENT_RECORD: *why = HEDDLE_NATIVE_GRAPH_EVENT; return false;
-  default: return false; // semaphores, batched memory operations, conditions, and what comes after them
+  default: return false; // semaphores, conditions, and what comes after them
   }
 }
 
@@ -398,4 +447,53 @@ bool heddle_description_globals(struct heddle_session *s, const struct heddle_de
     else if (n->kind == HEDDLE_WIRE_KIND_COPY3D) any = global_at(((const struct heddle_wire_copy3d *)n->body)->dst) || global_at(((const struct heddle_wire_copy3d *)n->body)->src);
   }
   return any;
+}
+
+// ---- events ----
+
+void heddle_graph_event_add(struct heddle_graph_events *e, bool record, CUevent event) {
+  CUevent **list = record ? &e->record : &e->wait;
+  uint32_t *n = record ? &e->nrecord : &e->nwait;
+  CUevent *grown = (*n & (*n - 1)) != 0 ? *list : realloc(*list, (*n == 0 ? 1 : 2 * (size_t)*n) * sizeof *grown);
+  if (grown == NULL) return;
+  *list = grown;
+  grown[(*n)++] = event;
+}
+
+void heddle_graph_events_free(struct heddle_graph_events *e) {
+  free(e->record);
+  free(e->wait);
+  memset(e, 0, sizeof *e);
+}
+
+void heddle_description_events(const struct heddle_description *d, struct heddle_graph_events *e) {
+  for (uint32_t i = 0; i < d->n; i++) {
+    const struct heddle_node *n = &d->nodes[i];
+    if (n->child != NULL) heddle_description_events(n->child, e);
+    if (n->body != NULL && (n->kind == HEDDLE_STEP_RECORD || n->kind == HEDDLE_STEP_WAIT))
+      heddle_graph_event_add(e, n->kind == HEDDLE_STEP_RECORD, *(const CUevent *)n->body);
+  }
+}
+
+static void graph_events(CUgraph graph, struct heddle_graph_events *e, unsigned depth) {
+  size_t n = 0;
+  CUgraphNode *nodes = NULL;
+  if (depth < DEPTH && heddle_real.cuGraphGetNodes(graph, NULL, &n) == CUDA_SUCCESS && n != 0) nodes = calloc(n, sizeof *nodes);
+  if (nodes != NULL && heddle_real.cuGraphGetNodes(graph, nodes, &n) != CUDA_SUCCESS) n = 0;
+  for (size_t i = 0; nodes != NULL && i < n; i++) {
+    CUgraphNodeType type;
+    CUgraph child = NULL;
+    CUevent event;
+    if (heddle_real.cuGraphNodeGetType(nodes[i], &type) != CUDA_SUCCESS) continue;
+    if (type == CU_GRAPH_NODE_TYPE_GRAPH && heddle_real.cuGraphChildGraphNodeGetGraph(nodes[i], &child) == CUDA_SUCCESS) graph_events(child, e, depth + 1);
+    if ((type == CU_GRAPH_NODE_TYPE_EVENT_RECORD || type == CU_GRAPH_NODE_TYPE_WAIT_EVENT) && (event = event_of(nodes[i], type)) != NULL)
+      heddle_graph_event_add(e, type == CU_GRAPH_NODE_TYPE_EVENT_RECORD, event);
+  }
+  free(nodes);
+}
+
+void heddle_graph_events(CUgraph graph, struct heddle_graph_events *e) {
+  CUstreamCaptureMode mode = heddle_capture_relax();
+  graph_events(graph, e, 0);
+  heddle_capture_restore(mode);
 }

@@ -28,9 +28,9 @@ struct heddle_exec *heddle_exec_hold(CUgraphExec handle) {
 }
 
 // What the executor has of x. x is locked, or nobody else has it.
-static void drop_mirrors(struct heddle_exec *x) {
+static void drop_plans(struct heddle_exec *x) {
   for (uint32_t i = 0; i < HEDDLE_KEPT; i++)
-    if (x->kept[i] != NULL) heddle_mirror_drop(x->kept[i]);
+    if (x->kept[i] != NULL) heddle_plan_drop(x->kept[i]);
   memset(x->kept, 0, sizeof x->kept);
   x->current = NULL;
 }
@@ -41,8 +41,9 @@ void heddle_exec_release(struct heddle_exec *x) {
   bool last = --x->users == 0;
   heddle_mutex_unlock(&table_lock);
   if (!last) return;
-  drop_mirrors(x);
+  drop_plans(x);
   heddle_description_free(x->description);
+  heddle_graph_events_free(&x->events);
   free(x);
 }
 
@@ -64,12 +65,15 @@ void heddle_exec_changed(struct heddle_exec *x) {
   x->changed = x->description != NULL;
 }
 
-void heddle_exec_describe(struct heddle_exec *x, struct heddle_description *d, enum heddle_native_reason why) {
+void heddle_exec_describe(struct heddle_exec *x, struct heddle_description *d, CUgraph graph, enum heddle_native_reason why) {
   heddle_description_free(x->description);
   x->description = d;
+  if (d != NULL || graph != NULL) heddle_graph_events_free(&x->events);
+  if (d != NULL) heddle_description_events(d, &x->events);
+  else if (graph != NULL) heddle_graph_events(graph, &x->events);
   x->why = why;
   heddle_exec_changed(x);
-  if (d == NULL) drop_mirrors(x);
+  if (d == NULL) drop_plans(x);
 }
 
 // ---- what is to be launched ----
@@ -88,12 +92,12 @@ static bool current(struct heddle_exec *x) {
     x->changed = true;
   }
   for (uint32_t i = 0; i < HEDDLE_KEPT && x->kept[i] != NULL;) {
-    struct heddle_mirror *m = x->kept[i];
-    if (!heddle_mirror_stale(m)) { i++; continue; }
-    if (m == x->current) x->changed = true;
+    struct heddle_plan *p = x->kept[i];
+    if (!heddle_plan_stale(p)) { i++; continue; }
+    if (p == x->current) x->changed = true;
     memmove(&x->kept[i], &x->kept[i + 1], (HEDDLE_KEPT - 1 - i) * sizeof x->kept[0]);
     x->kept[HEDDLE_KEPT - 1] = NULL;
-    heddle_mirror_drop(m);
+    heddle_plan_drop(p);
   }
   if (!x->changed) return x->why == HEDDLE_NATIVE_NONE;
   x->current = NULL;
@@ -102,23 +106,23 @@ static bool current(struct heddle_exec *x) {
   if (!heddle_records_write(x->description, &r, &x->why)) return false;
   uint64_t hash = heddle_hash64(r.at, r.bytes, 0);
   uint32_t at = 0;
-  while (at < HEDDLE_KEPT && x->kept[at] != NULL && (x->kept[at]->hash != hash || x->kept[at]->bytes != r.bytes || memcmp(x->kept[at]->records, r.at, r.bytes) != 0))
-    at++;
-  struct heddle_mirror *m = at < HEDDLE_KEPT ? x->kept[at] : NULL;
-  if (m == NULL && x->hasty >= HEDDLE_HASTY && x->launches == 0) {
+  while (at < HEDDLE_KEPT && x->kept[at] != NULL && !heddle_plan_is_of(x->kept[at], &r, hash)) at++;
+  struct heddle_plan *p = at < HEDDLE_KEPT ? x->kept[at] : NULL;
+  if (p == NULL && x->hasty >= HEDDLE_HASTY && x->launches == 0) {
     x->why = HEDDLE_NATIVE_GRAPH_CHANGES;
     x->changed = true;
-  } else if (m != NULL) {
+  } else if (p != NULL) {
     x->hasty = 0;
   } else {
-    m = heddle_mirror_make(s, &r, hash, &x->why);
-    if (m != NULL && at == HEDDLE_KEPT) heddle_mirror_drop(x->kept[--at]);
-    heddle_log(HEDDLE_LOG_DEBUG, "device %d: a graph of %u nodes, %zu bytes: %s", s->device, r.nodes, r.bytes, m != NULL ? "the executor has it" : "natively");
+    p = heddle_plan_make(s, x->context, &r, hash, &x->why);
+    if (p != NULL && at == HEDDLE_KEPT) heddle_plan_drop(x->kept[--at]);
+    heddle_log(HEDDLE_LOG_DEBUG, "device %d: a graph of %u nodes, %zu bytes: %s (%u steps)", s->device, r.nodes, r.bytes, p != NULL ? "the executor has it" : "natively",
+               p != NULL ? p->n : 0);
   }
   free(r.at);
-  if (m == NULL) return false;
+  if (p == NULL) return false;
   memmove(&x->kept[1], &x->kept[0], at * sizeof x->kept[0]);
-  x->kept[0] = x->current = m;
+  x->kept[0] = x->current = p;
   x->why = HEDDLE_NATIVE_NONE;
   return true;
 }
@@ -135,9 +139,10 @@ static void made(CUgraphExec *out, CUgraph graph, unsigned long long flags) {
   x->session = c->session;
   x->context = c->handle;
   x->code_changes = atomic_load_explicit(&heddle_code_changes, memory_order_acquire);
-  x->why = HEDDLE_NATIVE_GRAPH; // launched from the device it would be the native one's
-  if ((flags & CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH) == 0) x->description = heddle_describe(x->session, x->context, graph, &x->why);
-  x->changed = x->description != NULL;
+  enum heddle_native_reason why = HEDDLE_NATIVE_GRAPH; // launched from the device it would be the native one's
+  struct heddle_description *d = NULL;
+  if ((flags & CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH) == 0) d = heddle_describe(x->session, x->context, graph, &why);
+  heddle_exec_describe(x, d, graph, why);
   if (!current(x)) heddle_log(HEDDLE_LOG_INFO, "device %d: a graph runs natively (reason %d)", c->session->device, (int)x->why);
   heddle_mutex_lock(&table_lock);
   struct heddle_exec **head = bucket_of(x->handle);
@@ -218,23 +223,14 @@ static int forward(struct heddle_exec *x, struct heddle_lane *lane, CUstream str
     CUresult r = heddle_order_drain_all(x->session);
     if (r != CUDA_SUCCESS) return (int)r;
   }
-  *why = HEDDLE_NATIVE_GRAPH_REFUSED;
-  if (!heddle_mirror_launch_room(x->current)) return HEDDLE_OP_NATIVE;
   int r = follow_last(x, lane);
+  uint32_t seq = 0;
   if (r != HEDDLE_OP_OPEN) return r;
-  struct heddle_op op;
-  r = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_GRAPH, 0, sizeof(struct heddle_wire_graph_launch));
-  if (r != HEDDLE_OP_OPEN) {
-    *why = op.why;
-    return r == HEDDLE_OP_NATIVE && !heddle_session_live(x->session) ? forward_closed(x, why) : r;
-  }
-  *(struct heddle_wire_graph_launch *)op.body = (struct heddle_wire_graph_launch){.graph = x->current->id};
-  uint32_t seq = op.seq;
-  heddle_op_publish(&op);
-  heddle_mirror_launched(x->current, lane->id, seq);
+  r = heddle_plan_launch(x->current, lane, stream, x->globals, &seq, why);
+  if (r != HEDDLE_OP_OPEN) return r == HEDDLE_OP_NATIVE && !heddle_session_live(x->session) ? forward_closed(x, why) : r;
   x->lane = lane->id;
   x->seq = seq;
-  x->native_lane = 0;
+  x->native_lane = seq == 0 ? lane->id + 1 : 0;
   x->launches++;
   return HEDDLE_OP_OPEN;
 }
@@ -243,6 +239,14 @@ static int forward(struct heddle_exec *x, struct heddle_lane *lane, CUstream str
 static CUresult settle(struct heddle_exec *x, struct heddle_lane *lane) {
   if (x->seq == 0 || (lane != NULL && lane->id == x->lane)) return CUDA_SUCCESS;
   return heddle_wait_number(x->session, x->lane, x->seq, 20);
+}
+
+// The events of a graph are recorded, and waited for, by the driver. It knows nothing of those that were recorded in the executor: they are
+// waited for before.
+static CUresult wait_events(const struct heddle_exec *x, CUstream stream) {
+  CUresult r = CUDA_SUCCESS;
+  for (uint32_t i = 0; i < x->events.nwait && r == CUDA_SUCCESS; i++) r = heddle_hook_cuStreamWaitEvent(stream, x->events.wait[i], 0);
+  return r;
 }
 
 static CUresult launch_natively(CUgraphExec exec, CUstream stream, enum heddle_native_reason why) {
@@ -263,7 +267,9 @@ CUresult heddle_hook_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream) {
     r = (int)launch_natively(hGraph, hStream, why);
   } else if (r == HEDDLE_OP_NATIVE) {
     r = (int)settle(x, lane);
+    if (r == CUDA_SUCCESS) r = (int)wait_events(x, hStream);
     if (r == CUDA_SUCCESS) r = (int)launch_natively(hGraph, hStream, why);
+    for (uint32_t i = 0; r == CUDA_SUCCESS && i < x->events.nrecord; i++) heddle_event_natively(x->events.record[i]);
     if (r == CUDA_SUCCESS) {
       x->native_lane = lane == NULL || lane->id == HEDDLE_LANE_NATIVE ? UINT32_MAX : lane->id + 1;
       x->seq = 0;

@@ -28,7 +28,7 @@ static bool overlaps(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes)
 
 // A copy or memset of memory in [address, address+bytes).
 static bool touches(const struct heddle_wire_record *r, uint64_t address, uint64_t bytes) {
-  const unsigned char *body = (const unsigned char *)(r + 1) + ((r->ndeps * sizeof(struct heddle_wire_dep) + 15) & ~UINT64_C(15));
+  const unsigned char *body = heddle_record_body(r);
   switch (r->kind) {
   case HEDDLE_WIRE_KIND_MEMSET: {
     const struct heddle_wire_memset *w = (const struct heddle_wire_memset *)body;
@@ -120,7 +120,7 @@ static int sealed(const struct heddle_records *r) {
   return -e;
 }
 
-struct heddle_mirror *heddle_mirror_make(struct heddle_session *s, const struct heddle_records *r, uint64_t hash, enum heddle_native_reason *why) {
+struct heddle_mirror *heddle_mirror_make(struct heddle_session *s, const struct heddle_records *r, enum heddle_native_reason *why) {
   uint32_t live = 0;
   *why = HEDDLE_NATIVE_GRAPH_REFUSED;
   sweep(s, &live);
@@ -149,7 +149,7 @@ struct heddle_mirror *heddle_mirror_make(struct heddle_session *s, const struct 
     free(m);
     return NULL;
   }
-  *m = (struct heddle_mirror){.session = s, .id = reply.graph_id, .hash = hash, .bytes = r->bytes, .records = records};
+  *m = (struct heddle_mirror){.session = s, .id = reply.graph_id, .bytes = r->bytes, .records = records};
   heddle_mutex_lock(&lock);
   m->next = mirrors;
   mirrors = m;

@@ -19,14 +19,14 @@ static void *room_for(struct heddle_records *r, size_t bytes) {
   return at;
 }
 
-// One record behind the records `deps`. Its number, from 1; 0: the graph is larger than any may be, or no memory.
-static uint32_t put(struct heddle_records *r, uint16_t kind, const void *body, uint32_t body_bytes, const uint32_t *deps, uint32_t ndeps) {
+uint32_t heddle_records_put(struct heddle_records *r, uint16_t kind, uint8_t left, const void *body, uint32_t body_bytes, const uint32_t *deps, uint32_t ndeps) {
   uint32_t size = heddle_record_bytes(ndeps, body_bytes);
   if (size == 0 || r->nodes == HEDDLE_WIRE_MAX_GRAPH_NODES || size > HEDDLE_WIRE_MAX_GRAPH_BYTES - r->bytes) return 0;
   struct heddle_wire_record *h = room_for(r, size);
   if (h == NULL) return 0;
   h->size = size;
   h->kind = kind;
+  h->flags = left;
   h->seq = ++r->nodes;
   h->ndeps = ndeps;
   struct heddle_wire_dep *dep = (struct heddle_wire_dep *)(h + 1);
@@ -35,19 +35,18 @@ static uint32_t put(struct heddle_records *r, uint16_t kind, const void *body, u
   return h->seq;
 }
 
-// A record that does nothing but follow others.
-static uint32_t join(struct heddle_records *r, const uint32_t *deps, uint32_t ndeps) {
+uint32_t heddle_records_join(struct heddle_records *r, const uint32_t *deps, uint32_t ndeps) {
   struct heddle_wire_event_mark mark = {.slot = HEDDLE_SCRATCH_SLOT};
-  return put(r, HEDDLE_WIRE_KIND_EVENT, &mark, sizeof mark, deps, ndeps);
+  return heddle_records_put(r, HEDDLE_WIRE_KIND_EVENT, 0, &mark, sizeof mark, deps, ndeps);
 }
 
-// Leaves at most `most` in deps, by putting records between. False: as put.
+// Leaves at most `most` in deps, by putting records between. False: as heddle_records_put.
 static bool narrow(struct heddle_records *r, uint32_t *deps, uint32_t *ndeps, uint32_t most) {
   while (*ndeps > most) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < *ndeps; i += HEDDLE_WIRE_MAX_DEPS) {
       uint32_t n = *ndeps - i < HEDDLE_WIRE_MAX_DEPS ? *ndeps - i : HEDDLE_WIRE_MAX_DEPS;
-      if ((deps[kept++] = join(r, deps + i, n)) == 0) return false;
+      if ((deps[kept++] = heddle_records_join(r, deps + i, n)) == 0) return false;
     }
     *ndeps = kept;
   }
@@ -81,8 +80,8 @@ static bool write_graph(const struct heddle_description *d, struct heddle_record
     }
     ok = narrow(r, deps, &n, HEDDLE_WIRE_MAX_DEPS);
     if (!ok) break;
-    if (node->enabled && node->child == NULL && node->kind != HEDDLE_WIRE_KIND_EVENT) number[i] = put(r, node->kind, node->body, node->body_bytes, deps, n);
-    else number[i] = join(r, deps, n);
+    if (node->enabled && node->child == NULL && node->kind != HEDDLE_WIRE_KIND_EVENT) number[i] = heddle_records_put(r, node->kind, node->left, node->body, node->body_bytes, deps, n);
+    else number[i] = heddle_records_join(r, deps, n);
     ok = number[i] != 0;
   }
   n = 0;
@@ -102,7 +101,7 @@ bool heddle_records_write(const struct heddle_description *d, struct heddle_reco
   memset(r, 0, sizeof *r);
   *why = HEDDLE_NATIVE_GRAPH_REFUSED;
   bool ok = write_graph(d, r, 0, NULL, why);
-  if (ok && r->nodes == 0) ok = join(r, NULL, 0) != 0; // an empty graph is launched too
+  if (ok && r->nodes == 0) ok = heddle_records_join(r, NULL, 0) != 0; // an empty graph is launched too
   if (ok) return true;
   free(r->at);
   memset(r, 0, sizeof *r);

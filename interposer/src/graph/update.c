@@ -1,6 +1,6 @@
 // Changes of executable graphs: once the driver has taken one, the description follows; the graph is given to the executor anew
 // before its next launch. Launches under way keep the old one. Source: CUDA driver API, cuGraphExecUpdate and cuGraphExec*SetParams,
-// cuGraphNodeSetEnabled.
+// cuGraphNodeSetEnabled, cuGraphExecEventRecordNodeSetEvent, cuGraphExecEventWaitNodeSetEvent.
 #include "../hooks/hooks_gen.h"
 #include "inner.h"
 
@@ -9,11 +9,11 @@
 // change that names another node makes the executable graph native.
 static struct heddle_node *node_of(struct heddle_exec *x, CUgraphNode handle) {
   struct heddle_node *n = x->description == NULL ? NULL : heddle_description_find(x->description, handle);
-  if (n == NULL && x->description != NULL) heddle_exec_describe(x, NULL, HEDDLE_NATIVE_GRAPH);
+  if (n == NULL && x->description != NULL) heddle_exec_describe(x, NULL, NULL, HEDDLE_NATIVE_GRAPH);
   return n;
 }
 
-enum change { KERNEL, MEMSET, COPY, CHILD, ENABLED };
+enum change { KERNEL, MEMSET, COPY, CHILD, ENABLED, HOST, MEMOPS, RECORD, WAIT };
 
 // The driver took the change. `params` is what the call was given.
 static void follow(CUgraphExec exec, CUgraphNode node, enum change what, const void *params) {
@@ -27,6 +27,10 @@ static void follow(CUgraphExec exec, CUgraphNode node, enum change what, const v
     case KERNEL: heddle_node_set_kernel(x->session, x->context, n, params); break;
     case MEMSET: heddle_node_set_memset(x->session, n, params); break;
     case COPY: heddle_node_set_copy(x->session, n, params); break;
+    case HOST: heddle_node_set_host(n, params); break;
+    case MEMOPS: heddle_node_set_memops(x->context, n, params); break;
+    case RECORD: heddle_node_set_event(n, HEDDLE_STEP_RECORD, (CUevent)(uintptr_t)params); break;
+    case WAIT: heddle_node_set_event(n, HEDDLE_STEP_WAIT, (CUevent)(uintptr_t)params); break;
     case ENABLED: n->enabled = *(const unsigned int *)params != 0; break;
     case CHILD: {
       enum heddle_native_reason why;
@@ -34,7 +38,7 @@ static void follow(CUgraphExec exec, CUgraphNode node, enum change what, const v
       // Whether disabled nodes stay so is the driver's to know.
       if (child == NULL || n->child == NULL || heddle_description_any_disabled(n->child)) {
         heddle_description_free(child);
-        heddle_exec_describe(x, NULL, child == NULL ? why : HEDDLE_NATIVE_GRAPH);
+        heddle_exec_describe(x, NULL, NULL, child == NULL ? why : HEDDLE_NATIVE_GRAPH);
       } else {
         heddle_description_forget_names(child); // its nodes go on being named by the graph that was there before
         heddle_description_free(n->child);
@@ -44,7 +48,14 @@ static void follow(CUgraphExec exec, CUgraphNode node, enum change what, const v
     }
     }
     if (x->description != NULL) heddle_exec_changed(x);
+    if (x->description != NULL && (what == RECORD || what == WAIT || what == CHILD)) {
+      heddle_graph_events_free(&x->events);
+      heddle_description_events(x->description, &x->events);
+    }
   }
+  // Of a graph that is not known any more, the new event counts as one more.
+  if (x->description == NULL && (what == RECORD || what == WAIT)) heddle_graph_event_add(&x->events, what == RECORD, (CUevent)(uintptr_t)params);
+  if (x->description == NULL && what == CHILD) heddle_graph_events((CUgraph)(uintptr_t)params, &x->events);
   heddle_capture_restore(mode);
   heddle_mutex_unlock(&x->lock);
   heddle_exec_release(x);
@@ -85,6 +96,30 @@ CUresult heddle_hook_cuGraphExecChildGraphNodeSetParams(CUgraphExec hGraphExec, 
   return r;
 }
 
+CUresult heddle_hook_cuGraphExecHostNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_HOST_NODE_PARAMS *nodeParams) {
+  CUresult r = heddle_real.cuGraphExecHostNodeSetParams(hGraphExec, hNode, nodeParams);
+  if (r == CUDA_SUCCESS) follow(hGraphExec, hNode, HOST, nodeParams);
+  return r;
+}
+
+CUresult heddle_hook_cuGraphExecEventRecordNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event) {
+  CUresult r = heddle_real.cuGraphExecEventRecordNodeSetEvent(hGraphExec, hNode, event);
+  if (r == CUDA_SUCCESS) follow(hGraphExec, hNode, RECORD, event);
+  return r;
+}
+
+CUresult heddle_hook_cuGraphExecEventWaitNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event) {
+  CUresult r = heddle_real.cuGraphExecEventWaitNodeSetEvent(hGraphExec, hNode, event);
+  if (r == CUDA_SUCCESS) follow(hGraphExec, hNode, WAIT, event);
+  return r;
+}
+
+CUresult heddle_hook_cuGraphExecBatchMemOpNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams) {
+  CUresult r = heddle_real.cuGraphExecBatchMemOpNodeSetParams(hGraphExec, hNode, nodeParams);
+  if (r == CUDA_SUCCESS) follow(hGraphExec, hNode, MEMOPS, nodeParams);
+  return r;
+}
+
 CUresult heddle_hook_cuGraphNodeSetEnabled(CUgraphExec hGraphExec, CUgraphNode hNode, unsigned int isEnabled) {
   CUresult r = heddle_real.cuGraphNodeSetEnabled(hGraphExec, hNode, isEnabled);
   if (r == CUDA_SUCCESS) follow(hGraphExec, hNode, ENABLED, &isEnabled);
@@ -111,6 +146,19 @@ CUresult heddle_hook_cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNod
   }
   case CU_GRAPH_NODE_TYPE_MEMCPY: follow(hGraphExec, hNode, COPY, &nodeParams->memcpy.copyParams); break;
   case CU_GRAPH_NODE_TYPE_GRAPH: follow(hGraphExec, hNode, CHILD, nodeParams->graph.graph); break;
+  case CU_GRAPH_NODE_TYPE_HOST: {
+    CUDA_HOST_NODE_PARAMS p = {nodeParams->host.fn, nodeParams->host.userData};
+    follow(hGraphExec, hNode, HOST, &p);
+    break;
+  }
+  case CU_GRAPH_NODE_TYPE_EVENT_RECORD: follow(hGraphExec, hNode, RECORD, nodeParams->eventRecord.event); break;
+  case CU_GRAPH_NODE_TYPE_WAIT_EVENT: follow(hGraphExec, hNode, WAIT, nodeParams->eventWait.event); break;
+  case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP: {
+    CUDA_BATCH_MEM_OP_NODE_PARAMS p = {.ctx = nodeParams->memOp.ctx, .count = nodeParams->memOp.count, .paramArray = nodeParams->memOp.paramArray,
+                                       .flags = nodeParams->memOp.flags};
+    follow(hGraphExec, hNode, MEMOPS, &p);
+    break;
+  }
   default: break; // a graph with a node of another kind is native anyway
   }
   return r;
@@ -127,7 +175,9 @@ static void updated(CUgraphExec exec, CUgraph graph) {
     // Whether disabled nodes stay so is the driver's to know.
     if (x->hasty >= HEDDLE_HASTY) why = HEDDLE_NATIVE_GRAPH_CHANGES;
     else if (!heddle_description_any_disabled(x->description)) d = heddle_describe(x->session, x->context, graph, &why);
-    heddle_exec_describe(x, d, why);
+    heddle_exec_describe(x, d, graph, why);
+  } else {
+    heddle_exec_describe(x, NULL, graph, x->why);
   }
   heddle_mutex_unlock(&x->lock);
   heddle_exec_release(x);

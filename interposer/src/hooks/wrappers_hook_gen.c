@@ -67,10 +67,18 @@ HEDDLE_WRAP(cuGraphAddNode, (CUgraphNode *phGraphNode, CUgraph hGraph, const CUg
   heddle_hook_cuGraphAddNode(phGraphNode, hGraph, dependencies, numDependencies, nodeParams))
 HEDDLE_WRAP(cuGraphAddNode_v2, (CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies, const CUgraphEdgeData *dependencyData, size_t numDependencies, CUgraphNodeParams *nodeParams), (phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams),
   heddle_hook_cuGraphAddNode_v2(phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams))
+HEDDLE_WRAP(cuGraphExecBatchMemOpNodeSetParams, (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams), (hGraphExec, hNode, nodeParams),
+  heddle_hook_cuGraphExecBatchMemOpNodeSetParams(hGraphExec, hNode, nodeParams))
 HEDDLE_WRAP(cuGraphExecChildGraphNodeSetParams, (CUgraphExec hGraphExec, CUgraphNode hNode, CUgraph childGraph), (hGraphExec, hNode, childGraph),
   heddle_hook_cuGraphExecChildGraphNodeSetParams(hGraphExec, hNode, childGraph))
 HEDDLE_WRAP(cuGraphExecDestroy, (CUgraphExec hGraphExec), (hGraphExec),
   heddle_hook_cuGraphExecDestroy(hGraphExec))
+HEDDLE_WRAP(cuGraphExecEventRecordNodeSetEvent, (CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event), (hGraphExec, hNode, event),
+  heddle_hook_cuGraphExecEventRecordNodeSetEvent(hGraphExec, hNode, event))
+HEDDLE_WRAP(cuGraphExecEventWaitNodeSetEvent, (CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event), (hGraphExec, hNode, event),
+  heddle_hook_cuGraphExecEventWaitNodeSetEvent(hGraphExec, hNode, event))
+HEDDLE_WRAP(cuGraphExecHostNodeSetParams, (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_HOST_NODE_PARAMS *nodeParams), (hGraphExec, hNode, nodeParams),
+  heddle_hook_cuGraphExecHostNodeSetParams(hGraphExec, hNode, nodeParams))
 HEDDLE_WRAP(cuGraphExecKernelNodeSetParams, (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS_v1 *nodeParams), (hGraphExec, hNode, nodeParams),
   heddle_hook_cuGraphExecKernelNodeSetParams(hGraphExec, hNode, nodeParams))
 HEDDLE_WRAP(cuGraphExecKernelNodeSetParams_v2, (CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_KERNEL_NODE_PARAMS *nodeParams), (hGraphExec, hNode, nodeParams),

@@ -59,10 +59,14 @@ func build(t *testing.T, name string, flags ...string) string {
 	args := append([]string{"-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-tsan", "-D_GNU_SOURCE=", "-D__CUDA_API_VERSION_INTERNAL",
 		"-I" + filepath.Join(root, "shm/c"), "-isystem", cuda, "-Wl,--wrap=heddle_futex_wait", "-o", out}, flags...)
 	for _, file := range []string{"lane", "submit", "order", "sync", "event", "stream", "context", "capture", "launch", "copy", "memset", "alone", "config", "log",
-		"graph/describe", "graph/records", "graph/mirror", "graph/exec", "graph/update"} {
+		"turn", "graph/describe", "graph/records", "graph/cut", "graph/plan", "graph/mirror", "graph/exec", "graph/update"} {
 		args = append(args, filepath.Join(root, "interposer/src", file+".c"))
 	}
-	args = append(args, filepath.Join(root, "shm/c/heddle_ring.c"), filepath.Join(root, "shm/c/heddle_hash.c"), "testdata/fake.c", "testdata/"+name+".c", "-lpthread")
+	args = append(args, filepath.Join(root, "shm/c/heddle_ring.c"), filepath.Join(root, "shm/c/heddle_hash.c"), "testdata/fake.c", "testdata/"+name+".c")
+	if text, err := os.ReadFile("testdata/" + name + ".c"); err == nil && bytes.Contains(text, []byte(`"graphfake.h"`)) {
+		args = append(args, "testdata/graphfake.c")
+	}
+	args = append(args, "-lpthread")
 	if text, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, text)
 	}
@@ -108,10 +112,15 @@ func TestUnits(t *testing.T) {
 }
 
 func TestGraphs(t *testing.T) {
-	path := build(t, "graphs", "-O1", "-fsanitize=address,undefined")
-	for _, name := range []string{"records", "edges", "kinds", "native", "refused", "changes", "update", "child", "alternating", "hasty", "order", "code", "globals", "drop",
-		"memory", "objects", "beside", "alone", "doubt", "large"} {
-		t.Run(name, func(t *testing.T) { run(t, []string{"HEDDLE_REATTACH_MS=300"}, path, name) })
+	for file, names := range map[string][]string{
+		"graphs":  {"records", "edges", "kinds", "native", "refused", "order", "code", "globals", "memory", "beside", "alone", "doubt", "large"},
+		"changes": {"changes", "update", "child", "alternating", "hasty", "drop", "objects"},
+		"steps":   {"cuts", "kinds", "branches", "events", "changes", "closed", "bounded"},
+	} {
+		path := build(t, file, "-O1", "-fsanitize=address,undefined")
+		for _, name := range names {
+			t.Run(file+"/"+name, func(t *testing.T) { run(t, []string{"HEDDLE_REATTACH_MS=300"}, path, name) })
+		}
 	}
 }
 
@@ -120,9 +129,11 @@ func TestThreads(t *testing.T) {
 	for _, name := range []string{"threads", "full"} {
 		t.Run(name, func(t *testing.T) { run(t, []string{"TSAN_OPTIONS=halt_on_error=1"}, path, name) })
 	}
-	t.Run("graphs", func(t *testing.T) {
-		run(t, []string{"TSAN_OPTIONS=halt_on_error=1"}, build(t, "graphs", "-O1", "-fsanitize=thread"), "threads")
-	})
+	for _, file := range []string{"changes", "steps"} {
+		t.Run(file, func(t *testing.T) {
+			run(t, []string{"TSAN_OPTIONS=halt_on_error=1"}, build(t, file, "-O1", "-fsanitize=thread"), "threads")
+		})
+	}
 }
 
 func TestLaunchStaysWithinItsInstructions(t *testing.T) {

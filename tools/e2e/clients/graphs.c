@@ -314,8 +314,8 @@ static void threads(void) {
 static unsigned host_calls;
 static void CUDA_CB count(void *arg) { host_calls += *(unsigned *)arg; }
 
-// What no executor builds runs natively, in order with what is forwarded.
-static void natively(void) {
+// Nodes that the client's own stream runs between parts of a graph, in order with what is forwarded (nodes.c has more of them).
+static void apart(void) {
   static unsigned pageable[N];
   unsigned three = 3, value = 0;
   CUgraph g;
@@ -363,7 +363,7 @@ static void natively(void) {
   CK(cuGraphExecDestroy(z));
   CK(cuGraphExecDestroy(v));
   CK(cuEventDestroy(event));
-  show("natively");
+  show("apart");
 }
 
 // As XLA's command buffers do: nodes added by hand, library calls captured into the same graph, nodes changed before launches.
@@ -497,7 +497,7 @@ static void many(void) {
 
 int main(void) {
   static const struct { const char *name; void (*f)(void); } parts[] = {
-      {"captured", captured}, {"by-hand", by_hand}, {"handles", handles}, {"order", order}, {"threads", threads}, {"natively", natively},
+      {"captured", captured}, {"by-hand", by_hand}, {"handles", handles}, {"order", order}, {"threads", threads}, {"apart", apart},
       {"command-buffer", command_buffer}, {"forbidden", forbidden}, {"many", many}};
   open_device();
   fill = function("fill");

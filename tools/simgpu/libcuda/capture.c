@@ -187,8 +187,33 @@ CUresult sim_capture_request(struct sim_stream *stream, struct sim_request *req)
         if (res == CUDA_SUCCESS && req->op == SIM_OP_MEMSET)
             n->u.memset = (CUDA_MEMSET_NODE_PARAMS){req->args[2], req->args[3], (unsigned)req->args[5], (unsigned)req->args[4],
                                                     req->args[6], req->args[7]};
+        if (res == CUDA_SUCCESS && req->op == SIM_OP_HOST_FUNC) {
+            uintptr_t fn = req->args[2];
+            memcpy(&n->u.host.fn, &fn, sizeof fn);
+            n->u.host.userData = (void *)(uintptr_t)req->args[3];
+        }
+        if (res == CUDA_SUCCESS && req->op == SIM_OP_MEMOP)
+            n->u.context = (CUcontext)stream->ctx;
         if (res == CUDA_SUCCESS)
             res = advance(stream, n);
+        if (res != CUDA_SUCCESS)
+            invalidate(stream->capture_id);
+    }
+    pthread_mutex_unlock(&sim_capture_lock);
+    return res;
+}
+
+CUresult sim_capture_event_node(struct sim_stream *stream, CUevent event, bool record)
+{
+    CUresult res = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    pthread_mutex_lock(&sim_capture_lock);
+    if (STATUS(stream) == CU_STREAM_CAPTURE_STATUS_ACTIVE) {
+        struct sim_node *n = sim_node_new(stream->graph, record ? CU_GRAPH_NODE_TYPE_EVENT_RECORD : CU_GRAPH_NODE_TYPE_WAIT_EVENT, stream->deps, stream->ndeps);
+        res = n ? sim_graph_event_work(&n->work, event, record) : CUDA_ERROR_OUT_OF_MEMORY;
+        if (res == CUDA_SUCCESS) {
+            n->u.event = event;
+            res = advance(stream, n);
+        }
         if (res != CUDA_SUCCESS)
             invalidate(stream->capture_id);
     }

@@ -89,7 +89,9 @@ CUresult sim_cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned i
     if (e->ctx != s->ctx)
         return CUDA_ERROR_INVALID_HANDLE;
     if (atomic_load(&s->capture) != CU_STREAM_CAPTURE_STATUS_NONE)
-        return sim_capture_event_record(s, e);
+        return flags & CU_EVENT_RECORD_EXTERNAL ? sim_capture_event_node(s, hEvent, true) : sim_capture_event_record(s, e);
+    if (flags & CU_EVENT_RECORD_EXTERNAL) /* it has no meaning outside of a capture */
+        return CUDA_ERROR_INVALID_VALUE;
     if (s->kind == SIM_STREAM_LEGACY && (res = sim_capture_legacy(s->ctx)) != CUDA_SUCCESS)
         return res;
     e->graph = NULL;
@@ -112,6 +114,8 @@ CUresult sim_cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigned int Fl
     CUresult res = event_resolve(hEvent, &e);
     if (res == CUDA_SUCCESS)
         res = sim_stream_resolve(hStream, &s);
+    if (res == CUDA_SUCCESS && (Flags & CU_EVENT_WAIT_EXTERNAL))
+        return atomic_load(&s->capture) != CU_STREAM_CAPTURE_STATUS_NONE ? sim_capture_event_node(s, hEvent, false) : CUDA_ERROR_INVALID_VALUE;
     if (res == CUDA_SUCCESS)
         res = sim_capture_event_wait(s, e, &handled);
     if (res != CUDA_SUCCESS || handled)

@@ -28,6 +28,7 @@ CUresult sim_work_copy(struct sim_work *w, const struct sim_request *req)
         memcpy(n.args + req->nargs, req->more, req->nmore * sizeof *n.args);
     if (req->blob_len)
         memcpy(n.blob, req->blob, req->blob_len);
+    n.event = w->event;
     sim_work_free(w);
     *w = n;
     return CUDA_SUCCESS;
@@ -75,6 +76,7 @@ void sim_node_free(struct sim_node *n)
     free(n->deps);
     free(n->params);
     free(n->copy);
+    free(n->memops);
     sim_obj_free(SIM_NODE, n);
 }
 
@@ -126,6 +128,7 @@ struct sim_node *sim_node_new(struct sim_graph *g, CUgraphNodeType type, struct 
     n->origin = 0;
     n->params = NULL;
     n->copy = NULL;
+    n->memops = NULL;
     memset(&n->u, 0, sizeof n->u);
     if (sim_nodes_union(&n->deps, &n->ndeps, deps, ndeps) != CUDA_SUCCESS) {
         sim_obj_free(SIM_NODE, n);
@@ -399,35 +402,6 @@ CUresult sim_cuGraphAddEmptyNode(CUgraphNode *phGraphNode, CUgraph hGraph, const
     CUresult res = sim_node_add(phGraphNode, hGraph, dependencies, numDependencies, CU_GRAPH_NODE_TYPE_EMPTY, &n);
     pthread_mutex_unlock(&sim_capture_lock);
     return res;
-}
-
-static CUresult event_node(CUgraphNode *out, CUgraph g, const CUgraphNode *deps, size_t ndeps, CUevent event, CUgraphNodeType type)
-{
-    struct sim_node *n;
-    const struct sim_event *e = SIM_OBJ(SIM_EVENT, event);
-    if (!e)
-        return CUDA_ERROR_INVALID_HANDLE;
-    pthread_mutex_lock(&sim_capture_lock);
-    CUresult res = sim_node_add(out, g, deps, ndeps, type, &n);
-    if (res == CUDA_SUCCESS) {
-        SIM_REQ(req, type == CU_GRAPH_NODE_TYPE_EVENT_RECORD ? SIM_OP_EVENT_RECORD : SIM_OP_EVENT_WAIT, 0, 0, e->obj.index);
-        n->u.event = event;
-        res = sim_work_copy(&n->work, &req);
-        if (res != CUDA_SUCCESS)
-            sim_node_drop_last(n);
-    }
-    pthread_mutex_unlock(&sim_capture_lock);
-    return res;
-}
-
-CUresult sim_cuGraphAddEventRecordNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies, size_t numDependencies, CUevent event)
-{
-    return event_node(phGraphNode, hGraph, dependencies, numDependencies, event, CU_GRAPH_NODE_TYPE_EVENT_RECORD);
-}
-
-CUresult sim_cuGraphAddEventWaitNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies, size_t numDependencies, CUevent event)
-{
-    return event_node(phGraphNode, hGraph, dependencies, numDependencies, event, CU_GRAPH_NODE_TYPE_WAIT_EVENT);
 }
 
 /* ---- reading graphs ---- */

@@ -10,6 +10,7 @@ struct sim_work {
     uint16_t nargs;
     size_t nmore, blob_len;
     CUfunction function; /* of a launch */
+    CUevent event;       /* that is recorded or waited for */
     uint64_t *args; /* nargs, then nmore */
     void *blob;
 };
@@ -29,10 +30,12 @@ struct sim_node {
         CUDA_MEMSET_NODE_PARAMS memset;
         CUDA_HOST_NODE_PARAMS host;
         CUevent event;
+        CUcontext context; /* of memory operations */
         struct sim_graph *child;
     } u;
     void **params; /* of u.kernel, into work.blob */
     CUDA_MEMCPY3D *copy;
+    CUstreamBatchMemOpParams *memops; /* made when they are asked for */
     size_t mark; /* scratch of traversals, under sim_capture_lock */
 };
 
@@ -71,5 +74,7 @@ struct sim_graph *sim_graph_flatten(const struct sim_graph *g);
 CUresult sim_graph_kernel_work(struct sim_work *work, const CUDA_KERNEL_NODE_PARAMS *p);
 CUresult sim_graph_memset_work(struct sim_work *work, const CUDA_MEMSET_NODE_PARAMS *p);
 CUresult sim_graph_host_work(struct sim_work *work, const CUDA_HOST_NODE_PARAMS *p);
+CUresult sim_graph_event_work(struct sim_work *work, CUevent event, bool record);
+CUresult sim_graph_memop_work(struct sim_work *work, const CUDA_BATCH_MEM_OP_NODE_PARAMS *p);
 
 #endif

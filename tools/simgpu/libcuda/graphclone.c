@@ -19,6 +19,7 @@ static struct sim_node *copy_node(struct sim_graph *g, const struct sim_node *n)
     if (n->work.op) {
         sim_work_request(&n->work, &req);
         res = sim_work_copy(&c->work, &req);
+        c->work.event = n->work.event;
     }
     if (res == CUDA_SUCCESS && n->type == CU_GRAPH_NODE_TYPE_KERNEL)
         res = sim_node_set_kernel(c, &req, n->u.kernel.func ? n->u.kernel.func : (CUfunction)n->u.kernel.kern);
@@ -177,42 +178,6 @@ CUresult sim_cuGraphChildGraphNodeGetGraph(CUgraphNode hNode, CUgraph *phGraph)
     return CUDA_SUCCESS;
 }
 
-/* ---- memory operations ---- */
-
-static CUresult memop_work(struct sim_work *work, const CUDA_BATCH_MEM_OP_NODE_PARAMS *p)
-{
-    if (p->flags || !p->count || p->count > SIM_MAX_MEMOPS || !p->paramArray)
-        return CUDA_ERROR_INVALID_VALUE;
-    uint64_t *list = malloc(p->count * 4 * sizeof *list);
-    if (!list)
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    CUresult res = CUDA_SUCCESS;
-    for (unsigned i = 0; i < p->count && res == CUDA_SUCCESS; i++)
-        res = sim_memop_item(&p->paramArray[i], list + (size_t)i * 4);
-    if (res == CUDA_SUCCESS) {
-        SIM_REQ(req, SIM_OP_MEMOP, 0, 0, p->count);
-        req.more = list;
-        req.nmore = (size_t)p->count * 4;
-        res = sim_work_copy(work, &req);
-    }
-    free(list);
-    return res;
-}
-
-CUresult sim_cuGraphAddBatchMemOpNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies, size_t numDependencies,
-                                      const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
-{
-    struct sim_node *n;
-    if (!nodeParams)
-        return CUDA_ERROR_INVALID_VALUE;
-    pthread_mutex_lock(&sim_capture_lock);
-    CUresult res = sim_node_add(phGraphNode, hGraph, dependencies, numDependencies, CU_GRAPH_NODE_TYPE_BATCH_MEM_OP, &n);
-    if (res == CUDA_SUCCESS && (res = memop_work(&n->work, nodeParams)) != CUDA_SUCCESS)
-        sim_node_drop_last(n);
-    pthread_mutex_unlock(&sim_capture_lock);
-    return res;
-}
-
 /* ---- any node ---- */
 
 static CUDA_KERNEL_NODE_PARAMS kernel_of(const CUDA_KERNEL_NODE_PARAMS_v3 *p)
@@ -297,6 +262,14 @@ CUresult sim_cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *p)
         CUDA_HOST_NODE_PARAMS h = {p->host.fn, p->host.userData};
         return sim_cuGraphHostNodeSetParams(hNode, &h);
     }
+    case CU_GRAPH_NODE_TYPE_WAIT_EVENT:
+        return sim_cuGraphEventWaitNodeSetEvent(hNode, p->eventWait.event);
+    case CU_GRAPH_NODE_TYPE_EVENT_RECORD:
+        return sim_cuGraphEventRecordNodeSetEvent(hNode, p->eventRecord.event);
+    case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP: {
+        CUDA_BATCH_MEM_OP_NODE_PARAMS b = {p->memOp.ctx, p->memOp.count, p->memOp.paramArray, p->memOp.flags};
+        return sim_cuGraphBatchMemOpNodeSetParams(hNode, &b);
+    }
     default:
         return CUDA_ERROR_NOT_SUPPORTED;
     }
@@ -323,6 +296,14 @@ CUresult sim_cuGraphExecNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode,
     }
     case CU_GRAPH_NODE_TYPE_GRAPH:
         return sim_cuGraphExecChildGraphNodeSetParams(hGraphExec, hNode, p->graph.graph);
+    case CU_GRAPH_NODE_TYPE_WAIT_EVENT:
+        return sim_cuGraphExecEventWaitNodeSetEvent(hGraphExec, hNode, p->eventWait.event);
+    case CU_GRAPH_NODE_TYPE_EVENT_RECORD:
+        return sim_cuGraphExecEventRecordNodeSetEvent(hGraphExec, hNode, p->eventRecord.event);
+    case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP: {
+        CUDA_BATCH_MEM_OP_NODE_PARAMS b = {p->memOp.ctx, p->memOp.count, p->memOp.paramArray, p->memOp.flags};
+        return sim_cuGraphExecBatchMemOpNodeSetParams(hGraphExec, hNode, &b);
+    }
     default:
         return CUDA_ERROR_NOT_SUPPORTED;
     }

@@ -60,7 +60,9 @@ static CUresult copy_work(struct sim_work *to, const struct sim_work *from)
     if (!from->op)
         return CUDA_SUCCESS;
     sim_work_request(from, &req);
-    return sim_work_copy(to, &req);
+    CUresult res = sim_work_copy(to, &req);
+    to->event = from->event;
+    return res;
 }
 
 /* Gives every step a lane, and the events between lanes. order[i] became step i; its mark is i + 1. */
@@ -268,6 +270,18 @@ static CUresult submit_step(const struct step *s, struct sim_stream *stream)
     sim_work_request(&s->work, &req);
     if (s->work.op == SIM_OP_LAUNCH)
         req.args[14] |= SIM_LAUNCH_FROM_GRAPH;
+    if (s->work.op == SIM_OP_EVENT_RECORD || s->work.op == SIM_OP_EVENT_WAIT) {
+        struct sim_event *e = SIM_OBJ(SIM_EVENT, s->work.event);
+        bool record = s->work.op == SIM_OP_EVENT_RECORD;
+        if (!e) /* destroyed since */
+            return CUDA_ERROR_INVALID_HANDLE;
+        if (atomic_load(&stream->capture) != CU_STREAM_CAPTURE_STATUS_NONE)
+            return sim_capture_event_node(stream, s->work.event, record);
+        if (!record)
+            return sim_submit(stream, &req, false);
+        e->graph = NULL;
+        return sim_submit_event(stream, &req, e);
+    }
     return sim_submit(stream, &req, false);
 }
 
@@ -322,8 +336,11 @@ CUresult sim_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
     bool capturing = atomic_load(&s->capture) != CU_STREAM_CAPTURE_STATUS_NONE;
     if (!capturing)
         res = prepare(x, s->ctx);
-    if (res == CUDA_SUCCESS && !capturing)
+    bool begun = res == CUDA_SUCCESS && !capturing;
+    if (begun) {
+        sim_graph_begin();
         res = follow_last(x, s);
+    }
     if (res == CUDA_SUCCESS && (capturing || x->lanes <= 1))
         for (size_t i = 0; res == CUDA_SUCCESS && i < x->n; i++)
             res = submit_step(&x->steps[i], s);
@@ -331,6 +348,8 @@ CUresult sim_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream)
         res = launch_lanes(x, s);
     if (res == CUDA_SUCCESS && !capturing)
         res = note_last(x, s);
+    if (begun)
+        sim_graph_end();
     pthread_mutex_unlock(&x->lock);
     return res;
 }
@@ -395,6 +414,24 @@ CUresult sim_cuGraphExecHostNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hN
 {
     struct step *s = find_step(hGraphExec, hNode, CU_GRAPH_NODE_TYPE_HOST);
     return s && nodeParams ? sim_graph_host_work(&s->work, nodeParams) : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult sim_cuGraphExecEventRecordNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event)
+{
+    struct step *s = find_step(hGraphExec, hNode, CU_GRAPH_NODE_TYPE_EVENT_RECORD);
+    return s ? sim_graph_event_work(&s->work, event, true) : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult sim_cuGraphExecEventWaitNodeSetEvent(CUgraphExec hGraphExec, CUgraphNode hNode, CUevent event)
+{
+    struct step *s = find_step(hGraphExec, hNode, CU_GRAPH_NODE_TYPE_WAIT_EVENT);
+    return s ? sim_graph_event_work(&s->work, event, false) : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult sim_cuGraphExecBatchMemOpNodeSetParams(CUgraphExec hGraphExec, CUgraphNode hNode, const CUDA_BATCH_MEM_OP_NODE_PARAMS *nodeParams)
+{
+    struct step *s = find_step(hGraphExec, hNode, CU_GRAPH_NODE_TYPE_BATCH_MEM_OP);
+    return s && nodeParams ? sim_graph_memop_work(&s->work, nodeParams) : CUDA_ERROR_INVALID_VALUE;
 }
 
 /* Pairs the nodes of two graphs of the same shape, one within the other's place in x. do_it false only checks. */

@@ -249,11 +249,40 @@ CUresult sim_post(struct sim_request *req)
     return res;
 }
 
+/* While one thread submits a graph, no other's work comes between the nodes. All under sim_send_lock. */
+static pthread_cond_t graph_through = PTHREAD_COND_INITIALIZER;
+static bool graph_under_way;
+static pthread_t graph_of;
+
+static void await_graph(void)
+{
+    while (graph_under_way && !pthread_equal(graph_of, pthread_self()))
+        pthread_cond_wait(&graph_through, &sim_send_lock);
+}
+
+void sim_graph_begin(void)
+{
+    pthread_mutex_lock(&sim_send_lock);
+    await_graph();
+    graph_under_way = true;
+    graph_of = pthread_self();
+    pthread_mutex_unlock(&sim_send_lock);
+}
+
+void sim_graph_end(void)
+{
+    pthread_mutex_lock(&sim_send_lock);
+    graph_under_way = false;
+    pthread_cond_broadcast(&graph_through);
+    pthread_mutex_unlock(&sim_send_lock);
+}
+
 static CUresult submit(struct sim_stream *stream, struct sim_request *req, bool wait, struct sim_event *event)
 {
     if (atomic_load(&dead))
         return CUDA_ERROR_DEVICE_UNAVAILABLE;
     pthread_mutex_lock(&sim_send_lock);
+    await_graph();
     req->args[0] = stream->obj.index;
     req->args[1] = ++stream->seq;
     if (event) {

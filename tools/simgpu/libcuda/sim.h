@@ -227,6 +227,9 @@ CUresult sim_post(struct sim_request *req);
  * and sends. wait: ask for the reply. A capturing stream records it instead. */
 CUresult sim_submit(struct sim_stream *stream, struct sim_request *req, bool wait);
 CUresult sim_submit_event(struct sim_stream *stream, struct sim_request *req, struct sim_event *event);
+/* Between the two only the calling thread submits: a graph is one thing to whatever else its stream holds. */
+void sim_graph_begin(void);
+void sim_graph_end(void);
 CUresult sim_connect(void);
 extern uint8_t *sim_status; /* the status page */
 extern pthread_mutex_t sim_send_lock;
@@ -396,6 +399,8 @@ CUresult sim_copy_prepare(const CUDA_MEMCPY3D *p, struct sim_request *req);
 
 /* Records a request of a capturing stream as a node. */
 CUresult sim_capture_request(struct sim_stream *stream, struct sim_request *req);
+/* A node that records the event, or waits for it, when the graph runs. */
+CUresult sim_capture_event_node(struct sim_stream *stream, CUevent event, bool record);
 CUresult sim_capture_event_record(struct sim_stream *stream, struct sim_event *event);
 CUresult sim_capture_event_wait(struct sim_stream *stream, struct sim_event *event, bool *handled);
 /* The answer to a call that must not happen while stream captures; invalidates. */
