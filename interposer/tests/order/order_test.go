@@ -35,7 +35,8 @@ func TestMain(m *testing.M) {
 
 var (
 	buildLock sync.Mutex
-	built     = map[string]string{}
+	built     = map[string]string{}   // programs, by name and flags
+	libraries = map[string][]string{} // the library's objects, by flags
 )
 
 // build compiles testdata/NAME.c with the library's sources and the given flags.
@@ -47,31 +48,67 @@ func build(t *testing.T, name string, flags ...string) string {
 	if path, ok := built[key]; ok {
 		return path
 	}
-	root, err := filepath.Abs("../../..")
+	sources := []string{"testdata/fake.c", "testdata/" + name + ".c"}
+	if text, err := os.ReadFile(sources[1]); err == nil && bytes.Contains(text, []byte(`"graphfake.h"`)) {
+		sources = append(sources, "testdata/graphfake.c")
+	}
+	out := filepath.Join(buildDir, fmt.Sprintf("%s-%d", name, len(built)))
+	args := append([]string{"-Wl,--wrap=heddle_futex_wait", "-o", out}, sources...)
+	args = append(args, library(t, flags)...)
+	gcc(t, "", flags, append(args, "-lpthread")...)
+	built[key] = out
+	return out
+}
+
+// library compiles the library's sources once for each set of flags.
+func library(t *testing.T, flags []string) []string {
+	t.Helper()
+	key := strings.Join(flags, "")
+	if objects, ok := libraries[key]; ok {
+		return objects
+	}
+	dir := filepath.Join(buildDir, fmt.Sprintf("library-%d", len(libraries)))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var sources []string
+	for _, file := range []string{"lane", "turn", "submit", "order", "sync", "event", "stream", "context", "capture", "launch", "copy", "memset", "alone", "config", "log",
+		"graph/describe", "graph/records", "graph/cut", "graph/plan", "graph/mirror", "graph/exec", "graph/update"} {
+		sources = append(sources, filepath.Join(root(t), "interposer/src", file+".c"))
+	}
+	sources = append(sources, filepath.Join(root(t), "shm/c/heddle_ring.c"), filepath.Join(root(t), "shm/c/heddle_hash.c"))
+	gcc(t, dir, flags, append([]string{"-c"}, sources...)...)
+	objects, err := filepath.Glob(filepath.Join(dir, "*.o"))
+	if err != nil || len(objects) != len(sources) {
+		t.Fatalf("%d objects of %d sources: %v", len(objects), len(sources), err)
+	}
+	libraries[key] = objects
+	return objects
+}
+
+func root(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs("../../..")
 	if err != nil {
 		t.Fatal(err)
 	}
+	return dir
+}
+
+// gcc runs the compiler in a folder ("": this one).
+func gcc(t *testing.T, dir string, flags []string, args ...string) {
+	t.Helper()
 	cuda := os.Getenv("HEDDLE_CUDA_INCLUDE")
 	if cuda == "" {
-		cuda = filepath.Join(root, ".deps/cuda/nvidia/cu13/include")
+		cuda = filepath.Join(root(t), ".deps/cuda/nvidia/cu13/include")
 	}
-	out := filepath.Join(buildDir, fmt.Sprintf("%s-%d", name, len(built)))
-	args := append([]string{"-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-tsan", "-D_GNU_SOURCE=", "-D__CUDA_API_VERSION_INTERNAL",
-		"-I" + filepath.Join(root, "shm/c"), "-isystem", cuda, "-Wl,--wrap=heddle_futex_wait", "-o", out}, flags...)
-	for _, file := range []string{"lane", "submit", "order", "sync", "event", "stream", "context", "capture", "launch", "copy", "memset", "alone", "config", "log",
-		"turn", "graph/describe", "graph/records", "graph/cut", "graph/plan", "graph/mirror", "graph/exec", "graph/update"} {
-		args = append(args, filepath.Join(root, "interposer/src", file+".c"))
-	}
-	args = append(args, filepath.Join(root, "shm/c/heddle_ring.c"), filepath.Join(root, "shm/c/heddle_hash.c"), "testdata/fake.c", "testdata/"+name+".c")
-	if text, err := os.ReadFile("testdata/" + name + ".c"); err == nil && bytes.Contains(text, []byte(`"graphfake.h"`)) {
-		args = append(args, "testdata/graphfake.c")
-	}
-	args = append(args, "-lpthread")
-	if text, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
+	all := append([]string{"-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-tsan", "-D_GNU_SOURCE=", "-D__CUDA_API_VERSION_INTERNAL",
+		"-I" + filepath.Join(root(t), "shm/c"), "-isystem", cuda}, flags...)
+	cmd := exec.Command("gcc", append(all, args...)...)
+	cmd.Dir = dir
+	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("gcc: %v\n%s", err, text)
 	}
-	built[key] = out
-	return out
 }
 
 // run executes a test program; it must end in time and say so.
