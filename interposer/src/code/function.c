@@ -22,7 +22,7 @@ static struct ids {
   size_t count, capacity;
 } ids[HEDDLE_MAX_DEVICES];
 
-_Atomic uint32_t heddle_code_changes;
+_Atomic uint32_t heddle_code_changes, heddle_code_seen;
 
 void heddle_ask_lock(void) { pthread_mutex_lock(&ask_lock); }
 void heddle_ask_unlock(void) { pthread_mutex_unlock(&ask_lock); }
@@ -45,6 +45,7 @@ static struct heddle_record *record_add(const void *handle, bool is_kernel, stru
   pthread_mutex_lock(&heddle_code_lock);
   bool ok = heddle_table_put(&functions, r);
   pthread_mutex_unlock(&heddle_code_lock);
+  if (ok && is_kernel && image) atomic_fetch_add(&heddle_code_seen, 1);
   if (ok) return r;
   free(r->name);
   free(r);
@@ -78,8 +79,7 @@ static struct heddle_record *kernel_of(CUfunction f) {
   return NULL;
 }
 
-// A handle that no hook gave out: asks the driver whose it is. The answer "unknown" is recorded too.
-static struct heddle_record *record_resolve(CUfunction f) {
+static struct heddle_record *record_ask(CUfunction f) {
   CUmodule module = NULL;
   CUlibrary library = NULL;
   const char *name = NULL;
@@ -96,6 +96,14 @@ static struct heddle_record *record_resolve(CUfunction f) {
     return record_add(f, true, image, NULL, image ? name : "");
   }
   return NULL; // no handle at all: the driver's own launch says so
+}
+
+// A handle that no hook gave out: asks the driver whose it is. The answer "unknown" is recorded too, and holds until more is known.
+static struct heddle_record *record_resolve(CUfunction f) {
+  uint32_t seen = atomic_load(&heddle_code_seen);
+  struct heddle_record *r = record_ask(f);
+  if (r && !r->image) atomic_store(&r->asked, seen);
+  return r;
 }
 
 // ---- completing a record ----
@@ -161,9 +169,10 @@ static void complete(struct heddle_record *r) {
 
 const struct heddle_function *heddle_code_function(CUfunction f) {
   struct heddle_record *r = heddle_table_find(&functions, f);
-  if (__builtin_expect(r && atomic_load_explicit(&r->ready, memory_order_acquire), 1)) return r->image ? &r->fn : NULL;
+  if (__builtin_expect(r && r->image && atomic_load_explicit(&r->ready, memory_order_acquire), 1)) return &r->fn;
   if (!f) return NULL;
-  if (!r && !(r = record_resolve(f))) return NULL;
+  if (r && !r->image && atomic_load(&r->asked) == atomic_load(&heddle_code_seen)) return NULL;
+  if ((!r || !r->image) && !(r = record_resolve(f))) return NULL;
   heddle_ask_lock();
   if (!atomic_load(&r->ready)) complete(r);
   heddle_ask_unlock();

@@ -131,6 +131,7 @@ static void remember(struct heddle_table *table, const void *handle, struct hedd
   pthread_mutex_lock(&heddle_code_lock);
   if (!heddle_table_put(table, o)) free(o);
   pthread_mutex_unlock(&heddle_code_lock);
+  atomic_fetch_add(&heddle_code_seen, 1);
 }
 
 static void remember_file(struct heddle_table *table, const void *handle, const char *path, bool plain) {

@@ -54,6 +54,7 @@ struct heddle_owner {
 struct heddle_record {
   struct heddle_function fn;
   struct heddle_image *image;  // NULL: we never saw its image
+  _Atomic uint32_t asked;      // without an image: heddle_code_seen when the driver was asked whose it is
   struct heddle_record *kernel;// of a CUfunction from cuKernelGetFunction
   CUcontext context;           // of a CUfunction: it ends with it
   char *name;
@@ -64,6 +65,8 @@ struct heddle_record {
 _Static_assert(offsetof(struct heddle_record, fn) == 0 && offsetof(struct heddle_function, handle) == 0, "records begin with their handle");
 
 extern pthread_mutex_t heddle_code_lock;
+// Rises whenever an image or a kernel becomes known: a handle of which nothing was known before may be one of its.
+extern _Atomic uint32_t heddle_code_seen;
 
 // ---- image.c ----
 // The image behind a module or library handle; NULL: unknown.
