@@ -23,29 +23,37 @@ static void quiesce(struct heddle_context *c) {
   if (c != NULL && c->session != NULL) (void)heddle_order_drain(c->session, c->handle); // a sticky error does not keep a context alive
 }
 
+// The driver has ended the context: what is known of it is forgotten, and the executor's copies of its graphs are given back.
+static void forget(CUcontext ctx, struct heddle_session *s, bool is_primary) {
+  heddle_graph_context_gone(ctx);
+  heddle_order_context_gone(ctx);
+  heddle_code_context_gone(ctx);
+  heddle_memory_context_gone(ctx);
+  outlive(s, is_primary);
+}
+
 CUresult heddle_hook_cuCtxDestroy_v2(CUcontext ctx) {
   struct heddle_context *c = heddle_context_peek(ctx);
   struct heddle_session *s = c == NULL ? NULL : c->session;
   quiesce(c);
   CUresult r = heddle_real.cuCtxDestroy_v2(ctx);
-  if (c != NULL && (r == CUDA_SUCCESS || (s != NULL && atomic_load(&s->sticky) != 0))) {
-    heddle_graph_context_gone(ctx);
-    heddle_order_context_gone(ctx);
-    heddle_code_context_gone(ctx);
-    heddle_memory_context_gone(ctx);
-    outlive(s, false);
-  }
+  if (c != NULL && (r == CUDA_SUCCESS || (s != NULL && atomic_load(&s->sticky) != 0))) forget(ctx, s, false);
   return r;
 }
 
 CUresult heddle_hook_cuCtxDetach(CUcontext ctx) {
   struct heddle_context *c = heddle_context_peek(ctx);
-  if (c != NULL && c->session != NULL) {
+  struct heddle_session *s = c == NULL ? NULL : c->session;
+  if (s != NULL) {
     quiesce(c);
     (void)heddle_real.cuCtxSynchronize();
   }
   CUresult r = heddle_real.cuCtxDetach(ctx);
-  if (r == CUDA_SUCCESS) heddle_order_context_gone(ctx); // if others still use it, its lanes are made anew
+  CUcontext now = NULL;
+  if (r != CUDA_SUCCESS) return r;
+  // It was current, or the driver had refused; when its last user lets go the driver destroys it, and it is current no more.
+  if (c != NULL && heddle_real.cuCtxGetCurrent(&now) == CUDA_SUCCESS && now != ctx) forget(ctx, s, false);
+  else heddle_order_context_gone(ctx); // others still use it: its lanes are made anew
   return r;
 }
 
@@ -72,13 +80,7 @@ static CUresult primary_end(CUdevice dev, CUresult (*call)(CUdevice), bool alway
   int active = 1;
   if (c == NULL) return r;
   if (!always_ends && (heddle_real.cuDevicePrimaryCtxGetState(dev, &flags, &active) != CUDA_SUCCESS || active != 0)) return r;
-  if (r == CUDA_SUCCESS || (s != NULL && atomic_load(&s->sticky) != 0)) {
-    heddle_graph_context_gone(handle);
-    heddle_order_context_gone(handle);
-    heddle_code_context_gone(handle);
-    heddle_memory_context_gone(handle);
-    outlive(s, true);
-  }
+  if (r == CUDA_SUCCESS || (s != NULL && atomic_load(&s->sticky) != 0)) forget(handle, s, true);
   return r;
 }
 
