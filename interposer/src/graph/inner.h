@@ -120,6 +120,9 @@ void heddle_cut_free(struct heddle_cut *c);
 
 // ---- mirror.c: graphs that the executor has ----
 
+struct heddle_extent {
+  uint64_t first, end;
+};
 struct heddle_mirror {
   struct heddle_mirror *next;    // of the process
   struct heddle_session *session;
@@ -128,6 +131,9 @@ struct heddle_mirror {
   const unsigned char *records;  // mapped from the sealed file that was sent
   bool dropped;                  // nobody launches it any more
   bool stale;                    // names memory that the executor does not have any more, or has anew
+  struct heddle_extent *named;   // what its copies and memsets name
+  uint32_t nnamed;
+  struct heddle_extent all;      // from the first to the last of it
   uint32_t nlast, room;
   struct heddle_wire_dep *last;  // its last launch in each lane that may not be done
 };

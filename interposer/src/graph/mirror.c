@@ -24,38 +24,60 @@ const unsigned char *heddle_graph_records(struct heddle_session *s, uint32_t id,
   return found;
 }
 
-static bool overlaps(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes) { return a < b + b_bytes && b < a + a_bytes; }
-
-// A copy or memset of memory in [address, address+bytes).
-static bool touches(const struct heddle_wire_record *r, uint64_t address, uint64_t bytes) {
+// What a record names, in out[0..2); how many.
+static uint32_t names(const struct heddle_wire_record *r, struct heddle_extent *out) {
   const unsigned char *body = heddle_record_body(r);
   switch (r->kind) {
   case HEDDLE_WIRE_KIND_MEMSET: {
     const struct heddle_wire_memset *w = (const struct heddle_wire_memset *)body;
-    return overlaps(w->dst, w->pitch * (w->height - 1) + w->width * w->element, address, bytes);
+    out[0] = (struct heddle_extent){w->dst, w->dst + w->pitch * (w->height - 1) + w->width * w->element};
+    return 1;
   }
   case HEDDLE_WIRE_KIND_COPY: {
     const struct heddle_wire_copy *w = (const struct heddle_wire_copy *)body;
-    return overlaps(w->dst, w->bytes, address, bytes) || overlaps(w->src, w->bytes, address, bytes);
+    out[0] = (struct heddle_extent){w->dst, w->dst + w->bytes};
+    out[1] = (struct heddle_extent){w->src, w->src + w->bytes};
+    return 2;
   }
   case HEDDLE_WIRE_KIND_COPY3D: {
     const struct heddle_wire_copy3d *w = (const struct heddle_wire_copy3d *)body;
-    uint64_t dst = ((w->depth - 1) * w->dst_height + w->height - 1) * w->dst_pitch + w->width;
-    uint64_t src = ((w->depth - 1) * w->src_height + w->height - 1) * w->src_pitch + w->width;
-    return overlaps(w->dst, dst, address, bytes) || overlaps(w->src, src, address, bytes);
+    out[0] = (struct heddle_extent){w->dst, w->dst + ((w->depth - 1) * w->dst_height + w->height - 1) * w->dst_pitch + w->width};
+    out[1] = (struct heddle_extent){w->src, w->src + ((w->depth - 1) * w->src_height + w->height - 1) * w->src_pitch + w->width};
+    return 2;
   }
-  default: return false;
+  default: return 0;
   }
 }
 
+// Notes what m names. False: no host memory.
+static bool note_names(struct heddle_mirror *m) {
+  struct heddle_extent e[2];
+  uint32_t n = 0;
+  for (int pass = 0; pass < 2; pass++) {
+    n = 0;
+    for (uint64_t at = 0; at < m->bytes; at += ((const struct heddle_wire_record *)(m->records + at))->size) {
+      uint32_t these = names((const struct heddle_wire_record *)(m->records + at), e);
+      for (uint32_t i = 0; i < these && pass == 1; i++) {
+        m->named[n + i] = e[i];
+        if (m->all.end == 0 || e[i].first < m->all.first) m->all.first = e[i].first;
+        if (e[i].end > m->all.end) m->all.end = e[i].end;
+      }
+      n += these;
+    }
+    if (n == 0) return true;
+    if (pass == 0 && (m->named = malloc(n * sizeof *m->named)) == NULL) return false;
+  }
+  m->nnamed = n;
+  return true;
+}
+
+static bool overlaps(struct heddle_extent a, struct heddle_extent b) { return a.first < b.end && b.first < a.end; }
+
 void heddle_graph_memory_gone(struct heddle_session *s, uint64_t address, uint64_t bytes) {
+  struct heddle_extent gone = {address, address + bytes};
   heddle_mutex_lock(&lock);
   for (struct heddle_mirror *m = mirrors; m != NULL; m = m->next)
-    for (uint64_t at = 0; m->session == s && !m->dropped && !m->stale && at < m->bytes;) {
-      const struct heddle_wire_record *r = (const struct heddle_wire_record *)(m->records + at);
-      m->stale = touches(r, address, bytes);
-      at += r->size;
-    }
+    for (uint32_t i = 0; i < m->nnamed && m->session == s && !m->dropped && !m->stale && overlaps(m->all, gone); i++) m->stale = overlaps(m->named[i], gone);
   heddle_mutex_unlock(&lock);
 }
 
@@ -72,6 +94,13 @@ static bool over(const struct heddle_mirror *m) {
   for (uint32_t i = 0; i < m->nlast; i++)
     if (!heddle_lane_done(m->session, m->last[i].lane, m->last[i].value)) return false;
   return true;
+}
+
+static void mirror_free(struct heddle_mirror *m) {
+  munmap((void *)(uintptr_t)m->records, m->bytes);
+  free(m->named);
+  free(m->last);
+  free(m);
 }
 
 // Frees dropped ones whose launches are done; *live receives how many of s are left.
@@ -93,9 +122,7 @@ static void sweep(struct heddle_session *s, uint32_t *live) {
   heddle_mutex_unlock(&lock);
   while (gone != NULL) {
     struct heddle_mirror *next = gone->next;
-    munmap((void *)(uintptr_t)gone->records, gone->bytes);
-    free(gone->last);
-    free(gone);
+    mirror_free(gone);
     gone = next;
   }
 }
@@ -139,17 +166,18 @@ struct heddle_mirror *heddle_mirror_make(struct heddle_session *s, const struct 
     free(m);
     return NULL;
   }
+  *m = (struct heddle_mirror){.session = s, .bytes = r->bytes, .records = records};
   struct heddle_wire_graph ask = {.bytes = r->bytes, .nodes = r->nodes}, reply = {0};
   int nfds = 0;
-  int status = heddle_session_request(s, HEDDLE_WIRE_TYPE_GRAPH, &ask, sizeof ask, NULL, 0, &fd, 1, &reply, sizeof reply, NULL, &nfds);
+  int status = HEDDLE_WIRE_STATUS_NO_MEMORY;
+  if (note_names(m)) status = heddle_session_request(s, HEDDLE_WIRE_TYPE_GRAPH, &ask, sizeof ask, NULL, 0, &fd, 1, &reply, sizeof reply, NULL, &nfds);
   close(fd);
   if (status != HEDDLE_WIRE_STATUS_OK || reply.graph_id == 0) {
     if (status < 0) *why = HEDDLE_NATIVE_CLOSED;
-    munmap((void *)(uintptr_t)records, r->bytes);
-    free(m);
+    mirror_free(m);
     return NULL;
   }
-  *m = (struct heddle_mirror){.session = s, .id = reply.graph_id, .bytes = r->bytes, .records = records};
+  m->id = reply.graph_id;
   heddle_mutex_lock(&lock);
   m->next = mirrors;
   mirrors = m;
