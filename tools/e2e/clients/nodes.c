@@ -200,10 +200,10 @@ static void host(void) {
 
 static void memops(void) {
   CUgraph g;
-  CUgraphNode write, wait, k, set, q;
+  CUgraphNode write, wait, k, set;
   unsigned value = 0;
   reset();
-  // Two branches, one of which waits for what the other writes, and a value that another stream writes after the launch.
+  // A value that another stream writes after the launch, waited for beside a memset.
   CUstreamBatchMemOpParams until = {.waitValue = {.operation = CU_STREAM_MEM_OP_WAIT_VALUE_32, .address = flag, .value = 1, .flags = CU_STREAM_WAIT_VALUE_GEQ}};
   CUstreamBatchMemOpParams done[2] = {{.writeValue = {.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32, .address = buffer[3], .value = 77}},
                                       {.writeValue = {.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32, .address = buffer[3] + 4, .value = 78}}};
@@ -215,11 +215,8 @@ static void memops(void) {
   CK(cuGraphAddKernelNode(&k, g, &wait, 1, &p));
   CK(cuGraphAddMemsetNode(&set, g, NULL, 0, &m, context)); // beside the wait, before the kernel
   CK(cuGraphAddDependencies(g, &set, &k, NULL, 1));
-  until.waitValue.address = buffer[2];
-  until.waitValue.value = 9;
-  CK(cuGraphAddBatchMemOpNode(&q, g, NULL, 0, &batch)); // waits for the memset of the other branch
   batch = (CUDA_BATCH_MEM_OP_NODE_PARAMS){.ctx = context, .count = 2, .paramArray = done};
-  CK(cuGraphAddBatchMemOpNode(&write, g, (CUgraphNode[]){k, q}, 2, &batch));
+  CK(cuGraphAddBatchMemOpNode(&write, g, &k, 1, &batch));
   CUgraphExec x = instantiate(g);
   for (unsigned i = 0; i < rounds(3); i++) {
     CK(cuGraphLaunch(x, s));
@@ -393,6 +390,7 @@ struct work {
 };
 static void CUDA_CB called(void *arg) { atomic_fetch_add((_Atomic unsigned *)arg, 1); }
 static _Atomic unsigned shared_calls;
+static pthread_mutex_t shared_lock = PTHREAD_MUTEX_INITIALIZER; // the driver does not synchronise calls with one executable graph
 
 static void *launcher(void *arg) {
   struct work *w = arg;
@@ -411,7 +409,9 @@ static void *launcher(void *arg) {
   for (unsigned i = 0; i < w->times; i++) {
     CK(cuGraphLaunch(x, s)); // the same stream for all of them
     CK(cuMemsetD32Async(buffer[3], 12345, N, s));
+    pthread_mutex_lock(&shared_lock);
     CK(cuGraphLaunch(w->shared, i % 2 == 0 ? s : t));
+    pthread_mutex_unlock(&shared_lock);
   }
   CK(cuGraphExecDestroy(x));
   return NULL;
