@@ -183,6 +183,31 @@ static void drop(void) {
   graph_free(g);
 }
 
+// A context that others still use keeps its graphs; the last one that detaches takes them along.
+static bool last_user;
+static CUresult detach(CUcontext c) {
+  CHECK(c == CONTEXT, "another context");
+  if (last_user) fake_current = (CUcontext)0x10;
+  return CUDA_SUCCESS;
+}
+static void detached(void) {
+  struct graph *g = graph_new();
+  add(g, CU_GRAPH_NODE_TYPE_MEMSET);
+  heddle_real.cuCtxDetach = detach;
+  CUgraphExec x = make(g);
+  go(x, CU_STREAM_LEGACY);
+  execute();
+  OK(heddle_hook_cuCtxDetach(CONTEXT));
+  CHECK(drops == 0, "%u drops while others use the context", drops);
+  go(x, CU_STREAM_LEGACY);
+  execute();
+  CHECK(launched[1] == 2 && natively == 0, "launched %u times, natively %u", launched[1], natively);
+  last_user = true;
+  OK(heddle_hook_cuCtxDetach(CONTEXT));
+  CHECK(drops == 1, "%u drops", drops);
+  graph_free(g);
+}
+
 // What the program gave to a graph to keep is let go of when no launch needs it any more.
 static CUresult retain(CUgraph g, CUuserObject o, unsigned n, unsigned f) { (void)g, (void)o, (void)n, (void)f; return CUDA_SUCCESS; }
 static CUresult destroy_at_rest(CUgraphExec x) {
@@ -256,6 +281,6 @@ static void threads(void) {
 
 int main(int argc, char **argv) {
   static const struct test all[] = {{"changes", changes}, {"update", update}, {"child", child}, {"alternating", alternating}, {"hasty", hasty}, {"drop", drop},
-                                    {"objects", objects}, {"threads", threads}};
+                                    {"detached", detached}, {"objects", objects}, {"threads", threads}};
   return run_test(argc, argv, all, sizeof all / sizeof *all);
 }
