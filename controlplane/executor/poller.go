@@ -119,6 +119,7 @@ type poller struct {
 	lastForce    int64
 	forceAfter   int64 // how long nothing must complete for the next force
 	force        bool  // this pass ignores windows
+	lags         bool  // more commands wait than there are issue threads
 	active       int   // sessions with work in the last pass
 	leaving      int
 	drained      func()
@@ -255,6 +256,7 @@ func (p *poller) pass() bool {
 	if p.lastComplete > p.lastForce {
 		p.forceAfter = int64(p.tune.Progress)
 	}
+	p.lags = p.engine.Pending() > p.engine.Threads()
 	p.force = p.now-max(p.lastComplete, p.lastForce) > p.forceAfter
 	active := 0
 	inFlight := 0
@@ -417,6 +419,9 @@ func (p *poller) offer(c *client, l *scoreboard.Lane) {
 			return
 		}
 		op.Signal = true
+	}
+	if p.looks() && p.awaits(c, l, op) {
+		return
 	}
 	l.Queued = true
 	p.sched.Ready(op, p.now)

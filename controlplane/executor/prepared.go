@@ -80,6 +80,10 @@ type PreparedStats struct {
 	Candidate uint64 `json:"candidates"` // sequences noted, to see whether they come again
 	Changed   uint64 `json:"changed"`    // launches in prepared words whose parameters were set anew
 	Busy      uint64 `json:"busy"`       // runs that went op by op because the graph to be changed was in flight
+	Awaited   uint64 `json:"awaited"`    // runs for the rest of which their first op waited, while the issue threads were behind
+	InVain    uint64 `json:"in_vain"`    // of them those of which the rest did not come in time
+	// Plain are ops that went one by one, by why (sequence.ReasonNames); those that went with other clients' are not among them.
+	Plain map[string]uint64 `json:"plain"`
 	// MakeSeconds is how long graphs took to make, on the loader's thread.
 	MakeSeconds float64 `json:"make_seconds"`
 }
@@ -273,8 +277,13 @@ func (m *prepared) stop() {
 func (m *prepared) snapshot(c sequence.Counters) PreparedStats {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	plain := map[string]uint64{}
+	for i, n := range c.Plain {
+		plain[sequence.ReasonNames[i]] = n
+	}
 	return PreparedStats{
 		Words: c.Words, Ops: c.Ops, Runs: c.Runs, Learned: c.Learned, Evicted: c.Evicted, Unused: c.Unused, Candidate: c.Seeds, Changed: c.Changed, Busy: c.Busy,
+		Awaited: c.Awaited, InVain: c.InVain, Plain: plain,
 		Made: m.stats.made, Refused: m.stats.refused, MakeSeconds: m.stats.busy.Seconds(),
 	}
 }
@@ -284,9 +293,10 @@ func (m *prepared) snapshot(c sequence.Counters) PreparedStats {
 // single issues an op that goes without other clients' company; when a run that was prepared begins with it, all of the run. false:
 // there is no room now.
 func (p *poller) single(op *scoreboard.Op) bool {
-	if op.Next() != nil && p.runs != nil && !p.tune.NoRuns && op.Session.Straggler != scoreboard.Limited { // one at a time, there
-		c := p.slots[op.Session.Slot]
-		if t := &c.tracks[op.Lane]; p.runs.Wants(t, op) && c.hold == nil {
+	c, few := p.slots[op.Session.Slot], op.Next() == nil
+	t := &c.tracks[op.Lane]
+	if !few && p.looks() && op.Session.Straggler != scoreboard.Limited { // one at a time, there
+		if p.runs.Wants(t, op) && c.hold == nil {
 			if issued, wait := p.chain(t, op); issued || wait {
 				return issued
 			}
@@ -298,6 +308,9 @@ func (p *poller) single(op *scoreboard.Op) bool {
 	p.direct(op)
 	if !p.engine.Issue(&w) {
 		return false
+	}
+	if p.looks() {
+		p.runs.Went(t, op, few)
 	}
 	p.trace.Word(&w, p.engine.Words)
 	p.gather.PlainIssued(&w)

@@ -73,6 +73,8 @@ type Options struct {
 	Spin time.Duration
 	// Nice is what RaisePriority gets for the threads.
 	Nice int
+	// Manual: no threads are started; Execute does what they would. For those who play time themselves.
+	Manual bool
 }
 
 // Stream is one executor stream. Its counters belong to the poller.
@@ -208,6 +210,9 @@ func New(d Driver, o Options) (*Engine, error) {
 	for i := range o.Threads {
 		t := &thread{engine: e, index: i, spin: o.Spin, nice: o.Nice}
 		e.threads = append(e.threads, t)
+	}
+	if o.Manual {
+		return e, nil
 	}
 	for _, t := range e.threads {
 		e.done.Add(1)

@@ -1,7 +1,7 @@
 // Package sequence recognises what eager clients repeat: runs of launches, in one lane, in a row, with the very same parameters. The
 // executor prepares a graph of such a run, and issues it in one driver call when all of its ops are waiting again.
 //
-// Nothing is predicted. A run is issued when its ops were submitted, and every byte of them was compared: what is issued is what was
+// Nothing is issued on a guess. A run is issued when its ops were submitted, and every byte of them was compared: what is issued is what was
 // asked for. Hashes only say where to look. A few launches of a run may have other parameters each time: those are set in the graph before
 // it is launched, while it is not in flight.
 //
@@ -40,7 +40,7 @@ const (
 	mostCopy = 64 << 20
 	// changeable is of how many launches one may have other parameters each time: setting them costs the issue thread some 0.9 µs before
 	// each launch of the graph, a launch of its own 4.4.
-	changeable = 8
+	changeable = 2
 	// again is how often a seed must come again before a graph is made of it, againWary the same for a client of whose runs many were
 	// never used.
 	again, againWary = 2, 8
@@ -77,6 +77,10 @@ type Counters struct {
 	Seeds      uint64
 	// Changed counts launches whose parameters were set anew, Busy the runs that went op by op because the graph to be changed was in flight.
 	Changed, Busy uint64
+	// Awaited counts runs for the rest of which their first op waited (Await), InVain those of them that did not come in time.
+	Awaited, InVain uint64
+	// Plain counts ops that went one by one, by why.
+	Plain [Reasons]uint64
 }
 
 // Store holds the runs of all clients.
@@ -113,6 +117,8 @@ type Track struct {
 	skips    int32
 	misses   int32 // looked for in vain since something was recognised
 	patience uint32
+	why      Reason // why its ops go one by one, of late
+	wait     wait
 }
 
 // Wants says, nearly always in a few ns, whether Look is worth its price for a ready op, its lane's first.
@@ -121,13 +127,16 @@ func (s *Store) Wants(t *Track, op *scoreboard.Op) bool {
 	case t.until != 0 && shm.Reached(t.until, op.Seq):
 		return false
 	case op.Kind != shm.KindLaunch:
+		t.why = Unfit
 		t.beside(op)
 		return false
 	case t.last != nil && follows(op.Seq, t.end), t.patience == 0, scoreboard.Count(t.since, op.Seq) >= t.patience:
 		return true
 	case op.Kernel.Starts == 0:
+		t.why = Unknown
 		return false
 	}
+	t.why = Unknown
 	h := s.hash(op)
 	for r := s.bucket[h%uint64(len(s.bucket))]; r != nil; r = r.chain {
 		if r.hash == h {
@@ -164,7 +173,8 @@ func (s *Store) Look(t *Track, ops []*scoreboard.Op) *Run {
 		n++
 	}
 	if n < Least {
-		if !fits(ops[0]) {
+		if t.why = Few; !fits(ops[0]) {
+			t.why = Unfit
 			t.beside(ops[0])
 		}
 		return nil
@@ -176,13 +186,19 @@ func (s *Store) Look(t *Track, ops []*scoreboard.Op) *Run {
 	}
 	t.checked = nil
 	r, n := s.find(t, ops)
-	switch {
+	switch t.why = Differs; {
 	case r == nil:
+		t.why = Unknown
 	case n == r.Len():
 		return s.whole(t, r, ops)
 	case n == len(ops) && more:
-		s.part(t, r, n)
-		t.until, t.since = ops[n-1].Seq, ops[n-1].Seq
+		t.why = Incomplete
+		if s.part(t, r, n); r.state == gone {
+			t.until, t.since = ops[n-1].Seq, ops[n-1].Seq
+		} else {
+			// The rest is foreseen: what follows the run is looked for where it ends.
+			t.recognised(r, ops[0].Seq+uint32(r.Len()-1))
+		}
 		return nil
 	case r.state == learning && r.loosen(ops):
 		return s.whole(t, r, ops)
@@ -249,12 +265,14 @@ func (s *Store) whole(t *Track, r *Run, ops []*scoreboard.Op) *Run {
 	if r.state == learning && r.seen >= s.need(r.Session) {
 		s.ask(r)
 	}
-	if r.state == asked {
+	if t.why = Learning; r.state == asked {
 		s.touch(r)
-		if r.Exec.Load() != 0 && !r.Refused.Load() {
+		if t.why = Making; r.Exec.Load() != 0 && !r.Refused.Load() {
 			switch used := ops[0].Session.Lane(r.lane); {
 			case r.seen%plainEvery == 0:
+				t.why = Measured
 			case r.Changes() && r.uses > 0 && !shm.Reached(used.Done, r.last):
+				t.why = Busy
 				s.Busy++
 			default:
 				t.checked, t.from = r, ops[0].Seq
@@ -277,7 +295,10 @@ func (s *Store) Took(t *Track, r *Run, lane, last uint32) {
 }
 
 // Pass says that a run that Look gave cannot be issued as it is: its ops go one by one; last is the number of its last op.
-func (s *Store) Pass(t *Track, r *Run, last uint32) { t.recognised(r, last) }
+func (s *Store) Pass(t *Track, r *Run, last uint32) {
+	t.recognised(r, last)
+	t.why = Bounds
+}
 
 // recognised goes on behind a run.
 func (t *Track) recognised(r *Run, last uint32) {
@@ -347,6 +368,7 @@ func (s *Store) seed(t *Track, ops []*scoreboard.Op, more bool) bool {
 		return false
 	}
 	if more && n < backlog {
+		t.why = Few
 		return false
 	}
 	s.thin(s.hash(ops[0]))
@@ -369,7 +391,7 @@ func (s *Store) seed(t *Track, ops []*scoreboard.Op, more bool) bool {
 	ops[0].Kernel.Starts++
 	s.Seeds++
 	last := ops[n-1].Seq
-	t.last, t.end, t.until, t.since = r, last, last, last
+	t.last, t.end, t.until, t.since, t.why = r, last, last, last, Learning
 	return true
 }
 

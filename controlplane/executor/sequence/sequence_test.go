@@ -213,7 +213,9 @@ func (l *lane) step() bool {
 		}
 	}
 	l.issued = append(l.issued, name(op))
+	few := op.Next() == nil
 	l.board.Issue(op, 0)
+	l.store.Went(&l.track, op, few)
 	return true
 }
 
