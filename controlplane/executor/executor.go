@@ -144,6 +144,8 @@ type Tuning struct {
 	// Busy, which costs nothing. Ahead is how much work of a lane is kept in flight while several clients launch kernels that can be
 	// joined: what hides launches and the way of their done words, so that what comes later can still join.
 	Gather, Busy, Ahead time.Duration
+	// JoinGraphs says when launches of several clients' graphs go as one.
+	JoinGraphs Joining
 	// NoRuns: every launch goes by itself, or with those of others; what clients repeat is not looked for.
 	NoRuns bool
 	// Calm is how long a driver call that holds up every launch of the context, as loading code and registering memory do, waits for
@@ -153,6 +155,16 @@ type Tuning struct {
 	// which nothing has happened, up to NapMost.
 	Nap, NapAfter, NapMost time.Duration
 }
+
+// Joining says when launches of several clients' graphs go as one.
+type Joining uint8
+
+// When they do: where it is measured to pay, never, or whenever they can.
+const (
+	JoinWherePaid Joining = iota
+	NeverJoin
+	AlwaysJoin
+)
 
 // Spin and NapAfter, and NapMost, where cores are few.
 const (
@@ -295,6 +307,7 @@ type executor struct {
 	forms    *forms
 	learned  *learned
 	prepared *prepared
+	joiner   *joiner
 	sessions map[uint64]*session
 	imagesMu sync.Mutex
 	images   map[uint64]*loaded
@@ -345,16 +358,20 @@ func (x *executor) run(ctx context.Context) error {
 		return err
 	}
 	go x.prepared.run()
+	x.joiner = newJoiner(x)
+	go x.joiner.run()
 	x.forms = newForms(x)
 	go x.forms.run()
 	faulted := false
 	defer func() {
 		if faulted {
 			x.prepared.cancel()
+			x.joiner.cancel()
 			x.forms.cancel() // clients wait for the next executor; compilers end by themselves when their pipes close
 			return
 		}
 		x.prepared.stop()
+		x.joiner.stop()
 		x.forms.stop()
 	}()
 	x.learned = newLearned(x)

@@ -37,6 +37,7 @@ type fakeGPU struct {
 	// was before.
 	late   bool
 	graphs fakeGraphs
+	ends   sync.Mutex // of chains
 }
 
 type fakeStream struct {
@@ -50,10 +51,12 @@ type fakeEvent struct {
 }
 
 func newFakeGPU() *fakeGPU {
-	return &fakeGPU{
+	g := &fakeGPU{
 		streams: map[gpu.Stream]*fakeStream{}, events: map[gpu.Event]*fakeEvent{}, kernels: map[string]func([]byte){},
 		byID: map[gpu.Function]func([]byte){}, mapped: map[uint64]uint64{}, windows: map[uint64]uint64{}, hosts: map[uint64]uint64{}, next: 100,
 	}
+	g.kernels[chainEndName] = g.chainEnd
+	return g
 }
 
 func (g *fakeGPU) facts() Facts {

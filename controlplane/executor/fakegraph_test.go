@@ -1,9 +1,13 @@
 package executor
 
 import (
+	"encoding/binary"
 	"sync"
+	"sync/atomic"
 	"time"
+	"unsafe"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 )
 
@@ -18,6 +22,7 @@ type fakeGraphs struct {
 	nodes    int
 	launches int
 	uploads  int
+	widest   int  // launches of more nodes fail; 0: none
 	racing   bool // a launch came while another of the same executable graph was in its call
 }
 
@@ -33,6 +38,13 @@ func (f *fakeGraphs) refuseWith(r gpu.Result) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.refuse = r
+}
+
+// refuseWide makes launches of graphs of more than so many nodes fail.
+func (f *fakeGraphs) refuseWide(nodes int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.widest = nodes
 }
 
 // forget makes every launch of a graph that exists fail.
@@ -57,6 +69,22 @@ type fakeExec struct {
 	of    gpu.Graph
 	nodes []fakeNode
 	in    bool
+}
+
+// chainEnd is what chainend.ptx does.
+func (g *fakeGPU) chainEnd(params []byte) {
+	at := func(i int) unsafe.Pointer {
+		return unsafe.Add(unsafe.Pointer(nil), binary.LittleEndian.Uint64(params[8*i:]))
+	}
+	row, count, ended := (*[scoreboard.ChainMarks]scoreboard.ChainMark)(at(0)), (*uint32)(at(1)), (*uint32)(at(2))
+	g.ends.Lock()
+	defer g.ends.Unlock()
+	m := row[*count%scoreboard.ChainMarks]
+	*count++
+	if m.Done != 0 {
+		atomic.StoreUint32((*uint32)(unsafe.Add(unsafe.Pointer(nil), m.Done)), m.Value)
+	}
+	atomic.StoreUint32(ended, *count)
 }
 
 func (g *fakeGPU) GraphCreate() (gpu.Graph, gpu.Result) {
@@ -199,6 +227,9 @@ func (g *fakeGPU) GraphLaunch(x gpu.GraphExec, s gpu.Stream) gpu.Result {
 	f := &g.graphs
 	f.mu.Lock()
 	e := f.execs[x]
+	if e != nil && f.widest > 0 && len(e.nodes) > f.widest {
+		e = nil
+	}
 	if e != nil {
 		f.racing = f.racing || e.in
 		e.in = true

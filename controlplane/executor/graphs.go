@@ -43,6 +43,7 @@ type GraphStats struct {
 	Refused  map[string]uint64 `json:"refused"`  // by reason: nodes, room, driver
 	Launches uint64            `json:"launches"` // of graphs
 	Kernels  uint64            `json:"kernels"`  // launched by them; in Stats.Launches too
+	Joined   JoinedStats       `json:"joined"`   // words of several clients' graphs
 }
 
 // Reasons for which a graph is refused, as GraphStats counts them.
@@ -62,8 +63,9 @@ type graph struct {
 	// kernels are those that it launches, by number. parts are all that were made of it; only who builds parts, and who frees it, looks.
 	kernels map[uint32]*scoreboard.Kernel
 	parts   []gpu.GraphExec
-	building,
-	dropped bool // under graphs.mu: parts are being built of it; it is to be freed after that
+	// Under graphs.mu: how many build something of it, and that it is to be freed after that.
+	borrowed int
+	dropped  bool
 }
 
 // graphs are those of one session that are not freed, dropped or not.
@@ -99,7 +101,7 @@ func (b *graphBooks) snapshot(counted GraphStats) GraphStats {
 	defer b.mu.Unlock()
 	st := b.stats
 	st.Refused = maps.Clone(st.Refused)
-	st.Launches, st.Kernels = counted.Launches, counted.Kernels
+	st.Launches, st.Kernels, st.Joined = counted.Launches, counted.Kernels, counted.Joined
 	return st
 }
 
@@ -169,6 +171,7 @@ func (s *session) graph(m *shm.Message, ask *shm.Graph) error {
 	g.kernels = sum.used
 	g.board.Ask = s.x.askParts(s, g.board.ID)
 	g.ranges = check.Ranges()
+	s.x.joiner.own(s, g)
 	kept = true
 	s.x.graphs.mu.Lock()
 	s.x.graphs.stats.Given++
@@ -216,6 +219,7 @@ func (s *session) takeGraph(id uint32) *graph {
 		return nil
 	}
 	delete(l.live, id)
+	s.x.joiner.disown(g)
 	l.nodes -= uint64(g.nodes)
 	l.bytes -= g.bytes
 	b := &s.x.graphs
@@ -250,6 +254,24 @@ func (s *session) buildGraph(g *graph, check *scoreboard.GraphChecker, from, to 
 		return 0, err
 	}
 	defer s.x.loader.do(func() error { d.GraphDestroy(made); return nil })
+	err = s.addNodes(made, g, check, from, to, func(_ gpu.GraphNode, _ []gpu.GraphNode, op *scoreboard.Op) { each(op) })
+	if err != nil {
+		return 0, err
+	}
+	err = s.x.loader.do(func() error {
+		var r gpu.Result
+		if exec, r = d.GraphInstantiate(made); r != gpu.Success {
+			return asDriver(fmt.Errorf("cuGraphInstantiate of %d nodes: %w", to-from, r))
+		}
+		s.x.uploadGraph(exec)
+		return nil
+	})
+	return exec, err
+}
+
+// addNodes adds the nodes from+1 to to of a graph to one of the driver's, as buildGraph says. each sees every node, and those that it is
+// behind.
+func (s *session) addNodes(made gpu.Graph, g *graph, check *scoreboard.GraphChecker, from, to uint32, each func(gpu.GraphNode, []gpu.GraphNode, *scoreboard.Op)) error {
 	var (
 		read  = shm.NewGraphReader(g.memory, g.nodes)
 		nodes = make([]gpu.GraphNode, 0, to-from)
@@ -258,9 +280,9 @@ func (s *session) buildGraph(g *graph, check *scoreboard.GraphChecker, from, to 
 	)
 	for more := true; more; {
 		if s.leaves() {
-			return 0, errStopping
+			return errStopping
 		}
-		err = s.x.loader.do(func() error {
+		err := s.x.loader.do(func() error {
 			for range nodesAtOnce {
 				v, ok, err := read.Next()
 				if more = ok && read.Node() <= to; err != nil || !more {
@@ -283,23 +305,15 @@ func (s *session) buildGraph(g *graph, check *scoreboard.GraphChecker, from, to 
 					return asDriver(fmt.Errorf("the driver does not take node %d (kind %d): %w", read.Node(), op.Kind, r))
 				}
 				nodes = append(nodes, n)
-				each(&op)
+				each(n, deps, &op)
 			}
 			return nil
 		})
 		if err != nil {
-			return 0, err
+			return err
 		}
 	}
-	err = s.x.loader.do(func() error {
-		var r gpu.Result
-		if exec, r = d.GraphInstantiate(made); r != gpu.Success {
-			return asDriver(fmt.Errorf("cuGraphInstantiate of %d nodes: %w", to-from, r))
-		}
-		s.x.uploadGraph(exec)
-		return nil
-	})
-	return exec, err
+	return nil
 }
 
 // asDriver and asNodes say who refuses a graph; asNodes gives nil for nil.
@@ -412,6 +426,7 @@ func (s *session) graphDrop(ask *shm.Graph) error {
 	c := s.client
 	reached := func() {
 		c.board.RemoveGraph(ask.GraphID)
+		s.x.poller.gather.ForgetGraph(g.board)
 		go s.x.loader.do(func() error { s.destroyGraph(ask.GraphID); return nil }) // an executor that leaves takes its graphs along
 	}
 	ok := s.x.poller.call(func() {
@@ -429,11 +444,11 @@ func (s *session) graphDrop(ask *shm.Graph) error {
 	return nil
 }
 
-// destroyGraph gives back what a graph holds; launches that still run go on to their end. It runs on the loader's thread. While parts of
-// it are built, whoever builds them will do it.
+// destroyGraph gives back what a graph holds; launches that still run go on to their end. It runs on the loader's thread. While
+// somebody has borrowed it, giveBack does it.
 func (s *session) destroyGraph(id uint32) {
 	s.graphs.mu.Lock()
-	if g := s.graphs.live[id]; g != nil && g.building {
+	if g := s.graphs.live[id]; g != nil && g.borrowed > 0 {
 		g.dropped = true
 		s.graphs.mu.Unlock()
 		return
@@ -452,6 +467,32 @@ func (s *session) destroyGraph(id uint32) {
 		s.x.driver.GraphExecDestroy(exec)
 	}
 	g.unmap()
+}
+
+// borrow keeps a graph from being freed until giveBack; false: it is gone already, or about to be.
+func (s *session) borrow(id uint32, g *graph) bool {
+	l := &s.graphs
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if g == nil || l.live[id] != g || l.closing || g.dropped {
+		return false
+	}
+	g.borrowed++
+	l.built.Add(1)
+	return true
+}
+
+// giveBack ends borrow.
+func (s *session) giveBack(g *graph) {
+	l := &s.graphs
+	l.mu.Lock()
+	g.borrowed--
+	drop := g.dropped && g.borrowed == 0
+	l.mu.Unlock()
+	l.built.Done()
+	if drop {
+		_ = s.x.loader.do(func() error { s.destroyGraph(g.board.ID); return nil }) // or the session's teardown has
+	}
 }
 
 // dropGraphs destroys all graphs of a session that nothing of is in flight any more. It runs on the loader's thread.

@@ -51,26 +51,16 @@ func (s *session) cutGraph(id uint32, parts int) {
 	l := &s.graphs
 	l.mu.Lock()
 	g := l.live[id]
-	if g == nil || l.closing {
-		l.mu.Unlock()
+	l.mu.Unlock()
+	if !s.borrow(id, g) {
 		return
 	}
-	g.building = true
-	l.built.Add(1)
-	l.mu.Unlock()
+	defer s.giveBack(g)
 	built, err := s.buildParts(g, parts)
 	if err != nil {
 		s.log.Info("a graph is not cut", "graph", id, "parts", parts, "why", err)
 	}
 	s.x.poller.call(func() { g.board.Built(built) })
-	l.mu.Lock()
-	g.building = false
-	dropped := g.dropped
-	l.mu.Unlock()
-	l.built.Done()
-	if dropped {
-		_ = s.x.loader.do(func() error { s.destroyGraph(id); return nil }) // or the session's teardown has
-	}
 }
 
 // buildParts makes the parts.

@@ -582,6 +582,7 @@ func (p *poller) schedule() bool {
 	}
 	p.sched.Begin(p.now, stuck)
 	p.gather.Uneven = p.sched.Uneven
+	p.gather.Look(p.now)
 	pending := 0
 	if p.gather.Len() > 0 {
 		pending = p.engine.Pending()
@@ -594,6 +595,15 @@ func (p *poller) schedule() bool {
 			}
 		}
 		op := p.sched.Peek()
+		if p.gather.GraphsWaiting() > 0 {
+			if b := p.bench(s, op, pending > 1, forced); b != nil {
+				if p.together(b) {
+					did = true
+					pending++
+				}
+				continue
+			}
+		}
 		if s != nil && (op == nil || !before(op, s.Ready.First())) {
 			words++
 			if p.join(s) {

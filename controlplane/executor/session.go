@@ -384,8 +384,14 @@ func cause(f *shm.SessionFile) string {
 	return fmt.Sprintf("client %d, kernel %q", client, name)
 }
 
-// setApart keeps a kernel's ops of this session out of launches with others.
+// setApart keeps a kernel's ops of this session, or its graphs (kernel 0), out of launches with others.
 func (s *session) setApart(a *shm.Setting) error {
+	if a.KernelID == 0 { // what was joined was a graph
+		if !s.x.poller.call(func() { s.client.board.GraphsApart = true }) {
+			return errStopping
+		}
+		return nil
+	}
 	k := s.kernels[a.KernelID]
 	if k == nil {
 		return refuse(shm.StatusInvalid, "kernel id %d is unknown", a.KernelID)
@@ -528,6 +534,7 @@ func (s *session) segmentDrop(r *shm.Range) error {
 func (s *session) unname(address uint64) {
 	s.client.board.Memory.Remove(address)
 	s.x.poller.runs.Forget(s.id, true)
+	s.x.poller.gather.ForgetGraphs(s.client.board, false)
 }
 
 func (s *session) unmap(address, bytes uint64, single bool) error {
@@ -649,6 +656,7 @@ func (s *session) detach() error {
 		if !p.call(func() {
 			p.remove(c)
 			p.runs.Forget(s.id, false)
+			p.gather.ForgetGraphs(c.board, true)
 		}) {
 			return errStopping
 		}
@@ -667,6 +675,7 @@ func (s *session) detach() error {
 func (s *session) teardown(c *client) error {
 	d := s.x.driver
 	err := s.x.loader.do(func() error {
+		s.x.joiner.leave(s.id)
 		s.dropGraphs()
 		s.x.prepared.leave(s.id)
 		for _, k := range s.kernels {

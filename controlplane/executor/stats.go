@@ -117,6 +117,8 @@ type SessionStats struct {
 	Evictions uint64  `json:"evictions,omitempty"`
 	// Slowed is by what part its kernels take longer beside others than alone, smoothed over those that were measured.
 	Slowed float64 `json:"slowed,omitempty"`
+	// ApartGraphs counts its launches of graphs that went by themselves, by reason (scoreboard.ApartReasons).
+	ApartGraphs map[string]uint64 `json:"apart_graphs,omitempty"`
 }
 
 // snapshot collects the counters; it runs on the poller's thread.
@@ -133,7 +135,7 @@ func (p *poller) snapshot() Stats {
 		HeldInVain: g.InVain, HeldSeconds: float64(g.HeldNanoseconds) / 1e9, SignalsInKernel: g.InKernel, Apart: reasons(&g.Apart),
 		Waiting: g.Len(), OpsSliced: g.Slots[word.Sliced], Slices: g.Words[word.Sliced],
 	}
-	st.Graphs = GraphStats{Launches: n.GraphLaunches, Kernels: n.GraphKernels}
+	st.Graphs = GraphStats{Launches: n.GraphLaunches, Kernels: n.GraphKernels, Joined: p.joinedStats()}
 	st.Stragglers = StragglerStats{p.stragglers.Evictions, p.stragglers.Limits, p.stragglers.Returns}
 	st.Stalls = p.stalls()
 	st.Interference = p.interference()
@@ -153,7 +155,7 @@ func (p *poller) snapshot() Stats {
 		st.Sessions = append(st.Sessions, SessionStats{
 			ClientID: c.id, OpsDone: b.OpsDone, Launches: b.Launches, Coalesced: b.Joined, Slots: b.Slots, Dropped: b.OpsDropped, InFlight: b.InFlight(), Waiting: b.Waiting(), BusyLanes: len(b.Busy()),
 			Straggler: scoreboard.StragglerNames[b.Straggler], Lateness: c.pace.Late(), Evictions: c.pace.Evictions, Slowed: b.Slowed,
-			Kernels: b.Kernels(), Graphs: b.GraphCount(), Ranges: b.Memory.Len(), RingBytes: c.ring.Read() - c.ring.Head(), Error: int(c.failed),
+			ApartGraphs: reasons(&b.ApartGraphs), Kernels: b.Kernels(), Graphs: b.GraphCount(), Ranges: b.Memory.Len(), RingBytes: c.ring.Read() - c.ring.Head(), Error: int(c.failed),
 		})
 	}
 	return st
@@ -216,6 +218,7 @@ func (x *executor) answerStats(m shm.Message) {
 		x.pages.Forms, x.pages.Prepared = x.forms.snapshot(), x.prepared.snapshot(runs)
 		x.pages.Graphs = x.graphs.snapshot(x.pages.Graphs)
 		x.pages.Driver, x.pages.Calm = x.driver.snapshot(), x.quietly.snapshot()
+		x.pages.Graphs.Joined = x.joiner.snapshot(x.pages.Graphs.Joined)
 	}
 	text, next, err := x.pages.page(from)
 	if err != nil {

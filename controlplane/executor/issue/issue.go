@@ -364,6 +364,20 @@ func (e *Engine) leastLoaded(lvl int, in scoreboard.Levels) int {
 	return best
 }
 
+// behindGraph is the stream that an op must wait for because an earlier launch of its graph is there: the driver orders launches of one
+// executable graph, but not those of its parts, or of words that it is in.
+func (e *Engine) behindGraph(op *scoreboard.Op) (waits uint32) {
+	if op.Kind != shm.KindGraph {
+		return 0
+	}
+	if d := op.Graph.Last(); d.Value != 0 {
+		if l := op.Session.Outstanding(d); l != nil {
+			waits = 1 << uint(l.Stream)
+		}
+	}
+	return waits
+}
+
 // place chooses the stream of an op and the streams it must wait for (a bit each).
 func (e *Engine) place(op *scoreboard.Op) (stream int, waits uint32) {
 	s := op.Session
@@ -373,13 +387,7 @@ func (e *Engine) place(op *scoreboard.Op) (stream int, waits uint32) {
 			waits |= 1 << uint(l.Stream)
 		}
 	}
-	if op.Kind == shm.KindGraph { // the driver orders launches of one executable graph, but not those of its parts
-		if d := op.Graph.Last(); d.Value != 0 {
-			if l := s.Outstanding(d); l != nil {
-				waits |= 1 << uint(l.Stream)
-			}
-		}
-	}
+	waits |= e.behindGraph(op)
 	stream = lane.Stream
 	lvl := e.LevelOf(s, lane.Priority)
 	switch {
@@ -405,12 +413,12 @@ func (e *Engine) place(op *scoreboard.Op) (stream int, waits uint32) {
 	return stream, waits &^ (1 << uint(stream))
 }
 
-// placeBatch chooses the stream of a batch: where most of its lanes are, so that lanes which went together before go on without
-// any wait; it waits for the streams of the others and of all dependencies.
-func (e *Engine) placeBatch(b *word.Batch) (stream int, waits uint32) {
+// placeTogether chooses the stream of ops that go together: where most of their lanes are, so that lanes which went together before go
+// on without any wait; it waits for the streams of the others and of all dependencies.
+func (e *Engine) placeTogether(ops []*scoreboard.Op) (stream int, waits uint32) {
 	var lanes [MaxStreams]uint8
 	lvl := len(e.levels) - 1
-	for _, op := range b.Ops[:b.Count] {
+	for _, op := range ops {
 		s := op.Session
 		lane := s.Lane(op.Lane)
 		lvl = min(lvl, e.LevelOf(s, lane.Priority))
@@ -423,6 +431,7 @@ func (e *Engine) placeBatch(b *word.Batch) (stream int, waits uint32) {
 				waits |= 1 << uint(l.Stream)
 			}
 		}
+		waits |= e.behindGraph(op)
 	}
 	stream = scoreboard.NoStream
 	most := uint8(0)
@@ -432,7 +441,7 @@ func (e *Engine) placeBatch(b *word.Batch) (stream int, waits uint32) {
 		}
 	}
 	if stream == scoreboard.NoStream {
-		stream = e.leastLoaded(lvl, b.Ops[0].Session.Levels)
+		stream = e.leastLoaded(lvl, ops[0].Session.Levels)
 	}
 	return stream, waits &^ (1 << uint(stream))
 }
@@ -445,8 +454,8 @@ func (e *Engine) Issue(w *word.Word) bool {
 	switch {
 	case part:
 		stream, waits = e.place(w.Batch.Ops[0])
-	case w.Batch != nil:
-		stream, waits = e.placeBatch(w.Batch)
+	case w.Batch != nil || w.Team != nil:
+		stream, waits = e.placeTogether(w.Ops())
 	default:
 		stream, waits = e.place(w.Ops()[0]) // what else a chain's ops depend on is done
 	}
@@ -456,7 +465,7 @@ func (e *Engine) Issue(w *word.Word) bool {
 	t := e.threads[on.thread]
 	const need = 1 + queueLength - queueUse // the same for all: who waits for many streams would never find more
 	more := 2 * count
-	if w.Batch != nil {
+	if w.Batch != nil || w.Team != nil {
 		more = 2
 	}
 	if on.depth()+n+more > streamDepth || t.q.room() < need {
@@ -477,7 +486,7 @@ func (e *Engine) Issue(w *word.Word) bool {
 				on.Ops += flying
 			}
 		}
-		o.Joined = w.Batch != nil && count > 1
+		o.Joined = (w.Batch != nil || w.Team != nil) && count > 1
 		if part {
 			o.Session.Begin(o, stream)
 		} else {
@@ -487,7 +496,7 @@ func (e *Engine) Issue(w *word.Word) bool {
 			on.Since = e.Now
 		}
 		on.Ops++
-		if o.Signal && (w.Batch == nil || (!part && word.Outside(o))) {
+		if o.Signal && w.Team == nil && (w.Batch == nil || (!part && word.Outside(o))) {
 			on.extra++
 			e.Signals++
 		}
@@ -506,6 +515,7 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 	}
 	on.follow(w)
 	e.Words++
+	on.joined = on.joined || w.Team != nil
 	if b := w.Batch; b != nil {
 		on.joined = on.joined || count > 1
 		if b.Counters = on.counters; b.Small() {
@@ -522,6 +532,8 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 			w.Batch.Passed = nil
 		} else if w.Chain != nil {
 			w.Chain.Passed = nil
+		} else if w.Team != nil {
+			w.Team.Passed = nil
 		}
 		e.executeNow(t, c)
 		return
@@ -536,6 +548,8 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 		w.Batch.Passed, w.Batch.Number = &t.q.done, number
 	} else if w.Chain != nil {
 		w.Chain.Passed, w.Chain.Number = &t.q.done, number
+	} else if w.Team != nil {
+		w.Team.Passed, w.Team.Number = &t.q.done, number
 	}
 	t.push()
 }

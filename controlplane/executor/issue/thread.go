@@ -131,6 +131,8 @@ func (t *thread) word(on gpu.Stream, w *word.Word) {
 		t.batch(on, w.Batch)
 	case word.Prepared:
 		t.chain(on, w.Chain)
+	case word.Joined:
+		t.team(on, w.Team)
 	default:
 		t.one(on, w.Op)
 	}
@@ -212,6 +214,25 @@ func (t *thread) chain(on gpu.Stream, c *word.Chain) {
 	default:
 		c.Run.Refused.Store(true)
 		for _, op := range c.Ops[:c.Count] {
+			if t.engine.fault.Load() == 0 {
+				t.one(on, op)
+			}
+		}
+	}
+}
+
+// team issues launches of graphs as one word. When that cannot be they go one by one: what is wrong with one of them is then its own.
+func (t *thread) team(on gpu.Stream, m *word.Team) {
+	r := m.Of.Launch(t.engine.driver, on, m.Ops[:m.Count])
+	switch {
+	case r == gpu.Success:
+	case r.Sticky():
+		t.engine.SetFault(r)
+	default:
+		if r != gpu.NotReady {
+			m.Of.Refused.Store(true)
+		}
+		for _, op := range m.Ops[:m.Count] {
 			if t.engine.fault.Load() == 0 {
 				t.one(on, op)
 			}

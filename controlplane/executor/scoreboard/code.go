@@ -71,11 +71,13 @@ const (
 	ReasonClass                        // its class is never joined (coalesce = false)
 	ReasonStraggler                    // its client's ops take much longer than they should (straggler = "evict")
 	ReasonCompany                      // they and others' ops slow each other more than one launch gains
+	ReasonNoWord                       // a graph: no word of it and of the others that were ready exists (yet)
+	ReasonParts                        // a graph: it goes in parts, between which more urgent ops go
 	ReasonCount
 )
 
 // ApartReasons are the reasons' names in statistics and documentation.
-var ApartReasons = [ReasonCount]string{"alone", "no-form", "shape", "full", "cost", "priority", "excluded", "class", "straggler", "company"}
+var ApartReasons = [ReasonCount]string{"alone", "no-form", "shape", "full", "cost", "priority", "excluded", "class", "straggler", "company", "no-word", "parts"}
 
 // Reason is a code of a fixed list (docs/coalescing.md) and a sentence.
 type Reason struct{ Code, Detail string }

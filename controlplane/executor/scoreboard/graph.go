@@ -23,8 +23,8 @@ type Graph struct {
 	Weight float64
 	Exec   gpu.GraphExec
 
-	// lost: memory that its copies and memsets name is not mapped any more.
-	lost atomic.Bool
+	// lost: memory that its copies and memsets name is not mapped any more. retired: Retire was called.
+	lost, retired atomic.Bool
 	// launching: one executable graph must not be in two driver calls at a time (cuda.h, "graph object thread safety"), and two lanes'
 	// launches may be two threads'.
 	launching sync.Mutex
@@ -42,6 +42,9 @@ type Graph struct {
 	Asked  bool
 	Builds int
 	last   shm.Dep // the latest launch
+	// Bench and Seat are its place among the graphs that words are made of (package word); Bench 0: none. Covered: some word has it.
+	Bench, Seat uint8
+	Covered     bool
 }
 
 // GraphParts is a graph as graphs that run one after another.
@@ -109,8 +112,12 @@ func (g *Graph) Retire() gpu.GraphExec {
 	defer g.launching.Unlock()
 	x := g.Exec
 	g.Exec = 0
+	g.retired.Store(true)
 	return x
 }
+
+// Lost says whether memory that it needs is gone. Any thread may call it.
+func (g *Graph) Lost() bool { return g.lost.Load() }
 
 // Lose makes every later launch fail. Any thread may call it.
 func (g *Graph) Lose() { g.lost.Store(true) }

@@ -68,6 +68,9 @@ func (l *Lane) InFlight() int { return int(Count(l.Done, l.Issued)) }
 // Unsignalled is how many wholly issued ops no queued GPU write covers.
 func (l *Lane) Unsignalled() int { return int(Count(l.Signalled, l.Whole)) }
 
+// Reached says whether number seq is known done.
+func (l *Lane) Reached(seq uint32) bool { return shm.Reached(l.Done, seq) }
+
 // First is the lane's oldest waiting op, nil when none.
 func (l *Lane) First() *Op { return l.first }
 
@@ -91,6 +94,10 @@ type Session struct {
 
 	// Slowed is by what part its kernels take longer in the company of others than alone, smoothed over those measured. The gather's.
 	Slowed float64
+	// GraphsApart: its graphs are never joined with others' (a fault in company). ApartGraphs counts its launches of graphs that went by
+	// themselves, by reason.
+	GraphsApart bool
+	ApartGraphs [ReasonCount]uint64
 
 	// Memory is what ops may address.
 	Memory Ranges

@@ -28,7 +28,7 @@ const (
 )
 
 // Paths of words, as TraceEvent.Path numbers them.
-var Paths = [word.Paths]string{word.Stream: "alone", word.Coalesced: "coalesced", word.Sliced: "sliced", word.Prepared: "prepared"}
+var Paths = [word.Paths]string{word.Stream: "alone", word.Coalesced: "coalesced", word.Sliced: "sliced", word.Prepared: "prepared", word.Joined: "joined"}
 
 // Recording is one ring of events: one writer, one reader.
 type Recording struct {

@@ -57,6 +57,7 @@ type Gather struct {
 	pass    uint64
 	now     int64 // of the last Next
 	wary    bool  // some shape is
+	graphs  graphGather
 }
 
 // NewGather makes one.
@@ -72,13 +73,16 @@ func NewGather(o Options) (*Gather, error) {
 func (g *Gather) Shapes() *scoreboard.Shapes { return g.shapes }
 
 // Len is how many ops wait in it.
-func (g *Gather) Len() int { return g.shapes.Len() }
+func (g *Gather) Len() int { return g.shapes.Len() + g.graphs.waiting }
 
 // Begin starts a pass of the poller.
 func (g *Gather) Begin(pass uint64) { g.pass = pass }
 
 // Joins reports whether ops of the launch's kernel can be joined at all: only then does waiting for company make sense.
 func Joins(op *scoreboard.Op) bool {
+	if op.Kind == shm.KindGraph {
+		return op.Graph.Covered && op.Session.Straggler == scoreboard.Free
+	}
 	k := op.Kernel
 	return k != nil && k.Code != nil && !k.Apart && k.Code.Forms.Load() != nil && op.Kind == shm.KindLaunch &&
 		op.Session.Straggler == scoreboard.Free
@@ -86,6 +90,9 @@ func Joins(op *scoreboard.Op) bool {
 
 // Add takes a ready op, or leaves it (false) to the policy: it is no launch, or cannot be joined.
 func (g *Gather) Add(op *scoreboard.Op, level int) bool {
+	if op.Kind == shm.KindGraph {
+		return g.addGraph(op, level)
+	}
 	k := op.Kernel
 	if op.Kind != shm.KindLaunch || k.Code == nil {
 		g.regard(op, 0)
@@ -154,7 +161,12 @@ func (g *Gather) hold(op *scoreboard.Op) int64 {
 }
 
 // Remove takes an op out that was added and is given up.
-func (g *Gather) Remove(op *scoreboard.Op) bool { return g.shapes.Remove(op) }
+func (g *Gather) Remove(op *scoreboard.Op) bool {
+	if op.Kind == shm.KindGraph {
+		return g.removeGraph(op)
+	}
+	return g.shapes.Remove(op)
+}
 
 func (g *Gather) apart(c *scoreboard.Code, why scoreboard.ApartReason) {
 	c.Use.Apart[why]++
@@ -553,9 +565,7 @@ func (g *Gather) Forget() { g.shapes.Each(func(s *scoreboard.Shape) { s.Times.Fo
 func (g *Gather) PlainIssued(w *Word) {
 	g.Words[Stream]++
 	g.Slots[Stream]++
-	if w.Op.Kind == shm.KindLaunch {
-		g.Widths[0]++
-	}
+	g.Widths[0] += w.Op.Kernels() // each for itself
 	if w.Shape != nil {
 		w.Shape.Words++
 		w.Shape.Code.Use.Launches++

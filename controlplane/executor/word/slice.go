@@ -192,6 +192,7 @@ func (g *Gather) SliceIssued(w *Word, first bool) {
 	if w.Batch.Parts != nil {
 		if first {
 			g.Slots[Sliced]++
+			g.Widths[0] += op.Kernels()
 		}
 		return
 	}

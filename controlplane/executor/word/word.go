@@ -2,7 +2,7 @@
 //
 // An op by itself is launched as its client asked for it (Stream). Ops of one kernel, or of kernels that one form holds, are
 // launched together (Coalesced): a [Batch] is their word, and [Gather] finds them, decides when they go, and how many. Ops of one lane
-// that its client repeats go as a graph (Prepared): a [Chain].
+// that its client repeats go as a graph (Prepared): a [Chain]. Launches of several clients' graphs go as one (Joined): a [Team].
 package word
 
 import (
@@ -43,15 +43,18 @@ const (
 	Sliced
 	// Prepared is one launch of a graph that holds a run of a lane's ops (package sequence).
 	Prepared
+	// Joined is one launch of several graphs, side by side in one executable graph (scoreboard.GraphWord).
+	Joined
 	Paths
 )
 
 // Word is one launch. It is a value: it travels through the issue queue without allocation.
 type Word struct {
-	// Op is the word's only op (Stream), Batch its ops (Coalesced), Chain its ops (Prepared); the others are nil.
+	// Op is the word's only op (Stream), Batch its ops (Coalesced), Chain its ops (Prepared), Team its ops (Joined); the others are nil.
 	Op    *scoreboard.Op
 	Batch *Batch
 	Chain *Chain
+	Team  *Team
 	// Shape is that of the op which leads the word, nil for an op that launches no kernel. Measure asks for the word's time.
 	Shape   *scoreboard.Shape
 	Measure bool
@@ -72,6 +75,8 @@ func (w *Word) Len() int {
 		return w.Batch.Count
 	case w.Chain != nil:
 		return w.Chain.Count
+	case w.Team != nil:
+		return w.Team.Count
 	}
 	return 1
 }
@@ -85,6 +90,8 @@ func (w *Word) Path() Path {
 		return Coalesced
 	case w.Chain != nil:
 		return Prepared
+	case w.Team != nil:
+		return Joined
 	}
 	return Stream
 }
@@ -96,6 +103,8 @@ func (w *Word) Ops() []*scoreboard.Op {
 		return w.Batch.Ops[:w.Batch.Count]
 	case w.Chain != nil:
 		return w.Chain.Ops[:w.Chain.Count]
+	case w.Team != nil:
+		return w.Team.Ops[:w.Team.Count]
 	}
 	return unsafe.Slice(&w.Op, 1)
 }
