@@ -72,6 +72,18 @@ type executorStats struct {
 		Launches uint64            `json:"launches"`
 		Kernels  uint64            `json:"kernels"`
 		Refused  map[string]uint64 `json:"refused"`
+		Joined   struct {
+			Words       uint64  `json:"words"`
+			Launches    uint64  `json:"launches"`
+			Kernels     uint64  `json:"kernels"`
+			Kept        uint64  `json:"kept"`
+			Nodes       uint64  `json:"nodes"`
+			Made        uint64  `json:"made"`
+			Refused     uint64  `json:"refused"`
+			Evicted     uint64  `json:"evicted"`
+			Unpaid      uint64  `json:"unpaid"`
+			MakeSeconds float64 `json:"make_seconds"`
+		} `json:"joined"`
 	} `json:"graphs"`
 	Prepared struct {
 		Words       uint64  `json:"words"`
@@ -364,7 +376,7 @@ func (at place) told(s *executorStats) {
 	for _, n := range s.Graphs.Refused {
 		refused += n
 	}
-	g, f, r := &s.Coalescing, &s.Forms, &s.Prepared
+	g, f, r, j := &s.Coalescing, &s.Forms, &s.Prepared, &s.Graphs.Joined
 	for _, v := range []struct {
 		f *family
 		v float64
@@ -378,6 +390,9 @@ func (at place) told(s *executorStats) {
 		{metricCompiling, f.CompileSeconds}, {metricLoading, f.LoadSeconds}, {metricWorkers, float64(f.Workers)},
 		{metricGraphs, float64(s.Graphs.Live)}, {metricGraphNodes, float64(s.Graphs.Nodes)}, {metricGraphLaunches, float64(s.Graphs.Launches)},
 		{metricGraphKernels, float64(s.Graphs.Kernels)}, {metricGraphsRefused, float64(refused)},
+		{metricJoinedLaunches, float64(j.Launches)}, {metricJoinedKernels, float64(j.Kernels)}, {metricJoinedWords, float64(j.Kept)},
+		{metricJoinedNodes, float64(j.Nodes)}, {metricJoinedMade, float64(j.Made)}, {metricJoinedRefused, float64(j.Refused)},
+		{metricJoinedEvicted, float64(j.Evicted)}, {metricJoinedUnpaid, float64(j.Unpaid)}, {metricJoinedTime, j.MakeSeconds},
 		{metricRunOps, float64(r.Ops)}, {metricRuns, float64(r.Runs)}, {metricRunsMade, float64(r.Made)}, {metricRunsRefused, float64(r.Refused)},
 		{metricRunsEvicted, float64(r.Evicted)}, {metricRunsUnused, float64(r.Unused)}, {metricRunsTime, r.MakeSeconds},
 		{metricPairs, float64(s.Interference.Pairs)}, {metricHurting, float64(s.Interference.Hurting)},
@@ -391,6 +406,7 @@ func (at place) told(s *executorStats) {
 	at.one(metricWords, float64(g.WordsCoalesced), "coalesced")
 	at.one(metricWords, float64(g.Slices), "sliced")
 	at.one(metricWords, float64(r.Words), "prepared")
+	at.one(metricWords, float64(j.Words), "joined")
 	at.one(metricSignals, float64(s.Signals), "stream")
 	at.one(metricSignals, float64(g.SignalsInKernel), "kernel")
 	if len(g.Widths) > 0 { // words of one kernel and the kernels of wider ones: the sum is exact

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -81,7 +80,7 @@ type madeWord struct {
 // chainEnd is the memory of the end of a chain.
 type chainEnd struct {
 	scoreboard.ChainEnd
-	row, count, ended uint64 // addresses for the GPU
+	params uint64 // where its kernel's parameters lie, in the same memory
 }
 
 type retiredWord struct {
@@ -305,14 +304,7 @@ func (m *joiner) chain(made gpu.Graph, o owned, end chainEnd) error {
 	if err != nil {
 		return err
 	}
-	params := [3]uint64{end.row, end.count, end.ended}
-	var pin runtime.Pinner
-	defer pin.Unpin()
-	pin.Pin(&params)
-	l := &gpu.Launch{
-		Function: m.end, Grid: [3]uint32{1, 1, 1}, Block: [3]uint32{1, 1, 1},
-		Params: uint64(uintptr(unsafe.Pointer(&params))), ParamBytes: uint64(unsafe.Sizeof(params)),
-	}
+	l := &gpu.Launch{Function: m.end, Grid: [3]uint32{1, 1, 1}, Block: [3]uint32{1, 1, 1}, Params: end.params, ParamBytes: 24}
 	after := slices.Sorted(maps.Keys(last))
 	return m.x.loader.do(func() error {
 		if _, r := m.x.driver.GraphKernel(made, after, l); r != gpu.Success {
@@ -380,11 +372,13 @@ func (m *joiner) prepare() error {
 			return fmt.Errorf("%d counts of chains: %w", maxChains, err)
 		}
 		for i := range maxChains {
-			e := chainEnd{row: host + uint64(i*scoreboard.ChainEndBytes), count: counts + uint64(4*i)}
-			e.ended = e.row + uint64(scoreboard.ChainRowBytes)
-			e.Row = (*[scoreboard.ChainMarks]scoreboard.ChainMark)(unsafe.Add(unsafe.Pointer(nil), e.row))
-			e.Ended = (*uint32)(unsafe.Add(unsafe.Pointer(nil), e.ended))
+			row := host + uint64(i*scoreboard.ChainEndBytes)
+			ended := row + uint64(scoreboard.ChainRowBytes)
+			e := chainEnd{params: ended + 8}
+			e.Row = (*[scoreboard.ChainMarks]scoreboard.ChainMark)(unsafe.Add(unsafe.Pointer(nil), row))
+			e.Ended = (*uint32)(unsafe.Add(unsafe.Pointer(nil), ended))
 			*e.Row, *e.Ended = [scoreboard.ChainMarks]scoreboard.ChainMark{}, 0
+			*(*[3]uint64)(unsafe.Add(unsafe.Pointer(nil), e.params)) = [3]uint64{row, counts + uint64(4*i), ended}
 			m.free = append(m.free, e)
 		}
 		m.end = f

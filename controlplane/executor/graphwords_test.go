@@ -384,3 +384,93 @@ func TestGraphsJoinedEndless(t *testing.T) {
 		t.Errorf("%d graphs are kept as they were built", built)
 	}
 }
+
+// A fault while a word runs: everybody in it is a suspect, and the next executor never joins their graphs.
+func TestGraphsJoinedFault(t *testing.T) {
+	w := pair(t, nil)
+	w.stuck(1)
+	w.g.fault.Store(int32(gpu.IllegalAddress))
+	w.openAll()
+	if err := w.d.end(); ExitCode(err) != ExitFault {
+		t.Fatalf("end: %v", err)
+	}
+	m := <-w.d.faults
+	f, err := shm.Decode[shm.Fault](m.Body)
+	if err != nil || f.Clients != 2 || f.Apart != 2 || f.Blamed != 0 {
+		t.Fatalf("%+v, %v; want two suspects, both set apart", f, err)
+	}
+	for i := range 2 {
+		at := 8 * (2 + 2*i)
+		if id, kernel := binary.LittleEndian.Uint64(m.Tail[at:]), binary.LittleEndian.Uint64(m.Tail[at+8:]); id != uint64(i+1) || kernel != 0 {
+			t.Errorf("client %d, kernel %d is set apart; want client %d and its graphs", id, kernel, i+1)
+		}
+	}
+}
+
+// Clients whose class is never joined, and those that were set apart, go by themselves, and it is said why.
+func TestGraphsApart(t *testing.T) {
+	w := newCrew(t, 4, nil)
+	w.d.must(shm.Message{Type: shm.TypeClass, ClientID: 1, Body: shm.Encode(shm.Class{}), Tail: []byte("apart")})
+	w.d.must(shm.Message{Type: shm.TypeApart, ClientID: 2, Body: shm.Encode(shm.Setting{})})
+	w.until("a word", 1, w.everybody(), func(s JoinedStats) bool { return s.Words > 5 })
+	w.check()
+	st := w.d.stats()
+	rounds := w.ran[0] / crewNodes
+	for i, why := range []string{"class", "excluded"} {
+		if s := st.Sessions[i]; s.Coalesced != 0 || s.ApartGraphs[why] != rounds || st.Graphs.Joined.Apart[why] != rounds {
+			t.Errorf("client %d: %+v; want %d times %s", i+1, s, rounds, why)
+		}
+	}
+	for _, s := range st.Sessions {
+		apart := uint64(0)
+		for _, n := range s.ApartGraphs {
+			apart += n
+		}
+		if apart*crewNodes+s.Coalesced != s.Launches {
+			t.Errorf("client %d: %d launches of graphs apart and %d kernels joined of %d", s.ClientID, apart, s.Coalesced, s.Launches)
+		}
+	}
+	if s := st.Sessions[2]; s.Coalesced == 0 {
+		t.Errorf("client 3 never went with others: %+v", s)
+	}
+}
+
+// Switched off, nothing is joined or kept for it.
+func TestGraphsNeverJoined(t *testing.T) {
+	w := newCrew(t, 2, func(c *Config) { c.Tuning.JoinGraphs = NeverJoin })
+	for range 50 {
+		w.round(1, w.everybody()...)
+	}
+	w.check()
+	if j := w.joined(); j.Words != 0 || j.Asked != 0 || j.Nodes != 0 || len(j.Apart) != 0 {
+		t.Errorf("%+v", j)
+	}
+}
+
+// Clients that launch far ahead, in several lanes, with other ops in between: per lane just what was submitted runs, in order.
+func TestGraphsJoinedPrograms(t *testing.T) {
+	w := newCrew(t, 4, nil)
+	w.until("a word", 1, w.everybody(), func(s JoinedStats) bool { return s.Words > 0 })
+	var all sync.WaitGroup
+	for i, c := range w.all {
+		all.Go(func() {
+			for range 40 {
+				for range 1 + (i+int(w.ran[i]))%7 {
+					c.run(1, 0, nil)
+					w.ran[i] += crewNodes
+					if w.ran[i]%2 == 0 {
+						c.launch(1, 0, u64s(c.window, 1), nil)
+						w.ran[i]++
+					}
+				}
+				if err := c.sync(0, c.run(1, 0, nil)); err != nil {
+					t.Error(err)
+					return
+				}
+				w.ran[i] += crewNodes
+			}
+		})
+	}
+	all.Wait()
+	w.check()
+}

@@ -25,12 +25,19 @@ import (
 // childEnv makes this test's binary an executor process with the daemon's socket on fd 3.
 const childEnv = "HEDDLE_TEST_EXECUTOR"
 
+// joiningEnv has such a process join graphs whenever it can.
+const joiningEnv = "HEDDLE_TEST_JOINING"
+
 // clientEnv makes it the process that plays daemon and clients.
 const clientEnv = "HEDDLE_TEST_CLIENT"
 
 func TestMain(m *testing.M) {
 	if uuid := os.Getenv(childEnv); uuid != "" {
-		err := Run(context.Background(), Config{ControlFd: 3, DeviceUUID: uuid, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+		c := Config{ControlFd: 3, DeviceUUID: uuid, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+		if os.Getenv(joiningEnv) != "" {
+			joining(&c)
+		}
+		err := Run(context.Background(), c)
 		os.Exit(ExitCode(err))
 	}
 	if os.Getenv(compilerEnv) != "" {

@@ -32,6 +32,8 @@ def used(before, after):
         launches=n,
         kernel_us=div(spent * 1e6, n),
         in_graphs=div(d("graphs", "kernels"), n),
+        joined=div(d("graphs", "joined", "kernels"), n),
+        chains=div(d("graphs", "joined", "launches"), d("graphs", "joined", "words")),
         prepared=div(d("prepared", "ops"), n),
         sliced=d("coalescing", "ops_sliced"),
         share=div(c, n),

@@ -82,9 +82,10 @@ def digests(part, what, spec, names):
 def costs(part, what, used, most=None):
     """What a kernel costs the executor. Issue 6 bounds it for joined graphs and for learned sequences: the shares say what these were."""
     v = used.get("kernel_us")
-    shares = ", ".join(
-        f"{fmt(used.get(k))} {name}" for k, name in (("in_graphs", "in graphs"), ("prepared", "prepared"), ("share", "coalesced"))
-    )
+    names = (("in_graphs", "in graphs"), ("joined", "in joined graphs"), ("prepared", "prepared"), ("share", "coalesced"))
+    shares = ", ".join(f"{fmt(used.get(k))} {name}" for k, name in names)
+    if used.get("chains"):
+        row(part, f"{what}: graphs in a joined word; share of the kernels in such words", heddle=f"{fmt(used['chains'])}; {fmt(used['joined'])}")
     row(
         part,
         f"{what}: executor's time for a kernel, poller and driver calls, µs (shares)",

@@ -39,7 +39,7 @@ type ChainMark struct {
 // ChainMarks is how many launches of a word can be in flight; a power of two. The kernel of executor/chainend.ptx has it, too.
 const ChainMarks = 64
 
-// Bytes of a row of marks, of the GPU's count behind it, and of both in lines of their own.
+// Bytes of a row of marks, and of it with what else the end of a chain has, in a line of its own: Ended, and its kernel's parameters.
 const (
 	ChainRowBytes = ChainMarks * int(unsafe.Sizeof(ChainMark{}))
 	ChainEndBytes = ChainRowBytes + 64

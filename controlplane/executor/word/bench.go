@@ -283,7 +283,7 @@ func (b *Bench) meet(g *Gather, op *scoreboard.Op, bit uint64) {
 			b.met = bits.OnesCount64(b.seen & b.covered)
 			b.expect = max(b.expect, b.met)
 		}
-		b.want(g, b.seen, op.ReadyAt)
+		b.want(g, b.seen, MaxTeam, op.ReadyAt)
 		b.seenIn, b.seen = moment, 0
 	}
 	b.seen |= bit
@@ -325,25 +325,26 @@ func (b *Bench) cover(able, must uint64, most int) (best *teamWord) {
 	return best
 }
 
-// want counts for the blocks that ready graphs fill, largest first, that they have no word, and asks for it when that goes on.
-func (b *Bench) want(g *Gather, ready uint64, now int64) {
+// want counts for the blocks of at most so many that ready graphs fill, largest first, that they have no word, and asks for it when that
+// goes on.
+func (b *Bench) want(g *Gather, ready uint64, most int, now int64) {
 	if bits.OnesCount64(ready) > 1 {
-		b.wantBlock(&g.graphs, ready, 1, ^uint64(0), now)
+		b.wantBlock(&g.graphs, ready, most, 1, ^uint64(0), now)
 	}
 }
 
-func (b *Bench) wantBlock(g *graphGather, ready uint64, block int, seats uint64, now int64) {
+func (b *Bench) wantBlock(g *graphGather, ready uint64, most, block int, seats uint64, now int64) {
 	mask := b.fresh & seats
 	if bits.OnesCount64(mask) < 2 || ready&mask == 0 {
 		return
 	}
-	if mask&^ready != 0 {
+	if mask&^ready != 0 || bits.OnesCount64(mask) > most {
 		half := bits.OnesCount64(seats) / 2
 		low := seats & (seats - 1) // all but the lowest
 		low = seats ^ low          // the lowest
 		low = low<<half - low      // half of them
-		b.wantBlock(g, ready, 2*block, low, now)
-		b.wantBlock(g, ready, 2*block+1, seats&^low, now)
+		b.wantBlock(g, ready, most, 2*block, low, now)
+		b.wantBlock(g, ready, most, 2*block+1, seats&^low, now)
 		return
 	}
 	for _, w := range b.words {

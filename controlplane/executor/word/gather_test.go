@@ -36,6 +36,7 @@ type session struct {
 	board  *scoreboard.Session
 	ring   *shm.Consumer
 	out    *shm.Producer
+	file   *shm.SessionFile
 	kernel *scoreboard.Kernel
 	seq    [8]uint32
 }
@@ -48,7 +49,7 @@ func (b *bench) session(c *scoreboard.Code) *session {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { f.Close() })
-	s := &session{b: b, board: scoreboard.New(b.n, f), ring: shm.NewConsumer(f)}
+	s := &session{b: b, file: f, board: scoreboard.New(b.n, f), ring: shm.NewConsumer(f)}
 	if s.out, err = shm.NewProducer(f, nil); err != nil {
 		b.t.Fatal(err)
 	}

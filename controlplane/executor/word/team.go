@@ -244,7 +244,7 @@ func (g *Gather) Team(b *Bench, now int64) (t *Team, apart []*scoreboard.Op) {
 		}
 		able |= 1 << i
 	}
-	b.want(g, able, now) // before a word is chosen: it may give some up
+	b.want(g, able, most, now) // before a word is chosen: it may give some up
 	w := b.cover(able, 1<<lead.Graph.Seat, most)
 	if w == nil {
 		g.graphApart(lead, scoreboard.ReasonNoWord)
@@ -296,7 +296,6 @@ func (g *Gather) TeamIssued(t *Team, now int64) (each int64) {
 		}
 		k := op.Kernels()
 		kernels += k
-		op.Session.Launches += k
 		op.Session.Joined += k
 		op.Session.Slots += k * uint64(n)
 		each = max(each, op.Cost)

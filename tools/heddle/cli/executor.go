@@ -52,6 +52,15 @@ func newExecutor(o *options) *cobra.Command {
 			default:
 				return fail(ExitUsage, "HEDDLE_PREPARED=%q: expected 0 or 1", s)
 			}
+			switch s := os.Getenv("HEDDLE_JOIN_GRAPHS"); s {
+			case "", "1":
+			case "0":
+				config.Tuning.JoinGraphs = executor.NeverJoin
+			case "always":
+				config.Tuning.JoinGraphs = executor.AlwaysJoin
+			default:
+				return fail(ExitUsage, "HEDDLE_JOIN_GRAPHS=%q: expected 0, 1 or always", s)
+			}
 			if s := os.Getenv("HEDDLE_PROFILE"); s != "" {
 				stop, err := profile(s)
 				if err != nil {

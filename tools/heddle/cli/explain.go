@@ -73,7 +73,8 @@ type explainedClient struct {
 	Selection *admin.Selection      `json:"selection,omitempty"`
 	Error     string                `json:"error,omitempty"` // what the error's reason means
 	Kernels   []explainedKernel     `json:"kernels"`
-	Native    []admin.RefusedKernel `json:"native"` // kernels that run natively because they were refused
+	Native    []admin.RefusedKernel `json:"native"`                 // kernels that run natively because they were refused
+	Graphs    []reasonCount         `json:"graphs_apart,omitempty"` // launches of graphs that went by themselves
 	Watched   *watched              `json:"watched,omitempty"`
 	Notes     []string              `json:"notes,omitempty"` // what could not be found out
 }
@@ -107,6 +108,12 @@ func (o *options) explainClient(ctx context.Context, conn *admin.Conn, id uint64
 	if x.Client.Error != 0 {
 		code, _, _ := strings.Cut(x.Client.ErrorReason, " ")
 		x.Error = reasons.Sentence(reasons.Session, code)
+	}
+	if s := sampleOf(&st).sessions[id]; s != nil {
+		for code, n := range s.ApartGraphs {
+			x.Graphs = append(x.Graphs, reasonCount{Code: code, Count: n, Meaning: reasons.Sentence(reasons.Apart, code)})
+		}
+		sortReasons(x.Graphs)
 	}
 	if s, err := conn.TestPolicy(ctx, x.Client.Pid); err != nil {
 		note("its class", err)
@@ -346,6 +353,10 @@ func (x *explainedClient) print(out io.Writer) error {
 		if x.Error != "" {
 			fmt.Fprintf(out, "  %s\n", x.Error)
 		}
+	}
+	if len(x.Graphs) > 0 {
+		fmt.Fprintln(out, "launches of graphs that went by themselves:")
+		printReasons(out, x.Graphs)
 	}
 	if w := x.Watched; w != nil {
 		fmt.Fprintf(out, "watched for %v: %d ops in %d words", time.Duration(w.Seconds*float64(time.Second)), w.Ops, w.Words)

@@ -218,6 +218,12 @@ func ratio(a, b float64) float64 {
 	return a / b
 }
 
+// wordsOf is how many words an executor has issued, whatever they hold.
+func wordsOf(s *executor.Stats) uint64 {
+	c := &s.Coalescing
+	return c.WordsAlone + c.WordsCoalesced + c.Slices + s.Prepared.Words + s.Graphs.Joined.Words
+}
+
 // topReport says what happened between two looks.
 func topReport(before, now *admin.Status, took time.Duration) *TopReport {
 	r := &TopReport{Seconds: took.Seconds(), Version: now.Version, Executors: []TopExecutor{}, Classes: []TopClass{}, Clients: []TopClient{}}
@@ -232,7 +238,7 @@ func topReport(before, now *admin.Status, took time.Duration) *TopReport {
 				y = &executor.Stats{}
 			}
 			g, h := &x.Coalescing, &y.Coalescing
-			t.WordsPerSecond = rate(grown(g.WordsAlone+g.WordsCoalesced+g.Slices, h.WordsAlone+h.WordsCoalesced+h.Slices))
+			t.WordsPerSecond = rate(grown(wordsOf(x), wordsOf(y)))
 			var launches uint64
 			for k := range g.Widths {
 				launches += grown(g.Widths[k], h.Widths[k])
