@@ -47,6 +47,7 @@ type joiner struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	ended  chan struct{}
+	loaded bool // run's: prepare was called, or is about to be
 
 	mu      sync.Mutex
 	owners  map[*scoreboard.Graph]owned
@@ -232,6 +233,10 @@ func (m *joiner) build(w *scoreboard.GraphWord) error {
 			return fmt.Errorf("graph %d is gone", b.ID)
 		}
 		members = append(members, o)
+	}
+	if !m.loaded { // loading and pinning hold others up
+		m.x.calm(0, calmLeaves)
+		m.loaded = true
 	}
 	begun := time.Now()
 	d := m.x.driver
