@@ -334,26 +334,35 @@ func TestGraphWhosePartIsRefused(t *testing.T) {
 	}
 }
 
-// A dead client's graph may take as long as it took before; what takes longer is endless.
-func TestLongGraphOfADeadClient(t *testing.T) {
-	for _, endless := range []bool{false, true} {
+// A graph may take as long as it took before, a dead client's and a living one's below max_kernel_time; what takes longer is endless.
+func TestGraphsMayTakeLong(t *testing.T) {
+	for _, is := range []struct{ dead, endless bool }{{true, false}, {true, true}, {false, false}, {false, true}} {
 		s := newCut(t)
-		s.poller.config.DeadKernelTime = 50 * time.Microsecond
 		s.gpu.times[wholeGraph] = 300 * micro
+		if is.dead {
+			s.poller.config.DeadKernelTime = 50 * time.Microsecond
+		} else {
+			s.poller.config.MaxKernelTime = 300 * time.Microsecond
+			s.gpu.times[wholeGraph] = 1_500 * micro // it is looked at once in a ms
+		}
 		for range 3 {
 			s.run(1)
 			s.await(s.lowRing, 1)
 		}
-		if endless {
+		if is.endless {
 			s.gpu.times[wholeGraph] *= 10
 		}
 		s.run(1)
 		for len(s.gpu.graphs()) < 4 {
 			s.tick()
 		}
-		idle := false
-		s.poller.detach(s.low, func() { idle = true })
-		for i := 0; i < 50_000 && !idle && s.poller.end == nil; i++ {
+		over := func() bool { return s.lowRing.done(1) == s.lowRing.seq[1] }
+		if is.dead {
+			idle := false
+			s.poller.detach(s.low, func() { idle = true })
+			over = func() bool { return idle }
+		}
+		for i := 0; i < 50_000 && !over() && s.poller.end == nil; i++ {
 			if s.poller.pass() {
 				for !s.poller.engine.Idle() {
 					runtime.Gosched()
@@ -361,8 +370,8 @@ func TestLongGraphOfADeadClient(t *testing.T) {
 				s.clock.turn(s.clock.now + micro)
 			}
 		}
-		if idle == endless || (s.poller.end != nil) != endless {
-			t.Errorf("endless %v: let go %v, the executor's end %+v", endless, idle, s.poller.end)
+		if over() == is.endless || (s.poller.end != nil) != is.endless {
+			t.Errorf("%+v: over %v, the executor's end %+v", is, over(), s.poller.end)
 		}
 	}
 }

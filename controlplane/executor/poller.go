@@ -238,6 +238,7 @@ func (p *poller) pass() bool {
 		}
 	}
 	p.now, p.worked = now, false
+	p.engine.Now = now // before anything is issued: after a sleep, too, a stream's first op is issued now
 	p.rounds.mailed, p.rounds.directly = false, p.engine.Directly
 	did := false
 	for len(p.mail) > 0 {
@@ -308,7 +309,6 @@ func (p *poller) pass() bool {
 	p.trace.Tick(p.now)
 	p.engine.Measured(p.learn)
 	p.straggle()
-	p.engine.Now = p.now
 	if inFlight == p.cuts.paused {
 		p.lastComplete = p.now
 	}
@@ -471,7 +471,7 @@ func (p *poller) endless(blamed uint64, err error) {
 	}
 }
 
-// overdue looks for streams that complete nothing for too long.
+// overdue looks for streams that complete nothing for too long: max_kernel_time, or what the graphs take whose clients use the stream.
 func (p *poller) overdue() {
 	for i := range p.engine.Streams() {
 		s := p.engine.Stream(i)
@@ -479,13 +479,18 @@ func (p *poller) overdue() {
 			continue
 		}
 		var on []uint64
+		graphs := int64(0)
 		for _, c := range p.clients {
 			for _, k := range c.board.Busy() {
 				if c.board.Lane(k).Stream == i {
 					on = append(on, c.id)
+					graphs += graphTime(c.board)
 					break
 				}
 			}
+		}
+		if p.now-s.Since-int64(p.config.MaxKernelTime) <= graphs {
+			continue
 		}
 		var blamed uint64
 		if len(on) == 1 {

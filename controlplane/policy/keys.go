@@ -65,7 +65,7 @@ var DaemonKeys = []Key[Daemon]{
 		func(d *Daemon) *string { return &d.Share }),
 	text("default_class", NewClient, DefaultClass, "The class of clients that no `[[match]]` selects.", func(d *Daemon) *string { return &d.DefaultClass }),
 	duration("max_kernel_time", NewClient, "0s", 0, time.Hour,
-		"A stream that completes nothing for so long ends its executor, which is replaced; `0s` is never.", func(d *Daemon) *time.Duration { return &d.MaxKernelTime }),
+		"A stream that completes nothing for so long ends its executor, which is replaced; `0s` is never. Graphs in flight have twice what they took before on top.", func(d *Daemon) *time.Duration { return &d.MaxKernelTime }),
 	boolean("coalesce", Now, true, "`false`: no op is ever joined with another, whatever the classes say.", func(d *Daemon) *bool { return &d.Coalesce }),
 }
 
