@@ -720,7 +720,7 @@ func (p *poller) idle(inFlight int) {
 	case work && quiet > int64(p.tune.NapAfter):
 		p.stats.Naps++
 		p.bell.Load().Sleep(p.recheck, max(p.tune.Nap, min(time.Duration(quiet/8), p.tune.NapMost)))
-	case !work && quiet > int64(p.tune.Spin):
+	case !work && quiet > int64(p.tune.Spin) && !p.unreleased():
 		p.stats.Sleeps++
 		select {
 		case p.garbage <- struct{}{}:

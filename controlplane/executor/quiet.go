@@ -1,6 +1,9 @@
 package executor
 
-import "sync/atomic"
+import (
+	"slices"
+	"sync/atomic"
+)
 
 // lookAnyway is how many passes a quiet client is looked at in whole again, whatever its words say.
 const lookAnyway = 64
@@ -22,17 +25,33 @@ func (q *quiet) still() bool {
 	return q.on && atomic.LoadUint64(q.tail) == q.read && (q.word == nil || atomic.LoadUint32(q.word) == q.done)
 }
 
+// plain says that nothing but a client's ring and its lanes' words can bring the poller something to do for it.
+func (c *client) plain() bool {
+	asked := c.elapsed || c.hold != nil || len(c.barriers) > 0 // somebody waits for an answer
+	ending := c.broken || c.limited || c.detached != 0
+	return !asked && !ending && !c.stopped
+}
+
+// unreleased says that all of a client's ops are done and its ring's head has not moved past them, because an issue thread had not
+// returned from the last one's call: what the head waits for is no word of the client's.
+func (c *client) unreleased() bool {
+	b := c.board
+	return b.InFlight()+b.Waiting() == 0 && b.Head() != c.ring.Read()
+}
+
+// unreleased says so of any client that is served. Who sleeps now leaves whoever waits for room in its ring waiting.
+func (p *poller) unreleased() bool {
+	return slices.ContainsFunc(p.clients, func(c *client) bool { return c.plain() && c.unreleased() })
+}
+
 // hush makes a client quiet, if it is, after a look that found nothing to do.
 func (p *poller) hush(c *client) {
 	c.quiet.on = false
 	b := c.board
-	if c.broken || c.elapsed || c.limited || c.stopped || c.detached != 0 || c.hold != nil || len(c.barriers) > 0 || len(b.Busy()) > 1 || p.leaving != 0 || !c.ring.Empty() {
+	if !c.plain() || len(b.Busy()) > 1 || p.leaving != 0 || !c.ring.Empty() || c.unreleased() {
 		return
 	}
 	working := b.InFlight()+b.Waiting() > 0
-	if !working && b.Head() != c.ring.Read() {
-		return // all of it is done before a thread's call has returned: what the head waits for is no word of the client's
-	}
 	q := quiet{on: true, working: working, inFlight: b.InFlight(), tail: &c.file.Producer().Tail, read: c.ring.Read()}
 	if len(b.Busy()) == 1 {
 		l := b.Lane(b.Busy()[0])

@@ -54,6 +54,35 @@ func TestQuietHead(t *testing.T) {
 	}
 }
 
+// The poller does not sleep while a ring's head is to move, although nothing is in flight, waits, or is being issued.
+func TestNoSleepBeforeTheHead(t *testing.T) {
+	f := newFakeGPU()
+	g := quicker{nullGPU{f}, make(chan struct{})}
+	b := newBenchOn(t, f, g)
+	p := b.poller
+	p.clock = func() int64 { return int64(time.Second) }
+	c, w := b.client(nil)
+	_, other := b.client(nil)
+	other.launch(1, 1, nil, func(h *shm.Header) { h.Ready = 1 }) // waits, so that the poller makes no call itself
+	other.ring.Publish()
+	b.until("the other client has work", func() bool { return p.active > 0 })
+	w.launch(1, 1, nil, func(h *shm.Header) { h.Flags = shm.RecordFlagWantSignal })
+	w.ring.Publish()
+	b.until("the op is seen done", func() bool { return c.board.OpsDone == 1 })
+	close(g.gate) // its call returns after the pass that saw it done
+	for !p.engine.Idle() {
+		time.Sleep(50 * time.Microsecond)
+	}
+	p.clients, p.active, p.tune.Spin, p.lastActivity = p.clients[:1], 0, 0, 0 // as if it had always been alone, and for a while
+	if p.idle(0); p.stats.Sleeps != 0 {
+		t.Error("the poller slept while a head was to move")
+	}
+	p.pass()
+	if tail := atomic.LoadUint64(&c.file.Producer().Tail); atomic.LoadUint64(&c.words.Head) != tail || p.unreleased() {
+		t.Error("all is done, and the head has not moved")
+	}
+}
+
 // The end of an op that goes in slices is seen as soon as its done word is there, and what follows in its lane goes then.
 func TestQuietSlices(t *testing.T) {
 	s := newSliced(t)
