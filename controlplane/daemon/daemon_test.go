@@ -89,6 +89,12 @@ func fakeExecutor() int {
 			}
 			files[m.ClientID] = f
 			m.Fds = m.Fds[1:]
+			if end := os.Getenv("FAKE_EXECUTOR_ENDS_AT_ATTACH"); end != "" && m.ClientID == 2 && f.Status().Epoch < 2 {
+				if end == "told" {
+					_ = conn.Send(m.Reply(shm.StatusClosing, nil))
+				}
+				return 3
+			}
 		case shm.TypeSegment, shm.TypeHostSegment, shm.TypeSegmentDrop, shm.TypeHostSegmentDrop:
 			r, _ := shm.Decode[shm.Range](m.Body)
 			line += fmt.Sprintf(" %#x+%#x", r.Address, r.Bytes)
@@ -426,6 +432,34 @@ func eventually(t *testing.T, what string, reached func() bool) {
 }
 
 func (c *client) state() uint32 { return atomic.LoadUint32(&c.file.Status().State) }
+
+// TestAHelloOutlivesAnExecutor: a client that comes at the very moment at which the executor ends is served by the next one, as is who was
+// there before.
+func TestAHelloOutlivesAnExecutor(t *testing.T) {
+	for _, end := range []string{"untold", "told"} {
+		t.Run(end, func(t *testing.T) {
+			t.Setenv("FAKE_EXECUTOR_ENDS_AT_ATTACH", end)
+			h := start(t)
+			first := h.dial()
+			eventually(t, "live", func() bool { return first.state() == shm.StateLive })
+			second := h.dial()
+			segment, err := shm.CreateSealedMemfd("segment", segmentAlign)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(segment)
+			second.must(t, shm.TypeSegment, shm.Encode(shm.Range{Address: second.welcome.WindowBase, Bytes: segmentAlign}), nil, segment)
+			for _, c := range []*client{first, second} {
+				eventually(t, "served by the second executor", func() bool {
+					return c.state() == shm.StateLive && atomic.LoadUint32(&c.file.Status().Epoch) == 2
+				})
+			}
+			if told := h.told(); strings.Count(told, "RESUME client=2") != 1 || !strings.Contains(told, "SEGMENT client=2") {
+				t.Errorf("the second executor was told:\n%s", told)
+			}
+		})
+	}
+}
 
 func TestASuccessorIsToldEverything(t *testing.T) {
 	h := start(t)

@@ -307,25 +307,40 @@ func (sl *slot) loadKernel(p *executorProcess, s *session, k *kernel, id uint32)
 	return nil
 }
 
-// join adds a session. The session is attached when an executor serves.
+// join adds a session. The session is attached when an executor serves: by its successor, when the one that does is lost meanwhile.
 func (sl *slot) join(s *session) error {
+	p, err := sl.enter(s)
+	if err == nil || !leaving(err) {
+		return err
+	}
+	select { // what the client asks for next must not reach the one that leaves
+	case <-p.done:
+	case <-time.After(exitTimeout):
+		p.kill()
+	}
+	return nil
+}
+
+// enter adds a session and attaches it to the executor that serves, which it returns. A session that this one has no time for any more
+// stays, for its successor.
+func (sl *slot) enter(s *session) (*executorProcess, error) {
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
 	if sl.state == slotClosed {
-		return fmt.Errorf("%w: %s", errSlotClosed, sl.fault)
+		return nil, fmt.Errorf("%w: %s", errSlotClosed, sl.fault)
 	}
 	sl.sessions[s.id] = s
-	if sl.state == slotLive {
-		err := sl.restore(sl.process, s, false)
-		if err == nil {
-			err = sl.resume(sl.process, s)
-		}
-		if err != nil {
-			delete(sl.sessions, s.id)
-			return err
-		}
+	if sl.state != slotLive {
+		return nil, nil
 	}
-	return nil
+	err := sl.restore(sl.process, s, false)
+	if err == nil {
+		err = sl.resume(sl.process, s)
+	}
+	if err != nil && !leaving(err) {
+		delete(sl.sessions, s.id)
+	}
+	return sl.process, err
 }
 
 // leave removes a session whose client is gone, and waits until the executor has
