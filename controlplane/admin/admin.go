@@ -42,6 +42,7 @@ type Client struct {
 	DeviceBytes uint64    `json:"device_bytes"` // memory mapped in the executor
 	HostBytes   uint64    `json:"host_bytes"`
 	Segments    int       `json:"segments"`
+	Files       int       `json:"files"` // that the daemon keeps open for its segments and graphs
 	Kernels     int       `json:"kernels"`
 	Ops         uint64    `json:"ops"`       // forwarded and done
 	InFlight    uint64    `json:"in_flight"` // submitted and not yet done

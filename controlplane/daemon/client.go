@@ -156,7 +156,7 @@ func (d *Daemon) hello(p peer, m shm.Message) (*session, shm.Welcome, error) {
 		d.device.give(window)
 		return nil, none, refuse(shm.StatusFull, "%v", err)
 	}
-	s, err := newSession(d.nextClient.Add(1), p, cleanLabel(h.Label[:]), sl)
+	s, err := newSession(d.nextClient.Add(1), p, cleanLabel(h.Label[:]), sl, d.files)
 	if err != nil {
 		d.device.give(window)
 		d.host.give(host)

@@ -61,6 +61,7 @@ type Daemon struct {
 	deaths *deathwatch.Watcher
 	device addressSpace
 	host   addressSpace
+	files  *fileBudget
 
 	policies   policies
 	watched    cached[admin.Status] // for metrics and the page, which may ask often
@@ -84,7 +85,7 @@ func Run(ctx context.Context, config Config) error {
 	}
 	d.ctx, d.cancel = context.WithCancel(ctx)
 	defer d.cancel()
-	raiseFileLimit(d.log)
+	d.files = newFileBudget(raiseFileLimit(d.log))
 	d.watched.keep, d.watched.ask = watchedFor, func() admin.Status { return d.status(statsPatience) }
 
 	if err := d.loadPolicy(); err != nil {
@@ -334,14 +335,18 @@ func lock(path string) (unlock func(), err error) {
 	return func() { unix.Close(fd) }, nil
 }
 
-// raiseFileLimit: every memory segment of every client is an fd here.
-func raiseFileLimit(log *slog.Logger) {
+// raiseFileLimit asks for as many open files as may be had, and gives how many that are: every memory segment of every client is one.
+func raiseFileLimit(log *slog.Logger) uint64 {
 	var l unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil || l.Cur >= l.Max {
-		return
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return 1024 // what a kernel gives without being asked
 	}
-	l.Cur = l.Max
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
-		log.Warn("open files", "limit", l.Cur, "error", err)
+	had := l.Cur
+	if l.Cur = l.Max; had < l.Max {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+			log.Warn("open files", "limit", had, "wanted", l.Max, "error", err)
+			return had
+		}
 	}
+	return l.Cur
 }

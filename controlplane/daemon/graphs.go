@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -38,7 +36,7 @@ func (s *session) reap() {
 // forgetGraph closes what is kept of a graph. mu is held.
 func (s *session) forgetGraph(id uint32) {
 	if g := s.graphs[id]; g != nil {
-		unix.Close(g.fd)
+		s.let(g.fd)
 		s.graphBytes -= g.bytes
 		s.graphNodes -= uint64(g.nodes)
 		delete(s.graphs, id)
@@ -59,6 +57,9 @@ func (s *session) addGraph(r *shm.Graph, fd int) (uint32, error) {
 			s.graphNodes, s.graphBytes, r.Nodes, r.Bytes, shm.SessionGraphNodes, shm.SessionGraphBytes)
 	case s.nextGraph == ^uint32(0):
 		return 0, refuse(shm.StatusRefused, "the client has made %d graphs", s.nextGraph)
+	}
+	if err := s.keep(); err != nil {
+		return 0, refuse(shm.StatusRefused, "%v", err)
 	}
 	s.nextGraph++
 	s.graphs[s.nextGraph] = &graph{bytes: r.Bytes, nodes: r.Nodes, fd: fd, status: shm.StatusOK}

@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/heddle-gpu/heddle/controlplane/admin"
 	"github.com/heddle-gpu/heddle/controlplane/policy"
 	"github.com/heddle-gpu/heddle/shm"
@@ -38,9 +36,11 @@ type session struct {
 	since time.Time
 	file  *shm.SessionFile
 	host  span
+	files *fileBudget
 
 	mu           sync.Mutex
 	closed       bool
+	kept         int              // descriptors in segments, hostSegments and graphs
 	told         *executorProcess // the executor that learned of everything below when it took over
 	windows      []span
 	segments     map[uint64]segment     // by address
@@ -86,13 +86,13 @@ type settingKey struct {
 	limit  bool
 }
 
-func newSession(id uint64, p peer, label string, sl *slot) (*session, error) {
+func newSession(id uint64, p peer, label string, sl *slot, files *fileBudget) (*session, error) {
 	f, err := shm.CreateSessionFile(id)
 	if err != nil {
 		return nil, err
 	}
 	return &session{
-		id: id, peer: p, label: label, slot: sl, since: time.Now(), file: f,
+		id: id, peer: p, label: label, slot: sl, since: time.Now(), file: f, files: files,
 		segments: map[uint64]segment{}, hostSegments: map[uint64]hostSegment{}, settings: map[settingKey]uint64{}, graphs: map[uint32]*graph{},
 	}, nil
 }
@@ -106,10 +106,10 @@ func (s *session) release() {
 	}
 	s.closed = true
 	for _, g := range s.segments {
-		unix.Close(g.fd)
+		s.let(g.fd)
 	}
 	for _, h := range s.hostSegments {
-		unix.Close(h.fd)
+		s.let(h.fd)
 	}
 	for id := range s.graphs {
 		s.forgetGraph(id)
@@ -150,6 +150,9 @@ func (s *session) addSegment(r shm.Range, fd int) error {
 	case len(s.segments) >= maxSegments:
 		return fmt.Errorf("more than %d segments in one client: let it allocate in larger pieces", maxSegments)
 	}
+	if err := s.keep(); err != nil {
+		return err
+	}
 	s.segments[r.Address] = segment{r.Bytes, r.Offset, r.Flags, fd}
 	s.deviceBytes += r.Bytes
 	return nil
@@ -157,7 +160,7 @@ func (s *session) addSegment(r shm.Range, fd int) error {
 
 func (s *session) dropSegment(address uint64) {
 	if g, ok := s.segments[address]; ok {
-		unix.Close(g.fd)
+		s.let(g.fd)
 		s.deviceBytes -= g.bytes
 		delete(s.segments, address)
 	}
@@ -178,8 +181,12 @@ func (s *session) addHostSegment(bytes uint64) (uint64, error) {
 	if !ok {
 		return 0, fmt.Errorf("the host window of %d GiB is full", s.host.bytes>>30)
 	}
+	if err := s.keep(); err != nil {
+		return 0, err
+	}
 	fd, err := shm.CreateSealedMemfd("heddle-host", int64(bytes))
 	if err != nil {
+		s.uncount()
 		return 0, err
 	}
 	s.hostSegments[address] = hostSegment{bytes, fd}
@@ -220,7 +227,7 @@ func (s *session) hostRoom(bytes uint64) (uint64, bool) {
 
 func (s *session) dropHostSegment(address uint64) {
 	if h, ok := s.hostSegments[address]; ok {
-		unix.Close(h.fd)
+		s.let(h.fd)
 		s.hostBytes -= h.bytes
 		delete(s.hostSegments, address)
 	}
@@ -243,7 +250,7 @@ func (s *session) report(stateName string) admin.Client {
 	c := admin.Client{
 		ID: s.id, Pid: int(s.peer.pid), UID: int(s.peer.uid), Exe: s.peer.exe, Label: s.label, Class: s.class.Name, GPU: s.slot.gpu(),
 		State: stateName, Since: s.since, DeviceBytes: s.deviceBytes, HostBytes: s.hostBytes,
-		Segments: len(s.segments), Kernels: len(s.kernels), RefusedReason: s.refused,
+		Segments: len(s.segments), Files: s.kept, Kernels: len(s.kernels), RefusedReason: s.refused,
 	}
 	if s.closed {
 		return c
