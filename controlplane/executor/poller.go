@@ -238,7 +238,6 @@ func (p *poller) pass() bool {
 		}
 	}
 	p.now, p.worked = now, false
-	p.engine.Now = now // before anything is issued: after a sleep, too, a stream's first op is issued now
 	p.rounds.mailed, p.rounds.directly = false, p.engine.Directly
 	did := false
 	for len(p.mail) > 0 {
@@ -309,6 +308,7 @@ func (p *poller) pass() bool {
 	p.trace.Tick(p.now)
 	p.engine.Measured(p.learn)
 	p.straggle()
+	p.engine.Now = p.now
 	if inFlight == p.cuts.paused {
 		p.lastComplete = p.now
 	}
@@ -334,6 +334,7 @@ func (p *poller) pass() bool {
 		return true
 	}
 	p.idle(inFlight)
+	p.engine.Now = p.time() // what is issued in the next pass was not issued before the sleep
 	return true
 }
 
