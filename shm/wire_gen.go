@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0xc4987306ca4fed31
+	LayoutHash = 0x363cddab19e64f7c
 )
 
 // Sizes, limits and magics of the wire.
@@ -94,8 +94,9 @@ const (
 
 // ClassFlag values (docs/protocol.md).
 const (
-	ClassFlagCoalesce  = 1
-	ClassFlagDelayLate = 2
+	ClassFlagCoalesce   = 1
+	ClassFlagDelayLate  = 2
+	ClassFlagOwnContext = 4
 )
 
 // Status values (docs/protocol.md).
@@ -202,8 +203,8 @@ type ProducerWords struct {
 	_            structs.HostLayout
 	Tail         uint64
 	SpaceWaiting uint32
-	pad0         uint32
-	pad1         [48]uint8
+	OwnContext   uint32
+	pad0         [48]uint8
 }
 
 // ConsumerWords is heddle_wire_consumer, 64 bytes.
@@ -681,6 +682,7 @@ var layoutTable = []Offset{
 	{"producer", "", unsafe.Sizeof(ProducerWords{})},
 	{"producer", "tail", unsafe.Offsetof(ProducerWords{}.Tail)},
 	{"producer", "space_waiting", unsafe.Offsetof(ProducerWords{}.SpaceWaiting)},
+	{"producer", "own_context", unsafe.Offsetof(ProducerWords{}.OwnContext)},
 	{"consumer", "", unsafe.Sizeof(ConsumerWords{})},
 	{"consumer", "read", unsafe.Offsetof(ConsumerWords{}.Read)},
 	{"consumer", "head", unsafe.Offsetof(ConsumerWords{}.Head)},

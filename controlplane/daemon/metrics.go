@@ -114,7 +114,7 @@ var (
 	metricRing     = gauge(clients, "heddle_ring_used_bytes", "Bytes of the clients' rings that hold ops not yet done.", ofExecutor)
 	metricRingMost = gauge(clients, "heddle_ring_used_bytes_max", "The same of the fullest ring.", ofExecutor)
 
-	metricStragglers = gauge(clients, "heddle_stragglers", "Clients whose ops take several times as long as they should, by how they are served: apart from others (step apart), or one op of each of their streams at a time, too (step limited).", byStep)
+	metricStragglers = gauge(clients, "heddle_stragglers", "Clients whose ops take several times as long as they should, by how they are served: apart from others (step apart), one op of each of their streams at a time, too (step limited), or in their own contexts (step own-context).", byStep)
 	metricEvictions  = counter(clients, "heddle_straggler_evictions_total", "Times that such a client was taken out of shared launches.", ofExecutor)
 	metricSlowed     = gauge(clients, "heddle_company_slowdown_ratio", "By what part kernels take longer beside others' than alone, smoothed over those that were measured, of the class's client that suffers most.", ofClass)
 	metricInFlight   = gauge(clients, "heddle_in_flight_ops", "Ops that were issued and are not done.", ofExecutor)

@@ -357,7 +357,7 @@ func (at place) supervised(e admin.Executor, clients []admin.Client) {
 // told gives what the executor says.
 func (at place) told(s *executorStats) {
 	var ring, most uint64
-	steps := map[string]int{"apart": 0, "limited": 0}
+	steps := map[string]int{"apart": 0, "limited": 0, "own-context": 0}
 	for i := range s.Sessions {
 		if n, ok := steps[s.Sessions[i].Straggler]; ok {
 			steps[s.Sessions[i].Straggler] = n + 1

@@ -139,7 +139,7 @@ func classBody(p *policy.Policy, c *policy.Class) shm.Class {
 		Latency: uint64(c.LatencyP99), MaxQueueDelay: uint64(c.MaxQueueDelay), MaxWait: uint64(c.MaxWait), MaxQueueSize: uint64(c.MaxQueueSize),
 		MinSharePpm: uint32(c.MinShare * 1e6), Priority: int32(c.Priority),
 	}
-	if c.Straggler == "evict" {
+	if c.Straggler != "tolerate" {
 		b.StragglerPercent = uint32(c.StragglerFactor * 100)
 	}
 	for _, f := range []struct {
@@ -147,6 +147,7 @@ func classBody(p *policy.Policy, c *policy.Class) shm.Class {
 		flag uint32
 	}{
 		{c.Coalesce && p.Daemon.Coalesce, shm.ClassFlagCoalesce},
+		{c.Straggler == "own-context", shm.ClassFlagOwnContext},
 		{c.TimeoutAction == "delay", shm.ClassFlagDelayLate},
 	} {
 		if f.on {

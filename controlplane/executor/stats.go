@@ -83,6 +83,7 @@ type CoalescingStats struct {
 type StragglerStats struct {
 	Evictions uint64 `json:"evictions"` // out of shared words
 	Limits    uint64 `json:"limits"`    // of them on to one op of each stream at a time
+	Sent      uint64 `json:"sent"`      // of them on to their own contexts
 	Returns   uint64 `json:"returns"`   // back to all
 }
 
@@ -136,7 +137,7 @@ func (p *poller) snapshot() Stats {
 		Waiting: g.Len(), OpsSliced: g.Slots[word.Sliced], Slices: g.Words[word.Sliced],
 	}
 	st.Graphs = GraphStats{Launches: n.GraphLaunches, Kernels: n.GraphKernels, Joined: p.joinedStats()}
-	st.Stragglers = StragglerStats{p.stragglers.Evictions, p.stragglers.Limits, p.stragglers.Returns}
+	st.Stragglers = StragglerStats{p.stragglers.Evictions, p.stragglers.Limits, p.stragglers.Sent, p.stragglers.Returns}
 	st.Stalls = p.stalls()
 	st.Interference = p.interference()
 	st.Classes = p.classRows()

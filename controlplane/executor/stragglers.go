@@ -1,6 +1,11 @@
 package executor
 
-import "github.com/heddle-gpu/heddle/controlplane/executor/word"
+import (
+	"sync/atomic"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/executor/word"
+)
 
 // measured has what a word took teach what its kernels take, who slows whom, and who is a straggler.
 func (p *poller) measured(m *word.Sample) {
@@ -22,4 +27,18 @@ func (p *poller) straggle() {
 		p.gather.Forget() // words that held their ops were late
 	}
 	p.relevel()
+	for _, c := range p.clients {
+		c.send()
+	}
+}
+
+// send tells a client whether its kernels are to run in its own context.
+func (c *client) send() {
+	own := uint32(0)
+	if c.board.Straggler == scoreboard.Sent {
+		own = 1
+	}
+	if at := &c.file.Producer().OwnContext; atomic.LoadUint32(at) != own {
+		atomic.StoreUint32(at, own)
+	}
 }

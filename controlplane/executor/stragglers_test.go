@@ -1,10 +1,47 @@
 package executor
 
 import (
+	"sync/atomic"
 	"testing"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 )
+
+// A client learns from its ring's line that it is to run its kernels itself, and that it need not any more: when its time is over, and
+// when another executor serves it.
+func TestSent(t *testing.T) {
+	b := newBench(t)
+	var all []*client
+	for range 2 {
+		c, _ := b.client(nil)
+		all = append(all, c)
+	}
+	p, sent := b.poller, all[1]
+	word := func(c *client) uint32 { return atomic.LoadUint32(&c.file.Producer().OwnContext) }
+	sent.pace.Factor(3, true)
+	sent.board.Straggler = scoreboard.Sent
+	p.relevel()
+	sent.send()
+	if word(sent) != 1 || word(all[0]) != 0 || sent.board.Levels.First != p.engine.Levels()-1 {
+		t.Errorf("words %d and %d, levels %+v", word(all[0]), word(sent), sent.board.Levels)
+	}
+	if st := p.snapshot(); st.Sessions[1].Straggler != "own-context" {
+		t.Errorf("%+v", st.Sessions[1])
+	}
+	b.until("its time is over", func() bool {
+		p.stragglers.Sample([]*scoreboard.Session{all[0].board}, 1)
+		p.pass()
+		return sent.board.Straggler == scoreboard.Limited
+	})
+	if word(sent) != 0 {
+		t.Error("it is not told to come back")
+	}
+	atomic.StoreUint32(&sent.file.Producer().OwnContext, 1) // what an executor left behind that died
+	p.enrol(sent)
+	if word(sent) != 0 {
+		t.Error("the next executor does not tell it to come back")
+	}
+}
 
 // A client whose ops are late goes apart, and the others together; limited, one of its ops is in flight at a time; and all of it ends.
 func TestStraggler(t *testing.T) {
@@ -20,7 +57,7 @@ func TestStraggler(t *testing.T) {
 		boards, all, sessions = append(boards, c), append(all, g), append(sessions, c.board)
 	}
 	slow, p := boards[2], b.poller
-	slow.pace.Factor(3)
+	slow.pace.Factor(3, false)
 	launch := func() {
 		for range rounds {
 			for _, g := range all {
@@ -46,7 +83,7 @@ func TestStraggler(t *testing.T) {
 		}
 		return slow.board.Straggler == scoreboard.Evicted
 	})
-	slow.pace.Factor(1e-9) // whatever this machine measures, it does not behave
+	slow.pace.Factor(1e-9, false) // whatever this machine measures, it does not behave
 	joined, others := slow.board.Joined, boards[0].board.Joined
 	launch()
 	st := p.snapshot()
@@ -75,7 +112,7 @@ func TestStraggler(t *testing.T) {
 	if most > 1 {
 		t.Errorf("%d of its ops were in flight", most)
 	}
-	slow.pace.Factor(0)
+	slow.pace.Factor(0, false)
 	b.until("the policy tolerates it", func() bool {
 		p.stragglers.Sample(sessions, 1)
 		return slow.board.Straggler == scoreboard.Free

@@ -18,7 +18,7 @@ func (p *poller) classify(c *client, name string, t sched.Settings) {
 	if c.class, c.settings = name, p.patience(t); c.books == nil {
 		return
 	}
-	c.pace.Factor(t.Straggler)
+	c.pace.Factor(t.Straggler, t.OwnContext)
 	k := p.sched.Set(name, c.settings)
 	if c.books.Class() != k {
 		p.unqueue(c) // offered again in the next pass
@@ -44,7 +44,8 @@ func (p *poller) enrol(c *client) {
 	c.tracks = make([]sequence.Track, c.board.Lanes())
 	c.books = p.sched.Attach(c.board, p.sched.Set(c.class, c.settings))
 	c.pace = p.stragglers.Attach(c.board)
-	c.pace.Factor(c.settings.Straggler)
+	c.pace.Factor(c.settings.Straggler, c.settings.OwnContext)
+	c.send() // whatever an executor before this one said
 	c.recall()
 	p.relevel()
 }
@@ -68,7 +69,7 @@ func (p *poller) relevel() {
 	levels := p.engine.Levels()
 	for _, c := range p.clients {
 		c.board.Levels = scoreboard.Levels{}
-		if c.board.Straggler == scoreboard.Limited {
+		if c.board.Straggler >= scoreboard.Limited {
 			c.board.Levels = scoreboard.Levels{First: levels - 1, Count: 1}
 			continue
 		}

@@ -21,7 +21,7 @@ const (
 func (p *poller) window(l *scoreboard.Lane) int {
 	is := scoreboard.Window{Pace: l.Pace, Alone: p.active <= 1}
 	is.Joins = !is.Alone && l.First() != nil && word.Joins(l.First())
-	if !is.Joins && !is.Alone && l.First() != nil && l.First().Session.Straggler == scoreboard.Limited {
+	if !is.Joins && !is.Alone && l.First() != nil && l.First().Session.Straggler >= scoreboard.Limited {
 		return 1
 	}
 	if l.Most == 0 || l.Window != is {

@@ -143,6 +143,7 @@ var All = []Reason{
 	{Native, "attribute", "A launch attribute is not forwarded."},
 	{Native, "argument", "The driver itself must judge the arguments."},
 	{Native, "lanes", "All lanes are in use, or the stream is one of a green context."},
+	{Native, "straggler", "Its ops slow others even one at a time, so the executor sent it to its own context for a while (`straggler = \"own-context\"`)."},
 	{Native, "closed", "The session is closed: the process finishes alone."},
 
 	{Session, "device-fault", "A kernel of the client brought the GPU's context down."},

@@ -52,7 +52,7 @@ type heddle struct {
 // settings are what the daemon tells an executor of a class.
 func settings(p *policy.Policy, c *policy.Class) sched.Settings {
 	factor := 0.0
-	if c.Straggler == "evict" {
+	if c.Straggler != "tolerate" {
 		factor = c.StragglerFactor
 	}
 	return sched.Settings{
@@ -81,7 +81,7 @@ func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 	}
 	for _, c := range d.r.clients {
 		t := settings(p, c.class.Class)
-		h.stragglers.Attach(c.board).Factor(t.Straggler)
+		h.stragglers.Attach(c.board).Factor(t.Straggler, false) // the chip has one context
 		h.clients = append(h.clients, h.sched.Attach(c.board, h.sched.Set(c.class.Name, t)))
 	}
 	for i, v := range h.sched.Priorities() {
@@ -127,7 +127,7 @@ func (h *heddle) streams(o *op) (first, count int) {
 
 // window is how many ops of a lane may be in flight, as the poller has it.
 func (h *heddle) window(o *op) int {
-	if o.Session.Straggler == scoreboard.Limited {
+	if o.Session.Straggler >= scoreboard.Limited {
 		return 1
 	}
 	return window(o, execword.Joins(&o.Op))

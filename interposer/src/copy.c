@@ -119,6 +119,12 @@ static int forward(struct copy *c, CUdeviceptr dst, enum end dst_end, CUdevicept
   int r;
   if ((r = freed_end(lane, dst, bytes, dst_end)) != HEDDLE_OP_OPEN || (r = freed_end(lane, src, bytes, src_end)) != HEDDLE_OP_OPEN) return r;
   r = HEDDLE_OP_NATIVE;
+  if (__builtin_expect(to == IN_EXECUTOR && from == IN_EXECUTOR && !to_global && !from_global && heddle_session_live(lane->session) &&
+                           heddle_session_sent(lane->session),
+                       0)) {
+    c->why = HEDDLE_NATIVE_STRAGGLER;
+    return r;
+  }
   if (reached(to, from))
     r = publish_copy(lane, dst, src, bytes, c->synchronous && (to == SHARED_HOST || from == SHARED_HOST));
   else if (to == IN_EXECUTOR && (from == PAGEABLE || from == REGISTERED) && (to_global || bytes <= HEDDLE_WIRE_MAX_INLINE_BYTES))

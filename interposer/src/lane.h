@@ -120,6 +120,9 @@ struct heddle_context *heddle_context_peek(CUcontext handle);
 // Any context of s, for work that needs one; NULL when none is left.
 CUcontext heddle_context_any(struct heddle_session *s);
 
+// The executor wants what runs on the SMs to run in this process's own context. It says so in a line that we write anyway; what was
+// forwarded before, and what is forwarded afterwards, is ordered as beside any other native op.
+static inline bool heddle_session_sent(const struct heddle_session *s) { return heddle_load_relaxed32(&s->ring.producer->own_context) != 0; }
 static inline bool heddle_session_live(struct heddle_session *s) { return atomic_load_explicit(&s->live, memory_order_acquire) != 0; }
 // Every op of the lane up to seq is complete and its results are visible.
 static inline bool heddle_lane_done(const struct heddle_session *s, uint32_t id, uint32_t seq) {

@@ -147,6 +147,10 @@ static int forward(struct heddle_lane *lane, struct heddle_launch *l, enum heddl
   unsigned char packed[HEDDLE_PACKED_BYTES];
   if (lane == NULL) return HEDDLE_OP_NATIVE; // a native process: nothing is counted
   struct heddle_session *s = lane->session;
+  if (__builtin_expect(heddle_session_live(s) && heddle_session_sent(s), 0)) {
+    *why = HEDDLE_NATIVE_STRAGGLER;
+    return HEDDLE_OP_NATIVE;
+  }
   const struct heddle_function *f = judge(s, l, packed, why);
   if (__builtin_expect(f == NULL, 0)) return HEDDLE_OP_NATIVE;
   uint32_t id = atomic_load_explicit(&f->kernel_id[s->device], memory_order_acquire);

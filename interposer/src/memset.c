@@ -32,6 +32,10 @@ static int forward(CUstream stream, CUdeviceptr dst, size_t pitch, uint32_t valu
   if (lane == NULL) return HEDDLE_OP_NATIVE;
   int judged = heddle_memset_encode(lane->session, &w, &where, why);
   if (judged != HEDDLE_OP_OPEN) return judged;
+  if (__builtin_expect(where == HEDDLE_WHERE_DEVICE && heddle_session_live(lane->session) && heddle_session_sent(lane->session), 0)) {
+    *why = HEDDLE_NATIVE_STRAGGLER;
+    return HEDDLE_OP_NATIVE;
+  }
   bool wait = synchronous && where == HEDDLE_WHERE_HOST;
   struct heddle_op op;
   int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_MEMSET, wait ? HEDDLE_OP_WAITS : 0, sizeof(struct heddle_wire_memset));

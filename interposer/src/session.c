@@ -61,6 +61,7 @@ static const char *const native_names[HEDDLE_NATIVE_REASONS] = {
     [HEDDLE_NATIVE_ATTRIBUTE] = "attribute",
     [HEDDLE_NATIVE_ARGUMENT] = "argument",
     [HEDDLE_NATIVE_LANES] = "lanes",
+    [HEDDLE_NATIVE_STRAGGLER] = "straggler",
     [HEDDLE_NATIVE_CLOSED] = "closed",
 };
 

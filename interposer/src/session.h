@@ -37,6 +37,7 @@ enum heddle_native_reason {
   HEDDLE_NATIVE_ATTRIBUTE,      // a launch attribute that is not forwarded
   HEDDLE_NATIVE_ARGUMENT,       // arguments that the driver itself must judge
   HEDDLE_NATIVE_LANES,          // no lane left
+  HEDDLE_NATIVE_STRAGGLER,      // the executor sent the client to its own context (producer.own_context)
   HEDDLE_NATIVE_CLOSED,         // session closed: finishing alone
   HEDDLE_NATIVE_REASONS
 };

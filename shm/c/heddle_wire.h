@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0xc4987306ca4fed31)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x363cddab19e64f7c)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -82,6 +82,7 @@ enum heddle_wire_segment_flag {
 enum heddle_wire_class_flag {
   HEDDLE_WIRE_CLASS_FLAG_COALESCE = 1,
   HEDDLE_WIRE_CLASS_FLAG_DELAY_LATE = 2,
+  HEDDLE_WIRE_CLASS_FLAG_OWN_CONTEXT = 4,
 };
 
 enum heddle_wire_status {
@@ -204,14 +205,14 @@ _Static_assert(offsetof(struct heddle_wire_session_status, cause_kernel) == 40, 
 struct heddle_wire_producer {
   uint64_t tail;
   uint32_t space_waiting;
-  uint32_t pad0;
-  uint8_t pad1[48];
+  uint32_t own_context;
+  uint8_t pad0[48];
 };
 _Static_assert(sizeof(struct heddle_wire_producer) == 64, "size of producer");
 _Static_assert(offsetof(struct heddle_wire_producer, tail) == 0, "producer.tail");
 _Static_assert(offsetof(struct heddle_wire_producer, space_waiting) == 8, "producer.space_waiting");
-_Static_assert(offsetof(struct heddle_wire_producer, pad0) == 12, "producer.pad0");
-_Static_assert(offsetof(struct heddle_wire_producer, pad1) == 16, "producer.pad1");
+_Static_assert(offsetof(struct heddle_wire_producer, own_context) == 12, "producer.own_context");
+_Static_assert(offsetof(struct heddle_wire_producer, pad0) == 16, "producer.pad0");
 
 struct heddle_wire_consumer {
   uint64_t read;

@@ -65,6 +65,7 @@ type Settings struct {
 	MinShare   float64
 	Priority   int32
 	Straggler  float64 // how many times as long as they should ops of a client may take before it is served apart; 0: any
+	OwnContext bool    // such a client may be sent to its own context
 	Coalesce   bool
 	DelayLate  bool // requests that missed their deadline go behind those that can meet theirs
 }
@@ -78,8 +79,8 @@ func FromWire(c shm.Class) Settings {
 	return Settings{
 		Latency: clamp(c.Latency), QueueDelay: clamp(c.MaxQueueDelay), MaxWait: clamp(c.MaxWait), MaxQueue: int(min(c.MaxQueueSize, 1<<20)),
 		MinShare: min(float64(c.MinSharePpm)/1e6, 1), Priority: c.Priority,
-		Straggler: float64(c.StragglerPercent) / 100,
-		Coalesce:  c.Flags&shm.ClassFlagCoalesce != 0, DelayLate: c.Flags&shm.ClassFlagDelayLate != 0,
+		Straggler: float64(c.StragglerPercent) / 100, OwnContext: c.Flags&shm.ClassFlagOwnContext != 0,
+		Coalesce: c.Flags&shm.ClassFlagCoalesce != 0, DelayLate: c.Flags&shm.ClassFlagDelayLate != 0,
 	}
 }
 

@@ -9,7 +9,8 @@ const (
 	Tried              // its ops go alone for a moment, to be measured
 	Evicted            // its ops go alone
 	Limited            // and one of each of its lanes at a time
+	Sent               // and it is asked to run its kernels in its own context
 )
 
 // StragglerNames are the steps' names in statistics.
-var StragglerNames = [...]string{"", "tried", "apart", "limited"}
+var StragglerNames = [...]string{"", "tried", "apart", "limited", "own-context"}

@@ -1,9 +1,11 @@
 // Package straggle finds clients whose ops take several times as long as they should, because everybody in a word with one waits for
 // it, and says how they are served: with others, apart, or little at a time.
 //
-//	free ─► tried ─► apart ─► limited          and back, a step at a time, when its ops take as long as they should
-//	  ▲        │        │         │
-//	  └────────┴────────┴◄────────┘
+//	free ─► tried ─► apart ─► limited ─► own context     and back, a step at a time, when its ops take as long as they should
+//	  ▲        │        │         │           │
+//	  └────────┴────────┴◄────────┴◄──────────┘
+//
+// What runs in its own context is not measured: from there a client comes back, limited, when its time is over.
 //
 // What an op should take is what its shape took when little slowed it, by whichever clients (cost.Times.Own): its own history when
 // nobody else launches it, the others' when they do. Lateness is how many times that it took. A word tells its lateness and not
@@ -51,6 +53,7 @@ func (m *mean) add(x float64) {
 type Client struct {
 	board  *scoreboard.Session
 	factor float64 // lateness from which on it is a straggler; 0: never
+	own    bool    // it may be sent to its own context
 
 	alone, together mean // lateness of its ops by themselves, and of words that it shared
 	near, far       mean // others' lateness while it had ops in flight, and while not
@@ -61,8 +64,9 @@ type Client struct {
 	Evictions uint64
 }
 
-// Factor is the lateness from which on the client is a straggler, 0 never; it is in force at once.
-func (c *Client) Factor(f float64) { c.factor = f }
+// Factor is the lateness from which on the client is a straggler, 0 never, and whether it may be sent to its own context; it is in
+// force at once.
+func (c *Client) Factor(f float64, own bool) { c.factor, c.own = f, own }
 
 // Late is the lateness of the client's ops by themselves, as last measured; 0: not known.
 func (c *Client) Late() float64 { return c.alone.v }
@@ -73,8 +77,9 @@ type Watch struct {
 	looked  int64
 	turn    int  // slot from which on the next one to be tried is looked for
 	fresh   bool // something was measured since
-	// Evictions, Limits and Returns count: out of shared words, limited, and back to all.
-	Evictions, Limits, Returns uint64
+	away    int  // clients in their own contexts
+	// Evictions, Limits, Sent and Returns count: out of shared words, limited, to its own context, and back to all.
+	Evictions, Limits, Sent, Returns uint64
 }
 
 // Attach begins to watch a client; its board's Slot is its place.
@@ -154,15 +159,19 @@ func (w *Watch) of(b *scoreboard.Session) *Client {
 
 // Look judges the clients, now and then; true: some are served otherwise from now on.
 func (w *Watch) Look(now int64) (changed bool) {
-	if !w.fresh || now-w.looked < lookEvery {
+	if (!w.fresh && w.away == 0) || now-w.looked < lookEvery {
 		return false
 	}
 	w.fresh, w.looked = false, now
 	tried := false
+	w.away = 0
 	for _, c := range w.clients {
 		if c != nil && c.board.Straggler != scoreboard.Free {
 			changed = w.judge(c, now) || changed
 			tried = tried || c.board.Straggler == scoreboard.Tried
+			if c.board.Straggler == scoreboard.Sent {
+				w.away++
+			}
 		}
 	}
 	// One is tried at a time: the others stay in step.
@@ -230,27 +239,40 @@ func (w *Watch) judge(c *Client, now int64) bool {
 		}
 	case scoreboard.Evicted:
 		b.Slow = max(1, c.alone.v)
-		switch usually := 1.0; {
+		switch {
 		case now-c.since >= c.stay && behaves:
 			w.Returns++
 			c.stay = min(2*c.stay, longest)
 			return c.to(scoreboard.Free, now)
-		case c.near.n >= steady:
-			if c.far.n >= sure {
-				usually = max(1, c.far.v)
-			}
-			if c.near.v >= slows*usually && !behaves {
-				w.Limits++
-				return c.to(scoreboard.Limited, now)
-			}
+		case c.hinders() && !behaves:
+			w.Limits++
+			return c.to(scoreboard.Limited, now)
 		}
 	case scoreboard.Limited:
 		b.Slow = max(1, c.alone.v)
-		if now-c.since >= c.stay && behaves {
+		switch {
+		case now-c.since >= c.stay && behaves:
 			return c.to(scoreboard.Evicted, now)
+		case c.own && c.hinders() && !behaves:
+			w.Sent++
+			return c.to(scoreboard.Sent, now)
+		}
+	case scoreboard.Sent:
+		if !c.own || now-c.since >= c.stay {
+			c.stay = min(2*c.stay, longest)
+			return c.to(scoreboard.Limited, now)
 		}
 	}
 	return false
+}
+
+// hinders says whether others are late while the client has ops in flight, more than while it has none.
+func (c *Client) hinders() bool {
+	usually := 1.0
+	if c.far.n >= sure {
+		usually = max(1, c.far.v)
+	}
+	return c.near.n >= steady && c.near.v >= slows*usually
 }
 
 // to changes how the client is served, and begins to measure anew what decides the next change.
@@ -259,7 +281,7 @@ func (c *Client) to(s scoreboard.Straggling, now int64) bool {
 	c.near, c.far, c.blind = mean{}, mean{}, 0
 	c.board.Slow = 1
 	switch s {
-	case scoreboard.Evicted, scoreboard.Limited:
+	case scoreboard.Evicted, scoreboard.Limited, scoreboard.Sent:
 		c.board.Slow = max(1, c.alone.v)
 	case scoreboard.Tried:
 		c.alone = mean{}

@@ -30,7 +30,7 @@ func newGroup(t *testing.T, slow ...float64) *group {
 		b.Slot = i
 		g.boards = append(g.boards, b)
 		c := g.w.Attach(b)
-		c.Factor(3)
+		c.Factor(3, false)
 		g.all = append(g.all, c)
 	}
 	return g
@@ -117,7 +117,7 @@ func TestAcquittal(t *testing.T) {
 	g.run(20_000 * ms) // long enough for those to come back that looked slow while not all were known to be
 	g.want("a little", free, free, free, free)
 	for _, c := range g.all {
-		c.Factor(0)
+		c.Factor(0, false)
 	}
 	g.slow[2] = 100
 	g.run(2000 * ms)
@@ -149,9 +149,65 @@ func TestLimits(t *testing.T) {
 	g.slow[2] = 8
 	g.run(1000 * ms)
 	g.want("again", free, free, evicted)
-	g.all[2].Factor(0)
+	g.all[2].Factor(0, false)
 	g.run(50 * ms)
 	g.want("tolerated", free, free, free)
+}
+
+// Where the policy allows it, a limited straggler beside which others are late still goes to its own context, whether anything is measured
+// then or not it comes back limited when its time is over, which is twice as long the next time, and at once when the policy changes.
+func TestOwnContext(t *testing.T) {
+	for _, allowed := range []bool{false, true} {
+		g := newGroup(t, 1, 1, 8)
+		g.all[2].Factor(3, allowed)
+		l := g.boards[2].Lane(0)
+		// hinder has the others suffer while the straggler has ops in flight, until it is served otherwise.
+		hinder := func(until scoreboard.Straggling) {
+			for range 200 {
+				l.Issued = 1
+				g.slow[0], g.slow[1] = 2, 2
+				g.run(ms)
+				l.Issued = 0
+				g.slow[0], g.slow[1] = 1, 1
+				g.run(ms)
+				if g.boards[2].Straggler == until {
+					return
+				}
+			}
+		}
+		g.run(300 * ms)
+		g.want("slow", free, free, evicted)
+		hinder(limited)
+		g.want("others are slowed beside it", free, free, limited)
+		hinder(scoreboard.Sent)
+		if !allowed {
+			g.want("it may not be sent away", free, free, limited)
+			continue
+		}
+		g.want("they still are", free, free, scoreboard.Sent)
+		gone := func() int64 {
+			since := g.now
+			for g.boards[2].Straggler == scoreboard.Sent && g.now < since+200*1000*ms {
+				g.now += ms
+				g.w.Look(g.now) // nothing is measured
+			}
+			g.want("its time is over", free, free, limited)
+			return g.now - since
+		}
+		first := gone()
+		hinder(scoreboard.Sent)
+		g.want("it has not changed", free, free, scoreboard.Sent)
+		if second := gone(); first < away-20*ms || second < 2*first-20*ms {
+			t.Errorf("it was away for %d ms, then %d", first/ms, second/ms)
+		}
+		hinder(scoreboard.Sent)
+		g.all[2].Factor(3, false)
+		g.run(50 * ms)
+		g.want("it may not be sent away any more", free, free, limited)
+		if g.w.Sent != 3 || g.w.Limits != 1 {
+			t.Errorf("sent %d times, limited %d times", g.w.Sent, g.w.Limits)
+		}
+	}
 }
 
 // Whatever is measured, in whatever order, clients come and go: no panic, at most one trial at a time, no straggler where tolerated.
@@ -177,7 +233,7 @@ func TestAnything(t *testing.T) {
 			boards[i].Slot = i
 			clients[i] = w.Attach(boards[i])
 		case r.IntN(100) == 0:
-			clients[i].Factor([]float64{0, 1.5, 3, 100}[r.IntN(4)])
+			clients[i].Factor([]float64{0, 1.5, 3, 100}[r.IntN(4)], r.IntN(2) == 0)
 		}
 		var of []*scoreboard.Session
 		for range r.IntN(5) {

@@ -212,6 +212,8 @@ static int forward(struct heddle_exec *x, struct heddle_lane *lane, CUstream str
   if (lane->session != x->session) return HEDDLE_OP_NATIVE;
   *why = HEDDLE_NATIVE_LANES;
   if (lane->id == HEDDLE_LANE_NATIVE) return HEDDLE_OP_NATIVE;
+  *why = HEDDLE_NATIVE_STRAGGLER;
+  if (heddle_session_sent(x->session)) return HEDDLE_OP_NATIVE;
   bool ours = current(x);
   *why = x->why;
   if (!heddle_session_live(x->session)) return forward_closed(x, why);

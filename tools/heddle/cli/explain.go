@@ -319,9 +319,10 @@ func printReasons(out io.Writer, all []reasonCount) {
 // print writes what is known of a client.
 // straggling is what admin.Client.Straggler means.
 var straggling = map[string]string{
-	"tried":   "apart for a moment, to be measured",
-	"apart":   "apart from others",
-	"limited": "apart from others, one op of each of its streams at a time",
+	"tried":       "apart for a moment, to be measured",
+	"apart":       "apart from others",
+	"limited":     "apart from others, one op of each of its streams at a time",
+	"own-context": "by its own process's context for a while, because it slowed others even one op at a time",
 }
 
 func (x *explainedClient) print(out io.Writer) error {
