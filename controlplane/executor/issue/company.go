@@ -5,7 +5,7 @@ import (
 	"github.com/heddle-gpu/heddle/shm"
 )
 
-// unnamed is the tail of a stream whose last word is of several kernels.
+// unnamed is the tail of a stream whose last word is of several kinds of ops.
 const unnamed = ^uint64(0)
 
 // busy are the streams that hold something which matters (bits).
@@ -25,7 +25,7 @@ const matters = 64 << 10
 func (s *Stream) follow(w *word.Word) {
 	s.fill = 0
 	switch {
-	case w.Chain != nil, w.Batch != nil && !w.Batch.Alike:
+	case w.Chain != nil, w.Team != nil, w.Batch != nil && !w.Batch.Alike:
 		s.tail = unnamed
 	case w.Shape != nil:
 		s.tail, s.fill = w.Shape.Key, w.Shape.Fill

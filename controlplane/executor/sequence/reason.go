@@ -45,7 +45,7 @@ var ReasonNames = [Reasons]string{
 func (s *Store) Went(t *Track, op *scoreboard.Op, few bool) {
 	why := t.why
 	switch {
-	case op.Session.Straggler == scoreboard.Limited:
+	case op.Session.Straggler >= scoreboard.Limited:
 		why = Straggles
 	case op.Kind != shm.KindLaunch:
 		why = Unfit
