@@ -182,6 +182,10 @@ func fakeExecutor() int {
 				if files[m.ClientID].Status().Epoch < 2 {
 					return 3
 				}
+			case 15:
+				if files[m.ClientID].Status().Epoch >= 2 {
+					status, tail = shm.StatusRefused, []byte("out of memory")
+				}
 			}
 		case shm.TypeFuncAttr, shm.TypeLimit:
 			r, _ := shm.Decode[shm.Setting](m.Body)

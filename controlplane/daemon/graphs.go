@@ -88,8 +88,8 @@ func (p *executorProcess) dropGraph(s *session, id uint32) error {
 	return err
 }
 
-// restoreGraphs gives p all graphs that records in the ring, or to come, may launch. Of one that it refuses, records will be refused
-// too. s.mu is held.
+// restoreGraphs gives p all graphs that records in the ring, or to come, may launch. One that it refuses costs nothing else: the client
+// asks how its graphs fare before it launches them again (askGraph); only records that it had published fail. s.mu is held.
 func (s *session) restoreGraphs(p *executorProcess) error {
 	s.reap()
 	for _, id := range slices.Sorted(maps.Keys(s.graphs)) {
@@ -112,6 +112,9 @@ func (d *Daemon) handleGraph(s *session, m *shm.Message) (shm.Message, error) {
 	r, err := shm.Decode[shm.Graph](m.Body)
 	if err != nil {
 		return shm.Message{}, err
+	}
+	if r.GraphID != 0 {
+		return d.askGraph(s, m, r.GraphID)
 	}
 	fds, err := m.TakeFds(1)
 	if err != nil {
@@ -148,6 +151,22 @@ func (d *Daemon) handleGraph(s *session, m *shm.Message) (shm.Message, error) {
 		s.refused = fmt.Sprintf("a graph of %d nodes: %s", g.nodes, g.reason)
 		s.forgetGraph(id)
 	}
+	return reply, nil
+}
+
+// askGraph tells a client whether the executor that serves now has a graph that it gave before.
+func (d *Daemon) askGraph(s *session, m *shm.Message, id uint32) (shm.Message, error) {
+	if _, err := s.slot.current(d.ctx); err != nil { // a successor has been given all graphs, or refused some
+		return shm.Message{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.graphs[id]
+	if g == nil || g.dropped {
+		return shm.Message{}, refuse(shm.StatusInvalid, "graph %d is unknown", id)
+	}
+	reply := m.Reply(g.status, shm.Encode(shm.Graph{Bytes: g.bytes, Nodes: g.nodes, GraphID: id, CUDAResult: g.result}))
+	reply.Tail = []byte(g.reason)
 	return reply, nil
 }
 

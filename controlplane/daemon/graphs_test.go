@@ -101,6 +101,43 @@ func TestGraphs(t *testing.T) {
 	}
 }
 
+// A successor that refuses a graph gets the others, and the client learns which it is when it asks.
+func TestGraphsRefusedByASuccessor(t *testing.T) {
+	h := start(t)
+	c := h.dial()
+	eventually(t, "live", func() bool { return c.state() == shm.StateLive })
+	fares := func(id uint32) (uint16, string) {
+		t.Helper()
+		m, err := c.ask(shm.TypeGraph, shm.Encode(shm.Graph{GraphID: id}), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m.Status, string(m.Tail)
+	}
+	for _, nodes := range []uint32{5, 15, 6} {
+		if m := c.graph(t, nodes, 64); m.Status != shm.StatusOK {
+			t.Fatalf("a graph of %d nodes: status %d: %s", nodes, m.Status, m.Tail)
+		}
+	}
+	if status, why := fares(2); status != shm.StatusOK {
+		t.Errorf("before: status %d: %s", status, why)
+	}
+	if m := c.graph(t, 14, 80); m.Status != shm.StatusOK { // ends the first executor
+		t.Fatalf("status %d: %s", m.Status, m.Tail)
+	}
+	for id, want := range map[uint32]uint16{1: shm.StatusOK, 2: shm.StatusRefused, 3: shm.StatusOK, 4: shm.StatusOK, 5: shm.StatusInvalid} {
+		if status, why := fares(id); status != want || (want == shm.StatusRefused && why != "out of memory") {
+			t.Errorf("graph %d: status %d: %s; want %d", id, status, why, want)
+		}
+	}
+	if s := c.dropGraph(t, 2); s != shm.StatusOK {
+		t.Errorf("drop of the refused one: status %d", s)
+	}
+	if c.state() != shm.StateLive || atomic.LoadUint32(&c.file.Status().Error) != 0 {
+		t.Errorf("state %d, error %d", c.state(), c.file.Status().Error)
+	}
+}
+
 // A client gets so many graphs, nodes and bytes; what it drops makes room when the records before are done.
 func TestGraphBounds(t *testing.T) {
 	h := start(t)

@@ -129,6 +129,7 @@ struct heddle_mirror {
   uint32_t id;
   uint64_t bytes;
   const unsigned char *records;  // mapped from the sealed file that was sent
+  uint32_t epoch;                // of the executor that is known to have it; guarded by its executable graph's lock
   bool dropped;                  // nobody launches it any more
   bool stale;                    // names memory that the executor does not have any more, or has anew
   struct heddle_extent *named;   // what its copies and memsets name
@@ -143,6 +144,7 @@ struct heddle_mirror *heddle_mirror_make(struct heddle_session *s, const struct 
 // Notes a launch of it. False: no host memory; nothing may be launched then.
 bool heddle_mirror_launch_room(struct heddle_mirror *m);
 void heddle_mirror_launched(struct heddle_mirror *m, uint32_t lane, uint32_t seq);
+// It names memory that is gone, or the next executor did not take it: asks the daemon when there is another executor.
 bool heddle_mirror_stale(struct heddle_mirror *m);
 // Nobody will launch it any more: the daemon is told, and it is freed here when the last launch is done.
 void heddle_mirror_drop(struct heddle_mirror *m);
@@ -167,7 +169,7 @@ struct heddle_plan {
 // Gives the executor what a graph consists of. NULL: *why says why not. Nodes that stay native belong to `owner`.
 struct heddle_plan *heddle_plan_make(struct heddle_session *s, CUcontext owner, const struct heddle_records *r, uint64_t hash, enum heddle_native_reason *why);
 bool heddle_plan_is_of(const struct heddle_plan *p, const struct heddle_records *r, uint64_t hash);
-// Some part names memory that the executor does not have any more.
+// Some part is stale.
 bool heddle_plan_stale(const struct heddle_plan *p);
 // Nobody will launch it any more; launches under way go on.
 void heddle_plan_drop(struct heddle_plan *p);

@@ -81,7 +81,19 @@ void heddle_graph_memory_gone(struct heddle_session *s, uint64_t address, uint64
   heddle_mutex_unlock(&lock);
 }
 
+// Whether another executor than the one that took it has it too.
+static bool taken_over(struct heddle_mirror *m) {
+  uint32_t epoch = heddle_load_acquire32(&m->session->status->epoch);
+  if (epoch == m->epoch || !heddle_session_live(m->session)) return true;
+  struct heddle_wire_graph ask = {.graph_id = m->id}, reply;
+  int nfds = 0;
+  int status = heddle_session_request(m->session, HEDDLE_WIRE_TYPE_GRAPH, &ask, sizeof ask, NULL, 0, NULL, 0, &reply, sizeof reply, NULL, &nfds);
+  if (status == HEDDLE_WIRE_STATUS_OK) m->epoch = epoch;
+  return status <= HEDDLE_WIRE_STATUS_OK; // below: the session is over, and whoever launches notices
+}
+
 bool heddle_mirror_stale(struct heddle_mirror *m) {
+  if (!taken_over(m)) return true;
   heddle_mutex_lock(&lock);
   bool stale = m->stale;
   heddle_mutex_unlock(&lock);
@@ -166,7 +178,7 @@ struct heddle_mirror *heddle_mirror_make(struct heddle_session *s, const struct 
     free(m);
     return NULL;
   }
-  *m = (struct heddle_mirror){.session = s, .bytes = r->bytes, .records = records};
+  *m = (struct heddle_mirror){.session = s, .bytes = r->bytes, .records = records, .epoch = heddle_load_acquire32(&s->status->epoch)};
   struct heddle_wire_graph ask = {.bytes = r->bytes, .nodes = r->nodes}, reply = {0};
   int nfds = 0;
   int status = HEDDLE_WIRE_STATUS_NO_MEMORY;

@@ -151,7 +151,7 @@ func TestUnits(t *testing.T) {
 func TestGraphs(t *testing.T) {
 	for file, names := range map[string][]string{
 		"graphs":  {"records", "edges", "kinds", "native", "refused", "order", "code", "globals", "memory", "beside", "alone", "doubt", "large"},
-		"changes": {"changes", "update", "child", "alternating", "hasty", "drop", "detached", "objects"},
+		"changes": {"changes", "update", "child", "alternating", "hasty", "drop", "restarted", "detached", "objects"},
 		"steps":   {"cuts", "kinds", "branches", "events", "changes", "closed", "bounded"},
 	} {
 		path := build(t, file, "-O1", "-fsanitize=address,undefined")

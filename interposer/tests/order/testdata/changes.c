@@ -183,6 +183,30 @@ static void drop(void) {
   graph_free(g);
 }
 
+// Behind another executor a graph is asked about once; one that it did not take is given anew, and is native when that fails too.
+static void restarted(void) {
+  struct graph *g = graph_new();
+  add(g, CU_GRAPH_NODE_TYPE_MEMSET);
+  CUgraphExec x = make(g);
+  go(x, CU_STREAM_LEGACY);
+  execute();
+  CHECK(asked == 0, "%u questions", asked);
+  fake_session->status->epoch++;
+  for (int i = 0; i < 3; i++) go(x, CU_STREAM_LEGACY);
+  execute();
+  CHECK(asked == 1 && given == 1 && launched[1] == 4, "%u questions, %u given, launched %u times", asked, given, launched[1]);
+  fake_session->status->epoch++;
+  refuse_known = 1;
+  go(x, CU_STREAM_LEGACY);
+  execute();
+  CHECK(asked == 2 && given == 2 && drops == 1 && launched[2] == 1 && natively == 0, "%u questions, %u given, %u dropped", asked, given, drops);
+  fake_session->status->epoch++;
+  refuse = 1;
+  go(x, CU_STREAM_LEGACY);
+  CHECK(asked == 3 && given == 2 && drops == 2 && natively == 1, "%u questions, %u given, %u dropped, natively %u", asked, given, drops, natively);
+  graph_free(g);
+}
+
 // A context that others still use keeps its graphs; the last one that detaches takes them along.
 static bool last_user;
 static CUresult detach(CUcontext c) {
@@ -281,6 +305,6 @@ static void threads(void) {
 
 int main(int argc, char **argv) {
   static const struct test all[] = {{"changes", changes}, {"update", update}, {"child", child}, {"alternating", alternating}, {"hasty", hasty}, {"drop", drop},
-                                    {"detached", detached}, {"objects", objects}, {"threads", threads}};
+                                    {"restarted", restarted}, {"detached", detached}, {"objects", objects}, {"threads", threads}};
   return run_test(argc, argv, all, sizeof all / sizeof *all);
 }

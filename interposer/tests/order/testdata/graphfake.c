@@ -137,7 +137,7 @@ static CUresult replay_memset(CUdeviceptr d, unsigned v, size_t n, CUstream s) {
 // ---- the daemon ----
 
 struct kept kept[KEPT];
-_Atomic uint32_t given, drops, refuse;
+_Atomic uint32_t given, drops, refuse, asked, refuse_known;
 static pthread_mutex_t daemon_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static int request(uint16_t type, const void *body, int fd, void *reply) {
@@ -148,6 +148,10 @@ static int request(uint16_t type, const void *body, int fd, void *reply) {
     CHECK(ask->graph_id <= given && kept[ask->graph_id].dropped == 0, "graph %u is dropped twice, or was never given", ask->graph_id);
     kept[ask->graph_id].dropped = heddle_load_acquire64(&fake_session->ring.producer->tail) + 1;
     drops++;
+  } else if (type == HEDDLE_WIRE_TYPE_GRAPH && ask->graph_id != 0) {
+    CHECK(ask->graph_id <= given && kept[ask->graph_id].dropped == 0 && fd < 0, "a question about graph %u", ask->graph_id);
+    asked++;
+    if (refuse_known != 0) status = HEDDLE_WIRE_STATUS_REFUSED;
   } else if (refuse != 0) {
     status = HEDDLE_WIRE_STATUS_REFUSED;
   } else {

@@ -69,7 +69,8 @@ struct kept {
   uint64_t dropped; // the ring's tail at that time; 0: it was not
 };
 extern struct kept kept[KEPT];
-extern _Atomic uint32_t given, drops, refuse;
+extern _Atomic uint32_t given, drops, asked;
+extern _Atomic uint32_t refuse, refuse_known; // new graphs, and those that another executor had
 // The records of a graph as the contract has them; node[seq] points at record seq.
 uint32_t check_records(uint32_t id, const struct heddle_wire_record **node, uint32_t room);
 const void *body(const struct heddle_wire_record *r);
