@@ -30,10 +30,16 @@ func kills() int {
 }
 
 // killed are the programs that run while others die: every kind of order and memory.
-var killed = []string{"vector", "streams", "graphs", "histogram", "threads", "hostmem", "callbacks"}
+var killed = []string{"vector", "streams", "graphs", "nodes", "histogram", "threads", "hostmem", "callbacks"}
 
-// graphsPart is the part of the program graphs that they run: captured on two streams, launched, changed while launches are under way.
-const graphsPart = "E2E_PART=captured"
+// killedPart is the part of a program that they run: graphs captured on two streams, launched, changed while launches are under way; and
+// graphs that go in parts with steps of the client's own stream between them.
+func killedPart(program string) string {
+	if program == "nodes" {
+		return "E2E_PART=mixed"
+	}
+	return "E2E_PART=captured"
+}
 
 // tally counts how clients ended.
 type tally struct{ right, lost, struck atomic.Int64 }
@@ -99,7 +105,7 @@ func TestKills(t *testing.T) {
 	native := map[string]string{}
 	for _, p := range killed {
 		for i := range seeds {
-			r := b.run(false, p, seeded(i), graphsPart)
+			r := b.run(false, p, seeded(i), killedPart(p))
 			if r.code != 0 {
 				t.Fatalf("%s natively: %d\n%s", p, r.code, r.err)
 			}
@@ -128,7 +134,7 @@ func TestKills(t *testing.T) {
 				default:
 				}
 				p, s := killed[rnd.IntN(len(killed))], seeded(rnd.IntN(seeds))
-				b.work(p, native[p+s], strikes[w], &n, s, "E2E_ROUNDS=1", graphsPart)
+				b.work(p, native[p+s], strikes[w], &n, s, "E2E_ROUNDS=1", killedPart(p))
 			}
 		})
 	}
