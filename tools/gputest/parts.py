@@ -348,6 +348,7 @@ def graphs():
 
 FRAMEWORKS = {  # workload -> what its environment has besides
     "graph": {},
+    "graph-events": {},
     "reduce-overhead": {},
     "max-autotune": {},
     "jax-graphs": JAX_GRAPHS,

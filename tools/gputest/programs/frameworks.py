@@ -54,6 +54,39 @@ def cupy_graph():
     return f
 
 
+def graph_events(torch):
+    """A graph with events of its own, which another stream waits for and which give times, and copies to and from pinned memory."""
+    m, x, side = layers(torch), torch.randn(64, 256).pin_memory(), torch.cuda.Stream()
+    out, xs = torch.empty(64, 256).pin_memory(), x.cuda()
+    start, middle, end = (torch.cuda.Event(enable_timing=True, external=True) for _ in range(3))
+    with torch.no_grad():
+        m(m(xs))
+    torch.cuda.synchronize()
+    g = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(g):
+        start.record()
+        xs.copy_(x, non_blocking=True)
+        y = m(xs)
+        middle.record()
+        z = m(y)
+        out.copy_(z, non_blocking=True)
+        end.record()
+
+    def f():
+        x.add_(0.125)
+        g.replay()
+        side.wait_event(middle)
+        with torch.cuda.stream(side):
+            w = y * 2
+        torch.cuda.current_stream().wait_stream(side)
+        end.synchronize()
+        if start.elapsed_time(end) <= 0:
+            raise RuntimeError(f"the graph took {start.elapsed_time(end)} ms")
+        return [w, z.clone(), out.clone()]
+
+    return f
+
+
 def child(q, r):
     import torch
 

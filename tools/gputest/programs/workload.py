@@ -163,6 +163,7 @@ MAKE = {
     "max-autotune": lambda: frameworks.compiled(torch_setup(), "max-autotune"),
     "jax-graphs": jax_cnn,  # with other flags
     "cupy-graph": frameworks.cupy_graph,
+    "graph-events": lambda: frameworks.graph_events(torch_setup()),
     "sharing": lambda: frameworks.sharing(torch_setup()),
     "loader": lambda: frameworks.loader(torch_setup()),
     "threads": lambda: frameworks.threads(torch_setup()),
