@@ -135,7 +135,12 @@ int heddle_plan_launch(struct heddle_plan *p, struct heddle_lane *lane, CUstream
     r = (int)(sticky != CUDA_SUCCESS ? sticky : globals ? CUDA_ERROR_LAUNCH_FAILED : heddle_alone_graph(s, stream, t->mirror->records, t->mirror->bytes));
   }
   if (r == HEDDLE_OP_OPEN && p->steps[p->n - 1].kind != 0 && (r = heddle_lane_settle(lane, seq)) == HEDDLE_OP_NATIVE) r = HEDDLE_OP_OPEN;
-  if (!heddle_session_live(s)) *seq = 0;
+  bool over = !heddle_session_live(s);
   heddle_turn_give(lane);
+  if (over) {
+    // No number tells when the steps are done, and what the graph keeps for them may be let go of with it.
+    *seq = 0;
+    if (r == HEDDLE_OP_OPEN) r = (int)heddle_real.cuStreamSynchronize(stream);
+  }
   return r;
 }
