@@ -47,8 +47,8 @@ func prepare(m *testing.M) (int, error) {
 	}
 	library := []string{"-shared", "-fPIC", "-O2", "-fvisibility=hidden", "-Wl,-z,now", "-D_GNU_SOURCE=", "-D__CUDA_API_VERSION_INTERNAL", "-I" + root + "/shm/c", "-isystem", cuda,
 		"-Wl,--wrap=heddle_futex_wait", root + "/shm/c/heddle_ring.c", root + "/shm/c/heddle_hash.c", "testdata/ring.c", "../order/testdata/fake.c"}
-	for _, f := range []string{"marks/marks", "marks/nvtx", "lane", "submit", "order", "sync", "event", "stream", "context", "capture", "launch", "copy", "memset", "alone", "config", "log",
-		"graph/describe", "graph/records", "graph/mirror", "graph/exec", "graph/update"} {
+	for _, f := range []string{"marks/marks", "marks/nvtx", "lane", "turn", "submit", "order", "sync", "event", "stream", "context", "capture", "launch", "copy", "memset", "alone", "config", "log",
+		"graph/describe", "graph/records", "graph/cut", "graph/plan", "graph/mirror", "graph/exec", "graph/update"} {
 		library = append(library, root+"/interposer/src/"+f+".c")
 	}
 	for _, step := range []struct {
