@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
+	"github.com/heddle-gpu/heddle/controlplane/executor/dispatch"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
@@ -192,13 +193,13 @@ func (c *Config) defaults() {
 	}
 	t := &c.Tuning
 	if t.WindowAlone <= 0 {
-		t.WindowAlone = 256
+		t.WindowAlone = dispatch.WindowAlone
 	}
 	if t.WindowShared <= 0 {
-		t.WindowShared = 64
+		t.WindowShared = dispatch.WindowShared
 	}
 	set(&t.SignalAfter, 20*time.Microsecond)
-	set(&t.Progress, time.Millisecond)
+	set(&t.Progress, dispatch.Progress)
 	// Spins longer than the gaps within a request, so that only idle clients pay for a wake-up; naps only beside long ops.
 	spin, napAfter, napMost := time.Millisecond, 5*time.Millisecond, 50*time.Microsecond
 	if cores < c.IssueThreads+4 { // the clients need the cores more
@@ -206,9 +207,9 @@ func (c *Config) defaults() {
 	}
 	set(&t.Spin, spin)
 	c.gatherForAll = t.Gather > 0
-	set(&t.Gather, 20*time.Microsecond)
-	set(&t.Busy, 30*time.Microsecond)
-	set(&t.Ahead, 100*time.Microsecond)
+	set(&t.Gather, dispatch.Gather)
+	set(&t.Busy, dispatch.Busy)
+	set(&t.Ahead, dispatch.Ahead)
 	set(&t.Calm, 10*time.Millisecond)
 	set(&t.Nap, 50*time.Microsecond)
 	set(&t.NapAfter, napAfter)

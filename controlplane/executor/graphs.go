@@ -522,9 +522,9 @@ func (s *session) loseMemory(address uint64) {
 	}
 }
 
-// graphGoes says whether a graph that the scheduler gave may be issued: not while another lane's launch of it is only partly issued. Parts
+// Goes says whether a graph that the scheduler gave may be issued: not while another lane's launch of it is only partly issued. Parts
 // may have been built since it became ready.
-func (p *poller) graphGoes(op *scoreboard.Op) bool {
+func (p *poller) Goes(op *scoreboard.Op) bool {
 	g := op.Graph
 	if op.Session.Lane(op.Lane).Part == op {
 		return true

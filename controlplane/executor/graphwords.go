@@ -12,6 +12,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/dispatch"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
@@ -490,7 +491,7 @@ func (p *poller) bench(s *scoreboard.Shape, op *scoreboard.Op, busy, force bool)
 	if b == nil {
 		return nil
 	}
-	if lead := b.Lead(); (op != nil && before(op, lead)) || (s != nil && before(s.Ready.First(), lead)) {
+	if lead := b.Lead(); (op != nil && dispatch.Before(op, lead)) || (s != nil && dispatch.Before(s.Ready.First(), lead)) {
 		return nil
 	}
 	return b
@@ -521,6 +522,15 @@ func (p *poller) together(b *word.Bench) bool {
 	}
 	b.Tried(p.stats.Passes + 1)
 	return false
+}
+
+// Graphs issues what a bench chose, if that goes before what else is ready.
+func (p *poller) Graphs(s *scoreboard.Shape, op *scoreboard.Op, busy, force bool) (taken, issued bool) {
+	b := p.bench(s, op, busy, force)
+	if b == nil {
+		return false, false
+	}
+	return true, p.together(b)
 }
 
 // joinedStats are the poller's counters of words of graphs.

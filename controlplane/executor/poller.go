@@ -10,6 +10,7 @@ import (
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/company"
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
+	"github.com/heddle-gpu/heddle/controlplane/executor/dispatch"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
@@ -21,13 +22,7 @@ import (
 	"github.com/heddle-gpu/heddle/shm"
 )
 
-// Bounds of one pass over one session: nobody's flood delays the others by more than some ten µs.
 const (
-	scanBudget = 64
-	// farAhead is how many waiting ops are plenty: beyond it only every scanEvery-th pass takes more, so that they are few enough for the
-	// cache, and the client's lines are fetched for many records at a time; other lanes' ops behind them are found nevertheless.
-	farAhead  = 64
-	scanEvery = 8
 	// ringPressure is the share of a ring in use from which done words are asked for without a waiter.
 	ringPressure = shm.RingBytes / 2
 	// collectAfter is how much must have been allocated before an idle executor collects garbage.
@@ -101,14 +96,15 @@ type poller struct {
 	demand  *scoreboard.Demand // tells the forms' maker what was ready together
 	clients []*client
 	slots   []*client
-	later   []*scoreboard.Op // ready ops that found no room in this pass
 	cuts    cuts
-	mail    chan func()
-	bell    atomic.Pointer[shm.Doorbell]
-	ownBell bool // bell is the slot's, from the first ATTACH
-	garbage chan struct{}
-	stats   counters
-	trace   trace.Recorder
+	// dispatch is what a pass does with what is ready; sched and gather are its.
+	dispatch dispatch.Dispatch
+	mail     chan func()
+	bell     atomic.Pointer[shm.Doorbell]
+	ownBell  bool // bell is the slot's, from the first ATTACH
+	garbage  chan struct{}
+	stats    counters
+	trace    trace.Recorder
 
 	now          int64 // ns since the poller was made, at the start of the pass
 	worked       bool  // the pass before found something to do
@@ -150,9 +146,13 @@ func newPoller(c Config, e *issue.Engine, chip cost.Chip) (*poller, error) {
 	}
 	demand := scoreboard.NewDemand()
 	beside := company.New()
-	g, err := word.NewGather(word.Options{
+	o := word.Options{
 		Chip: chip, Hold: int64(c.Tuning.Gather), Busy: int64(c.Tuning.Busy), Demand: demand, Company: beside,
-	})
+	}
+	if !c.gatherForAll {
+		o.Calls, o.Threads = e.Calls, e.Threads()
+	}
+	g, err := word.NewGather(o)
 	if err != nil {
 		return nil, fmt.Errorf("executor: %w", err)
 	}
@@ -161,6 +161,7 @@ func newPoller(c Config, e *issue.Engine, chip cost.Chip) (*poller, error) {
 		mail: make(chan func(), 64), garbage: make(chan struct{}, 1), base: time.Now(), ended: make(chan struct{}),
 		alarm: make(chan struct{}, 1), forceAfter: int64(c.Tuning.Progress),
 	}
+	p.dispatch = dispatch.Dispatch{Bounds: c.Tuning.bounds(), Sched: p.sched, Gather: p.gather, Alone: true}
 	p.bell.Store(bell)
 	p.trace.Why = func(op *scoreboard.Op) uint8 { return uint8(p.sched.Why(op)) }
 	p.recheck = p.anythingNew
@@ -294,7 +295,7 @@ func (p *poller) pass() bool {
 		p.flew = flight
 		p.flight.Store(flight)
 	}
-	p.active = active
+	p.active, p.dispatch.Alone = active, active <= 1
 	p.engine.Direct = active <= 1
 	if p.force {
 		// Long ops look the same as ops that wait for one another: ever more patience, so that they do not pile up.
@@ -402,7 +403,7 @@ func (p *poller) offer(c *client, l *scoreboard.Lane) {
 	if l.First() == nil || l.Queued || p.leaving == leaveNow {
 		return
 	}
-	if l.InFlight() >= p.window(l) && !(p.force && p.now-p.lastComplete > 4*l.Pace) {
+	if l.InFlight() >= p.dispatch.Window(l) && !(p.force && p.now-p.lastComplete > 4*l.Pace) {
 		p.narrowed(c.board, l)
 		return
 	}
@@ -427,10 +428,7 @@ func (p *poller) offer(c *client, l *scoreboard.Lane) {
 	l.Queued = true
 	p.sched.Ready(op, p.now)
 	p.trace.Ready(op)
-	if c.hold != nil || !p.gather.Add(op, p.engine.LevelOf(c.board, l.Priority)) {
-		estimate(op)
-		p.sched.Add(op)
-	}
+	p.dispatch.Ready(op, p.engine.LevelOf(c.board, l.Priority), c.hold != nil)
 }
 
 // finish sees a detached client off: when nothing of it is in flight and no command in any queue refers to it, or when its ops
@@ -516,7 +514,7 @@ func (p *poller) release(c *client) {
 
 // scan moves records from the ring to the board.
 func (p *poller) scan(c *client) bool {
-	if c.board.Waiting() > farAhead && p.stats.Passes-c.scanned < scanEvery {
+	if c.board.Waiting() > dispatch.FarAhead && p.stats.Passes-c.scanned < dispatch.ScanEvery {
 		return false
 	}
 	c.scanned = p.stats.Passes
@@ -526,7 +524,7 @@ func (p *poller) scan(c *client) bool {
 	did := false
 	most := c.books.Class().MaxQueue
 	c.past = c.board.InFlight() == 0 && c.books.Queued() == 0
-	for budget := scanBudget; budget > 0 && c.board.Room(); budget-- {
+	for budget := dispatch.ScanBudget; budget > 0 && c.board.Room(); budget-- {
 		if c.elapsed {
 			if !p.elapsed(c) {
 				break
@@ -575,116 +573,34 @@ func (p *poller) elapsed(c *client) bool {
 	return !c.elapsed
 }
 
-// wordsPerPass bounds how many words are made before the rings are looked at again.
-const wordsPerPass = 16
-
-// schedule issues what may go now while there is room: ops that can be joined as their kernel's company allows (gather), the
-// others as the policy says, the more urgent of the two first.
+// schedule issues what may go now while there is room (package dispatch).
 func (p *poller) schedule() bool {
-	did := false
-	forced, stuck := p.force && p.lastComplete != p.now, int64(0)
-	if forced {
+	stuck := int64(0)
+	if p.force && p.lastComplete != p.now {
 		stuck = p.now - p.lastComplete
 	}
-	p.sched.Begin(p.now, stuck)
-	p.gather.Uneven = p.sched.Uneven
-	p.gather.Look(p.now)
 	pending := 0
 	if p.gather.Len() > 0 {
 		pending = p.engine.Pending()
 	}
-	for words := 0; ; {
-		var s *scoreboard.Shape
-		if p.gather.Len() > 0 && words < wordsPerPass {
-			if s = p.gather.Next(p.now, pending > 1, forced); s == nil {
-				words = wordsPerPass // nothing more in this pass: what is offered meanwhile has not waited longer
-			}
-		}
-		op := p.sched.Peek()
-		if p.gather.GraphsWaiting() > 0 {
-			if b := p.bench(s, op, pending > 1, forced); b != nil {
-				if p.together(b) {
-					did = true
-					pending++
-				}
-				continue
-			}
-		}
-		if s != nil && (op == nil || !before(op, s.Ready.First())) {
-			words++
-			if p.join(s) {
-				did = true
-				pending++
-			}
-			continue
-		}
-		if op == nil {
-			break
-		}
-		p.sched.Next()
-		if op.Kind == shm.KindGraph && !p.graphGoes(op) {
-			p.later = append(p.later, op)
-			continue
-		}
-		if op.Cuts {
-			if taken, issued := p.slice(op); taken {
-				did = did || issued
-				continue
-			}
-		}
-		if !p.single(op) {
-			p.later = append(p.later, op)
-			continue
-		}
-		did = true
-	}
-	for i, op := range p.later {
-		p.sched.Add(op)
-		p.later[i] = nil
-	}
-	p.later = p.later[:0]
-	return did
+	return p.dispatch.Run(p, p.now, stuck, pending)
 }
 
-// join issues a word of a shape's ops, and offers what follows them in their lanes: so clients that launch alike without waiting
-// stay in step. false: there was no room.
-func (p *poller) join(s *scoreboard.Shape) bool {
-	lead := s.Ready.First()
-	p.finalSignal(lead, true)
-	w, ok := p.gather.Build(s)
-	if ok {
-		if w.Batch != nil {
-			for _, op := range w.Ops()[1:] {
-				p.finalSignal(op, true)
-			}
-		}
-		p.direct(lead)
-		ok = p.engine.Issue(&w)
-	}
-	if !ok {
-		s.Tried = p.stats.Passes + 1
+// Issue hands a word over that the dispatch made; false: there is no room.
+func (p *poller) Issue(w *word.Word) bool {
+	p.direct(w.Ops()[0])
+	if !p.engine.Issue(w) {
 		return false
 	}
-	p.trace.Word(&w, p.engine.Words)
-	p.gather.Issued(&w, p.now)
-	cost := p.gather.Cost(&w)
-	for _, op := range w.Ops() {
-		p.issued(op, cost, w.Len())
-		p.offer(p.slots[op.Session.Slot], op.Session.Lane(op.Lane))
-	}
+	p.trace.Word(w, p.engine.Words)
 	return true
 }
 
-// finalSignal decides whether an op about to be issued gets a done word. cheap: its launch can write it.
-func (p *poller) finalSignal(op *scoreboard.Op, cheap bool) {
-	if op.Signal {
-		return
-	}
-	l := op.Session.Lane(op.Lane)
-	// Behind the last op that a client has submitted it will wait, sooner or later: asked for then, the word costs a call.
-	tight := p.sched.Tight(op)
-	op.Signal = p.signalDue(l, 1) || (cheap && l.Last() == op) || (tight > 0 && l.Quiet+op.Cost >= tight)
-}
+// Begun counts an op that was issued.
+func (p *poller) Begun(op *scoreboard.Op) { p.begun(op) }
+
+// Offer offers what follows an op in its lane.
+func (p *poller) Offer(s *scoreboard.Session, l *scoreboard.Lane) { p.offer(p.slots[s.Slot], l) }
 
 // direct lets the poller make the calls for an op itself when it is all that its client, the only one, has: of several the poller
 // would make the calls one by one, with a pass in between; a thread makes them back to back.
@@ -781,9 +697,7 @@ func (p *poller) add(c *client) {
 	c.board.Slot = slot
 	p.enrol(c)
 	p.clients = append(p.clients, c)
-	if cap(p.later) < shm.Lanes*len(p.clients) {
-		p.later = make([]*scoreboard.Op, 0, 2*shm.Lanes*len(p.clients))
-	}
+	p.dispatch.Reserve(shm.Lanes * len(p.clients))
 	if p.leaving != 0 {
 		c.limited, c.limit = true, c.ring.Read()
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/dispatch"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
@@ -290,19 +291,19 @@ func (m *prepared) snapshot(c sequence.Counters) PreparedStats {
 
 // What follows runs on the poller's thread.
 
-// single issues an op that goes without other clients' company; when a run that was prepared begins with it, all of the run. false:
+// Single issues an op that goes without other clients' company; when a run that was prepared begins with it, all of the run. false:
 // there is no room now.
-func (p *poller) single(op *scoreboard.Op) bool {
+func (p *poller) Single(op *scoreboard.Op) bool {
 	c, few := p.slots[op.Session.Slot], op.Next() == nil
 	t := &c.tracks[op.Lane]
-	if !few && p.looks() && op.Session.Straggler < scoreboard.Limited { // one at a time, there
+	if !few && p.looks() && !op.Session.Straggler.Single() { // one at a time, there
 		if p.runs.Wants(t, op) && c.hold == nil {
 			if issued, wait := p.chain(t, op); issued || wait {
 				return issued
 			}
 		}
 	}
-	p.finalSignal(op, false)
+	p.dispatch.Signal(op, false)
 	w := word.One(op)
 	w.Shape, w.Measure = p.gather.Plain(op)
 	p.direct(op)
@@ -321,7 +322,7 @@ func (p *poller) single(op *scoreboard.Op) bool {
 // chain issues the run that begins with op. wait: it shall go when there is room; neither: op goes by itself.
 func (p *poller) chain(t *sequence.Track, op *scoreboard.Op) (issued, wait bool) {
 	l := op.Session.Lane(op.Lane)
-	if n := t.Held(op); n > 0 && !p.force && l.InFlight()+n > max(p.window(l), p.tune.WindowShared) {
+	if n := t.Held(op); n > 0 && !p.force && l.InFlight()+n > max(p.dispatch.Window(l), p.tune.WindowShared) {
 		p.narrowed(op.Session, l)
 		return false, true // as in the pass before
 	}
@@ -332,9 +333,9 @@ func (p *poller) chain(t *sequence.Track, op *scoreboard.Op) (issued, wait bool)
 	}
 	ops = ops[:r.Len()]
 	last := ops[len(ops)-1]
-	most, tight := p.window(l), p.sched.Tight(op)
+	most, tight := p.dispatch.Window(l), p.sched.Tight(op)
 	work, known := p.work(ops)
-	if known && work <= shortOp*int64(len(ops)) {
+	if known && work <= dispatch.ShortOp*int64(len(ops)) {
 		// The lane's pace may be that of launches, which is what the run is there to mend: its kernels are short.
 		most = max(most, p.tune.WindowShared)
 	}
@@ -357,7 +358,7 @@ func (p *poller) chain(t *sequence.Track, op *scoreboard.Op) (issued, wait bool)
 		return false, true // more than half of the window is in flight
 	}
 	c.Run, c.Count = r, copy(c.Ops[:], ops)
-	last.Signal = last.Signal || p.signalDue(l, len(ops)) || (tight > 0 && l.Quiet+work >= tight)
+	last.Signal = last.Signal || p.dispatch.Due(l, len(ops)) || (tight > 0 && l.Quiet+work >= tight)
 	idle := l.InFlight() == 0
 	w := word.Word{Chain: c}
 	p.direct(op)
@@ -377,7 +378,7 @@ func (p *poller) chain(t *sequence.Track, op *scoreboard.Op) (issued, wait bool)
 			p.gather.Remove(o) // a form of it was published this moment
 		}
 		o.Cuts = false
-		estimate(o)
+		dispatch.Estimate(o)
 	}
 	p.trace.Word(&w, p.engine.Words)
 	p.gather.ChainIssued(c)
@@ -402,7 +403,7 @@ func (p *poller) work(ops []*scoreboard.Op) (ns int64, known bool) {
 				known = false
 			}
 		}
-		estimate(op)
+		dispatch.Estimate(op)
 		ns += op.Cost
 	}
 	return ns, known

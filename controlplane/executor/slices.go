@@ -11,7 +11,7 @@ import (
 
 // cuts are the ops that are issued in slices, each with a mark of the issue engine. All of it runs on the poller's thread.
 //
-//	offer ─► gather.Add: too long, Cuts ─► sched ─► schedule ─► slice: Cut, its first slice ─► sched again ─► slice ─► … the last
+//	offer ─► gather.Add: too long, Cuts ─► sched ─► dispatch ─► Slice: Cut, its first slice ─► sched again ─► Slice ─► … the last
 //	                                         progress: a slice has ended, so another may go ──────┘
 type cuts struct {
 	all  [issue.Marks]cut
@@ -31,17 +31,16 @@ type cut struct {
 	over   bool                     // no slice follows; the op may be gone
 }
 
-// slice issues the next slice of an op with Cuts that the scheduler gave. taken is false when it is to be issued like any other,
+// Slice issues the next slice of an op with Cuts that the scheduler gave. taken is false when it is to be issued like any other,
 // issued when there was no room for the slice.
-func (p *poller) slice(op *scoreboard.Op) (taken, issued bool) {
+func (p *poller) Slice(op *scoreboard.Op) (taken, issued bool) {
 	l := op.Session.Lane(op.Lane)
 	if l.Part == op {
-		issued = p.follow(p.cuts.find(op), false)
-		return true, p.keep(op, issued)
+		return true, p.follow(p.cuts.find(op), false)
 	}
 	i := bits.TrailingZeros32(^p.cuts.used)
 	if i == issue.Marks {
-		return true, p.keep(op, false) // those that have begun come first
+		return true, false // those that have begun come first
 	}
 	of, ok := p.gather.Cut(op, p.engine.LevelOf(op.Session, l.Priority))
 	if !ok {
@@ -63,20 +62,12 @@ func (p *poller) slice(op *scoreboard.Op) (taken, issued bool) {
 		ok = p.engine.Issue(&w)
 	}
 	if !ok {
-		return true, p.keep(op, false)
+		return true, false
 	}
 	p.cuts.used |= 1 << i
 	p.sliced(k, &w, cost, true)
 	p.begun(op)
 	return true, true
-}
-
-// keep has an op that found no room tried again in the next pass.
-func (p *poller) keep(op *scoreboard.Op, issued bool) bool {
-	if !issued {
-		p.later = append(p.later, op)
-	}
-	return issued
 }
 
 // follow issues a slice that is not the first, or all that is left.

@@ -119,27 +119,3 @@ func (p *poller) note(c *client, v *shm.RecordView, a scoreboard.Action) {
 		p.sched.Wait(c.books, v.Lane, v.Seq, p.now)
 	}
 }
-
-// estimate says what an op costs that the gather did not know.
-func estimate(op *scoreboard.Op) {
-	if op.Cost > 0 {
-		return
-	}
-	const bytesPerNanosecond, overhead = 1000, 2000 // of a copy; an H100 moves some 1.5 KB a ns, and starts within 2 µs
-	if op.Kind == shm.KindGraph {
-		op.Cost = op.Graph.Cost()
-		op.Cuts = op.Graph.Cuts(op.Session.Class)
-		return
-	}
-	if op.Kind != shm.KindLaunch {
-		op.Cost = overhead + int64(min(op.Bytes(), 1<<40))/bytesPerNanosecond
-		return
-	}
-	op.Cost = sched.Unknown
-}
-
-// before says whether op goes before the first op of a shape.
-func before(op, first *scoreboard.Op) bool {
-	a, b := op.Place(), first.Place()
-	return a < b || (a == b && op.Before(first))
-}

@@ -3,6 +3,9 @@ package simulate
 import (
 	"container/heap"
 	"slices"
+
+	"github.com/heddle-gpu/heddle/controlplane/executor/dispatch"
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 )
 
 // baseline is a scheduler to compare with: it issues one op a launch, in one of three orders. So that its order decides, it keeps
@@ -41,9 +44,9 @@ func newBaseline(d *device, name string) *baseline {
 	return b
 }
 
-func (b *baseline) submit(*op)               {}
-func (b *baseline) waits(*client)            {}
-func (b *baseline) completed(*lane, *client) {}
+func (b *baseline) submit(*op)                    {}
+func (b *baseline) waits(*client)                 {}
+func (b *baseline) completed(*lane, *client, int) {}
 
 func (b *baseline) level(o *op) int {
 	if b.edf && o.req.deadline == never {
@@ -63,7 +66,10 @@ func (b *baseline) streams(o *op) (first, count int) {
 	return n / 2, n - n/2
 }
 
-func (b *baseline) window(o *op) int { return window(o, true) }
+func (b *baseline) window(o *op) int {
+	bounds := dispatch.Default()
+	return bounds.Widest(scoreboard.Window{Pace: o.ln.Pace, Joins: true})
+}
 
 func (b *baseline) offer(o *op) {
 	o.Latest = b.ranks(o)
@@ -71,11 +77,14 @@ func (b *baseline) offer(o *op) {
 }
 
 func (b *baseline) pass() (again int64) {
-	most := min(baselineIssued, b.d.chip.Queue)
-	for len(b.heap) > 0 && len(b.d.issued) < most && b.d.work < baselineWork {
+	for len(b.heap) > 0 && b.d.pending+len(b.d.issued) < baselineIssued*b.d.chip.Issuers && b.d.work < baselineWork {
 		o := heap.Pop(&b.heap).(*op)
+		o.Signal = true
+		if !b.d.issue([]*op{o}, nil, b.level(o), false, nil) {
+			heap.Push(&b.heap, o)
+			break
+		}
 		b.round = max(b.round, o.Latest)
-		b.d.issue([]*op{o}, b.level(o), nil)
 		b.d.look(o.c, o.ln)
 	}
 	return never // there is room again only when something ends
@@ -132,6 +141,7 @@ func (b *oracle) ready(o *op) {
 	if slowest := slices.Max(o.c.remaining); o.req.deadline < never && b.r.now+slowest <= o.req.deadline {
 		o.Latest = o.req.deadline
 	}
+	o.ln.Issued = o.Seq
 	b.r.leaves(o)
 	heap.Push(&b.heap, o)
 	b.dirty = true

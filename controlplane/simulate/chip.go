@@ -17,21 +17,35 @@ type Chip struct {
 	// Busy is how many threads an SM needs to do as much as it can: beyond it kernels slow each other down.
 	Busy    int `toml:"busy"`
 	Streams int `toml:"streams"`
-	// Launch is the time between two launches that the issue threads reach together, Arrive what a launch takes to the chip, Start
-	// what a kernel needs beside its time, Seen until its end is known.
-	Launch Duration `toml:"launch"`
+	// Threads make the driver calls, each those of its streams: a launch takes one Call of its thread, and Launch of it at a time only
+	// one of them makes; a done word that a launch does not write itself takes Write, the order between two streams Order on each side.
+	// Queue is how many commands a thread may have before it.
+	Issuers int      `toml:"issuers"`
+	Call    Duration `toml:"call"`
+	Launch  Duration `toml:"launch"`
+	Write   Duration `toml:"write"`
+	Order   Duration `toml:"order"`
+	Queue   int      `toml:"queue"`
+	// Arrive is what a launch takes to the chip, Start what a kernel needs beside its time, Seen until its end is known.
 	Arrive Duration `toml:"arrive"`
 	Start  Duration `toml:"start"`
 	Seen   Duration `toml:"seen"`
-	// Queue is how many launches may wait for an issue thread.
-	Queue int `toml:"queue"`
+	// The poller's time: for a pass, for the first record of a ring in a pass (a line that another core wrote), for each record that it
+	// reads, for each op that it issues, and for each word.
+	Pass   Duration `toml:"pass"`
+	Ring   Duration `toml:"ring"`
+	Record Duration `toml:"record"`
+	Op     Duration `toml:"op"`
+	Word   Duration `toml:"word"`
 }
 
-// H100 is the chip of measurements.md, section 3: what it says of joined launches, this model reproduces within 30 %.
+// H100 is the chip of measurements.md, section 3: what it says of joined launches, this model reproduces within 30 %. The poller's times
+// are those of the driver double, nearly doubled, as docs/results.md section 7 found them.
 func H100() Chip {
 	return Chip{
 		SMs: 132, Threads: 2048, Registers: 65536, Shared: 233472, Blocks: 32, Busy: 360, Streams: 32,
-		Launch: Duration(1900), Arrive: Duration(4000), Start: Duration(2000), Seen: Duration(2000), Queue: 32,
+		Issuers: 4, Call: 4400, Launch: 1900, Write: 1800, Order: 600, Queue: 8, Arrive: 1500, Start: 2000, Seen: 2000,
+		Pass: 250, Ring: 350, Record: 100, Op: 220, Word: 350,
 	}
 }
 
@@ -42,12 +56,21 @@ func (c *Chip) check(p *problems) {
 	within(p, "chip.shared", c.Shared, 1024, 1<<24)
 	within(p, "chip.blocks", c.Blocks, 1, 1024)
 	within(p, "chip.busy", c.Busy, 1, 1<<16)
-	within(p, "chip.streams", c.Streams, 1, 128)
+	within(p, "chip.streams", c.Streams, 1, 64)
 	within(p, "chip.queue", c.Queue, 1, 4096)
-	p.duration("chip.launch", c.Launch, 0, time.Second)
-	p.duration("chip.arrive", c.Arrive, 0, time.Second)
-	p.duration("chip.start", c.Start, 0, time.Second)
-	p.duration("chip.seen", c.Seen, 0, time.Second)
+	within(p, "chip.issuers", c.Issuers, 1, 64)
+	for _, d := range []struct {
+		key string
+		v   Duration
+	}{
+		{"call", c.Call}, {"launch", c.Launch}, {"write", c.Write}, {"order", c.Order}, {"arrive", c.Arrive}, {"start", c.Start},
+		{"seen", c.Seen}, {"pass", c.Pass}, {"ring", c.Ring}, {"record", c.Record}, {"op", c.Op}, {"word", c.Word},
+	} {
+		p.duration("chip."+d.key, d.v, 0, time.Second)
+	}
+	if c.Launch > c.Call {
+		p.add("chip.launch: expected at most chip.call (%v), of which it is a part, found %v", time.Duration(c.Call), time.Duration(c.Launch))
+	}
 }
 
 func (c *Chip) cost() cost.Chip {
@@ -78,6 +101,10 @@ type word struct {
 	started  int64
 	measured func(ns int64) // nil: nobody asked
 	part     *part          // nil: it does its ops
+	// A write of a done word by the stream has no ops.
+	writes *lane
+	number uint32
+	behind []order // what was issued to the streams from which its lanes came
 }
 
 // part is what a word does of its one op when that is issued in slices of its blocks.
@@ -97,13 +124,14 @@ func (p *part) of(c *Chip, k *Kernel, ns int64) (slice Kernel, time int64) {
 
 // picker decides what is issued next: a scheduler.
 type picker interface {
+	// submit takes an op whose record was read, waits the client's word that it waits for all that it has submitted.
 	submit(o *op)
 	waits(c *client)
 	// offer hands over a lane's first op, which may be issued from now on.
 	offer(o *op)
 	// pass issues what may go now through device.issue; again is when it wants to be asked again though nothing happened.
 	pass() (again int64)
-	completed(ln *lane, c *client)
+	completed(ln *lane, c *client, ops int)
 	// streams says which streams an op's words may use.
 	streams(o *op) (first, count int)
 	// window is how many ops of a lane may be in flight.
@@ -127,41 +155,21 @@ type device struct {
 	sum     float64   // of their needs
 	room    float64   // of their rooms
 	since   int64     // up to which left is counted
-	issued  []*word   // not yet on the chip, in order
+	issued  []*word   // launched, not yet on the chip, in order
 	over    []*word   // ended, not yet seen
-	free    int64     // when the issue threads have time
 	flying  int       // words issued and not seen
 	work    float64   // of their ops, ns of the whole chip
 	order   uint64
-	again   int64
-	touched []*lane // first ops of these may be offered
-	owners  []*client
-	dirty   bool
 	words   []*word // to use again
-	lanes   []int   // place's, by stream
+	way
 }
 
 func newDevice(r *run, pick func(*device) picker) *device {
 	n := r.sc.Chip.Streams
-	d := &device{r: r, chip: &r.sc.Chip, queues: make([][]*word, n), lanes: make([]int, n), again: never}
+	d := &device{r: r, chip: &r.sc.Chip, queues: make([][]*word, n)}
+	d.way = way{again: never, streams: make([]stream, n), lanes: make([]int, n), threads: make([]thread, r.sc.Chip.Issuers)}
 	d.pick = pick(d)
 	return d
-}
-
-func (d *device) submit(o *op) {
-	d.pick.submit(o)
-	d.touch(o.c, o.ln)
-	d.dirty = true
-}
-
-func (d *device) waits(c *client) { d.pick.waits(c) }
-
-// touch has a lane looked at before the next pass.
-func (d *device) touch(c *client, ln *lane) {
-	if !ln.touched {
-		ln.touched = true
-		d.touched, d.owners = append(d.touched, ln), append(d.owners, c)
-	}
 }
 
 // slow is how much longer everything takes now, beside what its company does to it.
@@ -205,7 +213,7 @@ func (d *device) company(ops []*op, o *op) float64 {
 }
 
 func (d *device) next() int64 {
-	at := d.again
+	at := d.way.next(d.r.now)
 	if len(d.issued) > 0 {
 		at = min(at, d.issued[0].at)
 	}
@@ -225,10 +233,10 @@ func (d *device) next() int64 {
 func (d *device) step() {
 	now := d.r.now
 	d.advance(now)
+	d.call(now)
 	for len(d.issued) > 0 && d.issued[0].at <= now {
 		d.issued[0].arrived = true
 		d.issued = d.issued[1:]
-		d.dirty = true // the issue threads have room
 	}
 	d.start(now)
 	for len(d.over) > 0 && d.over[0].at <= now {
@@ -239,24 +247,9 @@ func (d *device) step() {
 	for len(d.r.events) > 0 && d.r.events[0].at <= now {
 		d.r.act(d.r.events[0]) // what follows at once from what ended
 	}
-	if d.dirty || d.again <= now {
-		d.dirty = false
-		for i, ln := range d.touched {
-			ln.touched = false
-			d.look(d.owners[i], ln)
-		}
-		d.touched, d.owners = d.touched[:0], d.owners[:0]
-		d.again = d.pick.pass()
+	if (d.dirty || d.again <= now) && d.polls <= now {
+		d.poll()
 	}
-}
-
-// look offers a lane's first op when it may be issued.
-func (d *device) look(c *client, ln *lane) {
-	if ln.queued || len(ln.waiting) == 0 || ln.InFlight() >= d.pick.window(ln.waiting[0]) {
-		return
-	}
-	ln.queued = true
-	d.pick.offer(ln.waiting[0])
 }
 
 // advance lets what runs run up to now.
@@ -277,14 +270,12 @@ func (d *device) advance(now int64) {
 			kept = append(kept, w)
 			continue
 		}
-		d.queues[w.stream] = d.queues[w.stream][1:]
 		for _, o := range w.ops {
 			if w.part == nil || w.part.last {
 				o.ln.executed = o.Seq
 			}
 		}
-		w.at = now + int64(d.chip.Seen)
-		d.over = append(d.over, w)
+		d.end(w, now)
 		if w.measured != nil {
 			w.measured(now - w.started)
 		}
@@ -298,20 +289,30 @@ func (d *device) advance(now int64) {
 	}
 }
 
+// end takes a word off its stream.
+func (d *device) end(w *word, now int64) {
+	d.queues[w.stream] = d.queues[w.stream][1:]
+	w.at = now + int64(d.chip.Seen)
+	d.over = append(d.over, w)
+}
+
 // start starts the words that can.
 func (d *device) start(now int64) {
 	for {
 		var best *word
 		wait := 0.0
-		for _, q := range d.queues {
-			if len(q) == 0 {
+		for i := range d.queues {
+			for len(d.queues[i]) > 0 && d.queues[i][0].writes != nil && d.queues[i][0].arrived {
+				d.end(d.queues[i][0], now)
+			}
+			if len(d.queues[i]) == 0 {
 				continue
 			}
-			w := q[0]
+			w := d.queues[i][0]
 			if !w.arrived || w.started >= 0 || (best != nil && (w.level > best.level || (w.level == best.level && w.order > best.order))) {
 				continue
 			}
-			if ready(w) {
+			if d.ready(w) {
 				best = w
 			}
 		}
@@ -337,131 +338,49 @@ func (d *device) start(now int64) {
 	}
 }
 
-// ready says whether everything before a word's ops in their lanes has run.
-func ready(w *word) bool {
-	for _, o := range w.ops {
-		if o.ln.executed != o.Seq-1 {
+// ready says whether everything that a word follows has run.
+func (d *device) ready(w *word) bool {
+	for _, o := range w.behind {
+		if q := d.queues[o.stream]; len(q) > 0 && q[0].order <= o.number {
 			return false
 		}
 	}
 	return true
 }
 
-// full says whether the issue threads have enough to do.
-func (d *device) full() bool { return len(d.issued) >= d.chip.Queue }
-
-// issue sends a word, and says on which stream; full must not hold. level is its streams' urgency, 0 the most urgent.
-func (d *device) issue(ops []*op, level int, measured func(int64)) (stream int) {
-	return d.send(ops, nil, level, measured)
-}
-
-// send is issue; with a part the word does only that of its one op.
-func (d *device) send(ops []*op, p *part, level int, measured func(int64)) (stream int) {
-	var w *word
-	if n := len(d.words); n > 0 {
-		w, d.words = d.words[n-1], d.words[:n-1]
-		*w = word{ops: w.ops[:0]}
-	} else {
-		w = &word{}
-	}
-	w.ops = append(w.ops, ops...)
-	longest := int64(0)
-	for _, o := range ops {
-		k, ns := o.k, o.ns
-		if p != nil {
-			slice, time := p.of(d.chip, k, ns)
-			k, ns = &slice, time
-		}
-		if d.r.sc.slows != nil && len(ops) > 1 {
-			ns = int64(float64(ns) * d.company(ops, o))
-		}
-		longest = max(longest, ns)
-		w.work += float64(ns) * k.need
-		w.block = max(w.block, float64(ns)/k.rounds)
-		w.need += k.need
-		w.room += k.room
-	}
-	d.work += w.work
-	w.room = min(1, w.room)
-	w.left = float64(longest + int64(d.chip.Start))
-	w.started, w.level, w.measured, w.part = -1, level, measured, p
-	d.order++
-	w.order = d.order
-	w.stream = d.place(ops)
-	d.queues[w.stream] = append(d.queues[w.stream], w)
-	d.free = max(d.free, d.r.now) + int64(d.chip.Launch)
-	w.at = d.free + int64(d.chip.Arrive)
-	d.issued = append(d.issued, w)
-	d.flying++
-	for _, o := range ops {
-		o.ln.Stream = w.stream
-		if o.ln.InFlight() == 0 {
-			o.ln.Since = d.r.now
-		}
-		if p == nil || p.first {
-			d.r.leaves(o)
-		}
-		o.ln.queued = p != nil && !p.last // what follows waits for the last slice
-		d.touch(o.c, o.ln)
-	}
-	return w.stream
-}
-
-// place finds a word's stream, as the issue engine does: the one in which most of its lanes have ops in flight, unless it is an op
-// by itself, other lanes' words are there too, and some stream is idle; else one that holds least.
-func (d *device) place(ops []*op) int {
-	first, count := d.pick.streams(ops[0])
-	best := first
-	for i := first; i < first+count; i++ {
-		if len(d.queues[i]) < len(d.queues[best]) {
-			best = i
-		}
-	}
-	clear(d.lanes)
-	at := -1
-	for _, o := range ops {
-		if s := o.ln.Stream; o.ln.InFlight() > 0 && s >= first && s < first+count {
-			if d.lanes[s]++; at < 0 || d.lanes[s] > d.lanes[at] {
-				at = s
-			}
-		}
-	}
-	if at < 0 || (len(ops) == 1 && len(d.queues[best]) == 0 && d.shared(ops[0].ln)) {
-		return best
-	}
-	return at
-}
-
-// shared says whether a lane's stream holds words of others.
-func (d *device) shared(ln *lane) bool {
-	for _, w := range d.queues[ln.Stream] {
-		for _, o := range w.ops {
-			if o.ln != ln {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// seen tells everybody of a word that ended.
+// seen tells the clients of a word that ended: of its ops that got a done word, and of all before them in their lanes.
 func (d *device) seen(w *word) {
 	d.flying--
 	d.work -= w.work
-	n := len(w.ops)
+	if w.writes != nil {
+		d.done(w.writes, w.number)
+	}
 	for _, o := range w.ops {
-		if w.part != nil && !w.part.last {
+		switch {
+		case w.part != nil && !w.part.last:
 			w.part.ended()
-			break
+		case o.Signal:
+			d.done(o.ln, o.Seq)
 		}
-		ln, c := o.ln, o.c
-		ln.Done = o.Seq
-		ln.Completed(1, d.r.now)
-		d.pick.completed(ln, c)
-		d.touch(c, ln)
-		d.r.done(o, float64(o.ns)*o.k.need, n)
 	}
 	clear(w.ops)
 	d.words = append(d.words, w)
 	d.dirty = true
+}
+
+// done writes a done word.
+func (d *device) done(ln *lane, seq uint32) {
+	c := ln.c
+	if int32(seq-ln.written) <= 0 {
+		return
+	}
+	ln.written = seq
+	c.board.Ran(ln.Index, seq)
+	d.touch(c)
+	for len(ln.flying) > 0 && int32(ln.flying[0].Seq-seq) <= 0 {
+		o := ln.flying[0]
+		ln.flying[0] = nil
+		ln.flying = ln.flying[1:]
+		d.r.done(o, float64(o.ns)*o.k.need, o.width)
+	}
 }

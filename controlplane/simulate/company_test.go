@@ -41,8 +41,8 @@ func learned(t *testing.T, text string, p *policy.Policy, at func(*heddle, int64
 // keys are the contents of the kernels that were launched, and of the classes, by name.
 func (h *heddle) keys() map[string]uint64 {
 	out := map[string]uint64{}
-	h.gather.Shapes().Each(func(s *scoreboard.Shape) { out[s.Code.Name] = s.Key })
-	for _, k := range h.sched.Classes() {
+	h.Gather.Shapes().Each(func(s *scoreboard.Shape) { out[s.Code.Name] = s.Key })
+	for _, k := range h.Sched.Classes() {
 		out["class "+k.Name] = k.Key
 	}
 	return out
@@ -106,7 +106,7 @@ func TestUrgentCompany(t *testing.T) {
 			}
 		}
 	}
-	if n := h.sched.Classes()[0].Stats.Waits; n[len(n)-1] == 0 {
+	if n := h.Sched.Classes()[0].Stats.Waits; n[len(n)-1] == 0 {
 		t.Error("no op of the hogs waited for that reason")
 	}
 	same, _ := learned(t, urgentBeside(1, false), p, nil)
@@ -157,8 +157,8 @@ func TestPartners(t *testing.T) {
 			t.Errorf("%s got %+v; blind %+v", class, got[class], blind[class])
 		}
 	}
-	if h.gather.Apart[scoreboard.ReasonCompany] == 0 || h.gather.Avoided == 0 {
-		t.Errorf("kept out of words %d times, kept off the chip %d times", h.gather.Apart[scoreboard.ReasonCompany], h.gather.Avoided)
+	if h.Gather.Apart[scoreboard.ReasonCompany] == 0 || h.Gather.Avoided == 0 {
+		t.Errorf("kept out of words %d times, kept off the chip %d times", h.Gather.Apart[scoreboard.ReasonCompany], h.Gather.Avoided)
 	}
 	for _, slows := range []float64{1, 1.4} {
 		want := must(learned(t, twoKinds(slows, true, threeEach), p, nil))
@@ -170,7 +170,7 @@ func TestPartners(t *testing.T) {
 			t.Logf("slows %v: %s %.0f ops/s of %.0f in words of %.2f of %.2f", slows, class, got[class].OpsPerSecond, want[class].OpsPerSecond,
 				got[class].Width, want[class].Width)
 		}
-		if n := h.gather.Apart[scoreboard.ReasonCompany]; n > 0 {
+		if n := h.Gather.Apart[scoreboard.ReasonCompany]; n > 0 {
 			t.Errorf("they slow each other by %v, and were kept apart %d times", slows, n)
 		}
 	}
@@ -193,7 +193,7 @@ func TestWrongCompany(t *testing.T) {
 				h.company.Learn(keys["a"], []uint64{keys["b"]}, []float64{0}, 1e6, now)
 				h.company.Learn(keys["b"], []uint64{keys["a"]}, []float64{0}, 1e6, now)
 			}
-			h.gather.Shapes().Each(h.gather.Distrust)
+			h.Gather.Shapes().Each(h.Gather.Distrust)
 		}
 	})
 	if lies < 3 {

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/company"
+	"github.com/heddle-gpu/heddle/controlplane/executor/dispatch"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/straggle"
@@ -14,39 +15,26 @@ import (
 	"github.com/heddle-gpu/heddle/jit/coalesce"
 )
 
-// Bounds of the executor's poller (executor.Tuning's defaults), on which the scheduler's surroundings depend.
+// instances is how many ops a form holds; heldAgain and blockedAgain are how soon a pass comes when ops are held, or nothing may go: the
+// real poller spins.
 const (
-	gatherHold   = int64(20e3)
-	busy         = int64(30e3)
-	ahead        = int64(100e3)
-	wordsPerPass = 16
-	newAhead     = 8
-	newWindow    = 32
-	minWindow    = 4
-	shortOp      = int64(50e3)
-	progress     = int64(1e6)
-	// instances is how many ops a form holds.
-	instances = 64
-	// heldAgain and blockedAgain are how soon a pass comes when ops are held, or nothing may go: the real poller spins.
-	heldAgain, blockedAgain = int64(2e3), int64(50e3)
+	instances               = 64
+	heldAgain, blockedAgain = int64(500), int64(50e3)
 )
 
-// heddle is the real scheduler and the real gather, driven as the executor's poller drives them. Every kernel has a rewritten form
+// heddle is the real dispatch, driven as the executor's poller drives it. Every kernel has a rewritten form
 // from the start unless the scenario says otherwise.
 type heddle struct {
+	dispatch.Dispatch
 	d            *device
-	sched        *sched.Scheduler
-	gather       *execword.Gather
 	clients      []*sched.Client
 	levels       map[int32]int // priority → place among those that there are
-	passes       uint64
 	lastComplete int64
 	ops          []*op // of the word at hand
 	demand       *scoreboard.Demand
 	company      *company.Table
 	stragglers   straggle.Watch
 	cuts         map[*scoreboard.Op]*cut
-	later        []*scoreboard.Op
 }
 
 // settings are what the daemon tells an executor of a class.
@@ -64,7 +52,10 @@ func settings(p *policy.Policy, c *policy.Class) sched.Settings {
 
 func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 	demand := scoreboard.NewDemand()
-	o := execword.Options{Chip: d.chip.cost(), Hold: gatherHold, Busy: busy, Demand: demand}
+	o := execword.Options{
+		Chip: d.chip.cost(), Hold: int64(dispatch.Gather), Busy: int64(dispatch.Busy), Demand: demand,
+		Calls: func() int64 { return d.calls }, Threads: d.chip.Issuers,
+	}
 	if !d.r.sc.Blind {
 		o.Company = company.New()
 	}
@@ -72,7 +63,10 @@ func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("simulate: %w", err)
 	}
-	h := &heddle{d: d, sched: sched.New(), gather: g, company: o.Company, levels: map[int32]int{}, demand: demand, cuts: map[*scoreboard.Op]*cut{}}
+	h := &heddle{
+		Dispatch: dispatch.Dispatch{Bounds: dispatch.Default(), Sched: sched.New(), Gather: g},
+		d:        d, company: o.Company, levels: map[int32]int{}, demand: demand, cuts: map[*scoreboard.Op]*cut{},
+	}
 	for i, c := range d.r.codes {
 		if d.r.sc.kernels[i].Alone {
 			continue
@@ -82,9 +76,9 @@ func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 	for _, c := range d.r.clients {
 		t := settings(p, c.class.Class)
 		h.stragglers.Attach(c.board).Factor(t.Straggler, false) // the chip has one context
-		h.clients = append(h.clients, h.sched.Attach(c.board, h.sched.Set(c.class.Name, t)))
+		h.clients = append(h.clients, h.Sched.Attach(c.board, h.Sched.Set(c.class.Name, t)))
 	}
-	for i, v := range h.sched.Priorities() {
+	for i, v := range h.Sched.Priorities() {
 		h.levels[v] = i
 	}
 	return h, nil
@@ -104,13 +98,11 @@ func (h *heddle) publish(m coalesce.Mapping, capacity int, codes ...*scoreboard.
 	scoreboard.Publish(f)
 }
 
-func (h *heddle) submit(o *op) { h.sched.Arrive(h.clients[o.c.slot], &o.Op, h.d.r.now) }
+func (h *heddle) submit(o *op) { h.Sched.Arrive(h.clients[o.c.slot], &o.Op, h.d.r.now) }
 
 // waits: the host waits for the lane in which it submitted last.
 func (h *heddle) waits(c *client) {
-	q := c.current
-	ln := c.lanes[q.ops[len(q.ops)-1].lane]
-	h.sched.Wait(h.clients[c.slot], ln.Index, ln.Scanned, h.d.r.now)
+	h.Sched.Wait(h.clients[c.slot], c.last.Index, c.last.Scanned, h.d.r.now)
 }
 
 // level is the urgency of a client's streams.
@@ -125,142 +117,86 @@ func (h *heddle) streams(o *op) (first, count int) {
 	return first, (level+1)*n/levels - first
 }
 
-// window is how many ops of a lane may be in flight, as the poller has it.
 func (h *heddle) window(o *op) int {
-	if o.Session.Straggler >= scoreboard.Limited {
-		return 1
-	}
-	return window(o, execword.Joins(&o.Op))
-}
-
-func window(o *op, joins bool) int {
-	pace := o.ln.Pace
-	switch {
-	case joins && pace == 0:
-		return newAhead
-	case joins:
-		return min(newWindow, max(2, int(ahead/pace)))
-	case pace > shortOp:
-		return max(minWindow, int(newWindow*shortOp/pace))
-	}
-	return newWindow
+	return h.Window(o.ln.Lane)
 }
 
 func (h *heddle) offer(o *op) {
-	h.sched.Ready(&o.Op, h.d.r.now)
-	if !h.gather.Add(&o.Op, h.level(o)) {
-		if o.Cost == 0 {
-			o.Cost = sched.Unknown
-		}
-		h.sched.Add(&o.Op)
-	}
+	h.Sched.Ready(&o.Op, h.d.r.now)
+	h.Ready(&o.Op, h.level(o), false)
 }
 
 // pass is the poller's.
 func (h *heddle) pass() (again int64) {
 	d, now := h.d, h.d.r.now
-	h.passes++
-	h.gather.Begin(h.passes)
+	h.Gather.Begin(d.passes)
 	h.wishes()
 	if d.flying == 0 {
 		h.lastComplete = now
 	}
 	stuck := now - h.lastComplete
-	if stuck < progress {
+	if stuck < int64(dispatch.Progress) {
 		stuck = 0
 	}
 	if evicted := h.stragglers.Evictions; h.stragglers.Look(now) && h.stragglers.Evictions != evicted {
-		h.gather.Forget()
+		h.Gather.Forget()
 	}
-	h.sched.Begin(now, stuck)
-	h.gather.Uneven = h.sched.Uneven
-	for words := 0; ; {
-		var s *scoreboard.Shape
-		if h.gather.Len() > 0 && words < wordsPerPass {
-			if s = h.gather.Next(now, false, stuck > 0); s == nil {
-				words = wordsPerPass
-			}
-		}
-		o := h.sched.Peek()
-		if s != nil && (o == nil || !before(o, s.Ready.First())) {
-			words++
-			h.join(s)
-			continue
-		}
-		if o == nil {
-			break
-		}
-		h.sched.Next()
-		if o.Cuts && h.slice(o) {
-			continue
-		}
-		if d.full() {
-			h.later = append(h.later, o)
-			continue
-		}
-		w := execword.One(o)
-		w.Shape, w.Measure = h.gather.Plain(o)
-		cost := o.Cost
-		h.issue(&w)
-		h.gather.PlainIssued(&w)
-		h.sched.Issued(o, cost, true, 1, now)
-	}
-	for i, o := range h.later {
-		h.sched.Add(o)
-		h.later[i] = nil
-	}
-	h.later = h.later[:0]
+	h.Alone = d.r.active <= 1
+	h.Run(h, now, stuck, d.pending)
 	switch {
-	case d.full():
-		return never // asked again when there is room
-	case h.gather.Len() > 0:
+	case h.Gather.Len() > 0:
 		return now + heldAgain
-	case h.sched.Len() > 0:
+	case h.Sched.Len() > 0:
 		return now + blockedAgain
 	}
 	return never
 }
 
-// before is the poller's: an op by itself goes before a shape's.
-func before(o, first *scoreboard.Op) bool {
-	a, b := o.Place(), first.Place()
-	return a < b || (a == b && o.Before(first))
+// Single issues an op by itself.
+func (h *heddle) Single(o *scoreboard.Op) bool {
+	h.Signal(o, false)
+	w := execword.One(o)
+	w.Shape, w.Measure = h.Gather.Plain(o)
+	cost := o.Cost
+	if !h.Issue(&w) {
+		return false
+	}
+	h.Gather.PlainIssued(&w)
+	h.Sched.Issued(o, cost, o.Signal, 1, h.d.r.now)
+	return true
 }
 
-// join issues a word of a shape's ops.
-func (h *heddle) join(s *scoreboard.Shape) {
-	w, ok := execword.Word{}, false
-	if !h.d.full() {
-		w, ok = h.gather.Build(s)
-	}
-	if !ok {
-		s.Tried = h.passes
-		return
-	}
-	h.issue(&w)
-	h.gather.Issued(&w, h.d.r.now)
-	cost := h.gather.Cost(&w)
-	for _, o := range w.Ops() {
-		h.sched.Issued(o, cost, true, w.Len(), h.d.r.now)
-		c := h.d.r.clients[o.Session.Slot]
-		h.d.look(c, c.lanes[o.Lane])
-	}
+// Begun needs to do nothing: device.issue has counted the op.
+func (h *heddle) Begun(*scoreboard.Op) {}
+
+// Offer offers what follows in a lane.
+func (h *heddle) Offer(s *scoreboard.Session, l *scoreboard.Lane) {
+	c := h.d.r.clients[s.Slot]
+	h.d.look(c, c.lanes[l.Index])
 }
 
-// issue hands a word to the chip.
-func (h *heddle) issue(w *execword.Word) {
+// Goes and Graphs are for graphs, which scenarios have none of.
+func (h *heddle) Goes(*scoreboard.Op) bool { return true }
+
+// Graphs has nothing to issue.
+func (h *heddle) Graphs(*scoreboard.Shape, *scoreboard.Op, bool, bool) (taken, issued bool) {
+	return false, false
+}
+
+// Issue hands a word to the device.
+func (h *heddle) Issue(w *execword.Word) bool {
 	h.ops = h.ops[:0]
 	for _, o := range w.Ops() {
-		h.ops = append(h.ops, h.d.r.clients[o.Session.Slot].lanes[o.Lane].waiting[0])
+		h.ops = append(h.ops, of(o))
 	}
 	var measured func(int64)
 	var beside *execword.Beside
 	if s := w.Shape; s != nil && w.Measure {
 		n := w.Len()
 		s.Samples++
-		of := make([]*scoreboard.Session, 0, n)
+		session := make([]*scoreboard.Session, 0, n)
 		for _, o := range w.Ops() {
-			of = append(of, o.Session)
+			session = append(session, o.Session)
 		}
 		beside = &execword.Beside{}
 		var pair execword.Pair
@@ -271,23 +207,32 @@ func (h *heddle) issue(w *execword.Word) {
 			s.Samples--
 			beside.Ended(h.busy())
 			if pair.Shapes > 0 {
-				h.gather.MetPair(s, &pair, beside, ns, h.d.r.now)
+				h.Gather.MetPair(s, &pair, beside, ns, h.d.r.now)
 				return
 			}
-			h.gather.Met(s, n, ns, of, beside, h.d.r.now)
-			h.stragglers.Sample(of, h.gather.Learn(s, n, ns, of, beside.Any()))
+			h.Gather.Met(s, n, ns, session, beside, h.d.r.now)
+			h.stragglers.Sample(session, h.Gather.Learn(s, n, ns, session, beside.Any()))
 		}
 	}
-	stream := h.d.issue(h.ops, h.level(h.ops[0]), measured)
-	if beside != nil {
-		h.beside(beside, stream)
+	if !h.d.issue(h.ops, nil, h.level(h.ops[0]), w.Batch == nil, measured) {
+		if measured != nil {
+			w.Shape.Samples--
+		}
+		return false
 	}
+	if beside != nil {
+		h.beside(beside, h.ops[0].ln.Stream)
+	}
+	return true
 }
 
 // beside notes what is on the other streams, as the issue engine does.
 func (h *heddle) beside(b *execword.Beside, stream int) {
 	b.Own = stream
 	for i, q := range h.d.queues {
+		for len(q) > 0 && q[len(q)-1].writes != nil {
+			q = q[:len(q)-1]
+		}
 		if i == stream || len(q) == 0 {
 			continue
 		}
@@ -316,9 +261,9 @@ func (h *heddle) busy() (streams uint64) {
 	return streams
 }
 
-func (h *heddle) completed(ln *lane, c *client) {
+func (h *heddle) completed(ln *lane, c *client, ops int) {
 	h.lastComplete = h.d.r.now
-	h.sched.Completed(h.clients[c.slot], ln.Lane, 1, h.d.r.now)
+	h.Sched.Completed(h.clients[c.slot], ln.Lane, ops, h.d.r.now)
 }
 
 // Names of the schedulers that are compared, in the order of the report.

@@ -28,16 +28,19 @@ type op struct {
 	k   *Kernel
 	ns  int64 // alone on the chip
 
-	left float64 // the oracle's: of ns
+	width int     // ops in its word
+	left  float64 // the oracle's: of ns
 }
 
 // lane is a stream of a client: its ops run one after another.
 type lane struct {
-	*scoreboard.Lane // the numbers Scanned, Issued, Done
-	waiting          []*op
-	queued           bool   // the first one is with the scheduler
-	executed         uint32 // the last number that ran
-	touched          bool   // in device.touched
+	*scoreboard.Lane
+	c         *client
+	submitted uint32 // the last number that the client gave
+	waiting   []*op  // submitted and not issued
+	flying    []*op  // issued, and not known done
+	executed  uint32 // the last number that ran
+	written   uint32 // the last number that a done word said
 }
 
 // request is a request of a client.
@@ -63,15 +66,19 @@ type client struct {
 	burst            int   // requests that still come with it
 	traced           int   // requests of the trace that came
 	backlog          []request
-	current          *request // &open, nil between requests
-	open             request
-	times, remaining []int64 // of its ops; by lane, of those that have not ended
+	current          *request // whose ops it submits, and of which it waits for the end unless it streams; nil between requests
+	times, remaining []int64  // of its ops; by lane, of those that have not ended
 	submitAt         int64
-	stopped          bool // it waits for room
+	last             *lane // of its last op
+	ring             []record
+	touched          bool   // the poller looks at it in its next pass
+	scanned          uint64 // the pass in which it last read records
+	stopped          bool   // it waits for room
 	waiting          int
 	at               int64 // its next event
 	place            int   // in run.events, -1: none
 
+	flying         int // ops submitted that have not ended
 	done, requests uint64
 	work           float64 // of the whole chip, ns
 	met            uint64
@@ -113,6 +120,7 @@ type run struct {
 	pool    []*op
 	ops     uint64 // submitted
 	ended   uint64
+	active  int // clients with ops that have not ended
 	planned int // ops of all requests that arrived
 	watch   func(what string, o *op)
 }
@@ -177,10 +185,10 @@ func (r *run) client(spec *Client, k *class, load float64, seed uint64) {
 	c.board.Slot = slot
 	c.remaining = make([]int64, lanes)
 	for i := range lanes {
-		c.lanes = append(c.lanes, &lane{Lane: c.board.Lane(uint32(i))})
+		c.lanes = append(c.lanes, &lane{Lane: c.board.Lane(uint32(i)), c: c})
 	}
 	switch spec.Arrivals {
-	case "closed":
+	case "closed", "stream":
 		c.next += c.thought()
 	case "trace":
 		c.next = spec.requests[0].at
@@ -232,7 +240,7 @@ func (r *run) arrive(c *client) {
 func (r *run) act(c *client) {
 	for c.next <= r.now && c.next < r.end && r.planned <= MaxOps {
 		switch c.spec.Arrivals {
-		case "closed":
+		case "closed", "stream":
 			r.arrive(c)
 			c.next = never
 		case "trace":
@@ -252,12 +260,15 @@ func (r *run) act(c *client) {
 		r.begin(c)
 	}
 	for q := c.current; q != nil && q.next < len(q.ops) && c.submitAt <= r.now; {
-		if c.waiting >= c.class.limit {
+		if c.waiting >= c.class.limit || (c.spec.Queue > 0 && c.flying >= c.spec.Queue) {
 			c.stopped = true
 			break
 		}
 		r.submit(c, q)
 		c.submitAt = r.now + q.gap
+		if q.next == len(q.ops) && c.spec.Arrivals == "stream" {
+			c.current, c.next = nil, c.submitAt // the next one follows at once
+		}
 	}
 	c.at = never
 	if c.next < r.end && r.planned <= MaxOps {
@@ -272,13 +283,12 @@ func (r *run) act(c *client) {
 // begin takes the oldest request of the backlog, and draws how long its ops will take: the same whatever the scheduler, because a
 // client's requests begin in the order in which they arrived.
 func (r *run) begin(c *client) {
-	q := &c.open
+	q := &request{}
 	*q = c.backlog[0]
 	c.backlog = c.backlog[1:]
-	c.current, c.submitAt = q, r.now
+	c.current, c.submitAt = q, max(r.now, c.submitAt)
 	q.left = len(q.ops)
 	c.times = c.times[:0]
-	clear(c.remaining)
 	for _, p := range q.ops {
 		k := r.sc.kernels[p.kernel]
 		ns := float64(p.ns)
@@ -306,10 +316,11 @@ func (r *run) submit(c *client, q *request) {
 		o = &op{}
 	}
 	ln := c.lanes[p.lane]
-	ln.Scanned++
+	ln.submitted++
+	c.last = ln
 	r.ops++
 	o.c, o.ln, o.req, o.k, o.ns = c, ln, q, k, c.times[q.next]
-	o.Session, o.Kind, o.Lane, o.Seq, o.Arrival = c.board, shm.KindLaunch, uint32(p.lane), ln.Scanned, r.ops
+	o.Session, o.Kind, o.Lane, o.Seq, o.Arrival = c.board, shm.KindLaunch, uint32(p.lane), ln.submitted, r.ops
 	if o.Kernel = c.codes[p.kernel]; o.Kernel == nil {
 		o.Kernel = &scoreboard.Kernel{ID: uint32(p.kernel + 1), Code: r.codes[p.kernel], Key: r.codes[p.kernel].Image}
 		c.codes[p.kernel] = o.Kernel
@@ -318,12 +329,15 @@ func (r *run) submit(c *client, q *request) {
 	*o.Launch() = gpu.Launch{Grid: grid, Block: block, SharedBytes: uint32(k.Shared), ParamBytes: 8}
 	ln.waiting = append(ln.waiting, o)
 	c.waiting++
+	if c.flying++; c.flying == 1 {
+		r.active++
+	}
 	q.next++
 	if r.watch != nil {
 		r.watch("submit", o)
 	}
 	r.backend.submit(o)
-	if q.next == len(q.ops) {
+	if q.next == len(q.ops) && c.spec.Arrivals != "stream" {
 		r.backend.waits(c)
 	}
 }
@@ -335,15 +349,18 @@ func (r *run) leaves(o *op) {
 	if ln.waiting = ln.waiting[1:]; len(ln.waiting) == 0 {
 		ln.waiting = nil
 	}
-	ln.queued = false
-	ln.Issued = o.Seq
-	c := o.c
-	if c.waiting--; c.stopped {
-		c.stopped, c.submitAt, c.at = false, r.now, r.now
-		r.schedule(c)
-	}
+	o.c.waiting--
+	r.resume(o.c)
 	if r.watch != nil {
 		r.watch("issue", o)
+	}
+}
+
+// resume lets a client go on whose launches blocked.
+func (r *run) resume(c *client) {
+	if c.stopped && c.waiting < c.class.limit && (c.spec.Queue == 0 || c.flying < c.spec.Queue) {
+		c.stopped, c.submitAt, c.at = false, r.now, r.now
+		r.schedule(c)
 	}
 }
 
@@ -355,6 +372,10 @@ func (r *run) done(o *op, work float64, width int) {
 	}
 	r.ended++
 	c.done++
+	if c.flying--; c.flying == 0 {
+		r.active--
+	}
+	r.resume(c)
 	c.remaining[o.Lane] -= o.ns
 	if k := c.class; r.now <= r.end {
 		k.ops++
@@ -377,11 +398,13 @@ func (r *run) done(o *op, work float64, width int) {
 	if r.now <= r.end {
 		k.requests++
 	}
-	c.current = nil
-	if c.spec.Arrivals == "closed" {
+	switch c.spec.Arrivals {
+	case "stream":
+		return
+	case "closed":
 		c.next = r.now + c.thought()
 	}
-	c.at = r.now
+	c.current, c.at = nil, r.now
 	r.schedule(c)
 }
 

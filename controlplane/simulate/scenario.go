@@ -89,11 +89,12 @@ type Client struct {
 	Label  string `toml:"label"`
 
 	Request  string   `toml:"request"`
-	Arrivals string   `toml:"arrivals"` // closed, poisson, bursty
+	Arrivals string   `toml:"arrivals"` // closed, stream, poisson, bursty
 	Rate     float64  `toml:"rate"`     // requests/s of one client at load 1
 	Burst    int      `toml:"burst"`    // requests that arrive together
 	Think    Duration `toml:"think"`    // closed: mean time from a request's end to the next
 	Start    Duration `toml:"start"`    // when the client comes
+	Queue    int      `toml:"queue"`    // ops that have not ended when its launches block; 0: only those that wait count
 	Scale    float64  `toml:"scale"`    // its kernels take so many times as long
 
 	requests []arrival // of a trace
@@ -405,6 +406,7 @@ func (s *Scenario) client(p *problems, key string, c *Client) {
 	within(p, key+".count", c.Count, 1, MaxClients)
 	within(p, key+".burst", c.Burst, 1, 10_000)
 	within(p, key+".scale", c.Scale, 1e-3, 1e3)
+	within(p, key+".queue", c.Queue, 0, 1<<16)
 	p.duration(key+".think", c.Think, 0, time.Hour)
 	p.duration(key+".start", c.Start, 0, time.Hour)
 	switch c.Arrivals {
@@ -412,13 +414,17 @@ func (s *Scenario) client(p *problems, key string, c *Client) {
 		if c.Rate != 0 {
 			p.add("%s.rate: a closed loop has none; use think", key)
 		}
+	case "stream":
+		if c.Rate != 0 || c.Think != 0 {
+			p.add("%s: a stream has neither rate nor think; it submits as fast as it can", key)
+		}
 	case "poisson", "bursty":
 		within(p, key+".rate", c.Rate, 1e-6, 1e6)
 		if c.Think != 0 {
 			p.add("%s.think: only a closed loop thinks; use rate", key)
 		}
 	default:
-		p.add(`%s.arrivals: expected "closed", "poisson" or "bursty", found %.40q`, key, c.Arrivals)
+		p.add(`%s.arrivals: expected "closed", "stream", "poisson" or "bursty", found %.40q`, key, c.Arrivals)
 	}
 	if s.Requests[c.Request] == nil {
 		p.add("%s.request: there is no [request.%s]", key, c.Request)

@@ -32,58 +32,59 @@ func (h *heddle) wishes() {
 	}
 }
 
-// slice issues the next slice of an op, or leaves it (false) to be issued whole.
-func (h *heddle) slice(o *scoreboard.Op) bool {
+// Slice issues the next slice of an op, or leaves it (taken is false) to be issued whole.
+func (h *heddle) Slice(o *scoreboard.Op) (taken, issued bool) {
 	d, now := h.d, h.d.r.now
 	k := h.cuts[o]
 	first := k == nil
 	if first {
-		c := d.r.clients[o.Session.Slot]
-		of, ok := h.gather.Cut(o, h.level(c.lanes[o.Lane].waiting[0]))
+		cutting, ok := h.Gather.Cut(o, h.level(of(o)))
 		if !ok {
-			return false
+			return false, false
 		}
-		k = &cut{Cut: of, op: c.lanes[o.Lane].waiting[0]}
+		k = &cut{Cut: cutting, op: of(o)}
 	}
 	s, cost := k.Peek(false)
 	if first && s.Last {
 		o.Cuts, o.Cost = false, cost
-		return false
+		return false, false
 	}
-	if d.full() || !k.Ready() {
-		h.later = append(h.later, o)
-		return true
+	if !k.Ready() {
+		return true, false
 	}
 	var measured func(int64)
 	if shape := scoreboard.Known(o); shape != nil && k.Slices == 1 && !s.Last && shape.Times.Due(1, shape.Words) {
 		blocks := s.Blocks
-		shape.Samples++
 		measured = func(ns int64) {
 			shape.Samples--
 			ns = int64(float64(ns) * float64(shape.Blocks) / float64(blocks))
 			shape.Times.Add(1, ns)
 			shape.Code.Use.Times.Add(1, ns)
-			h.gather.Weigh(shape)
+			h.Gather.Weigh(shape)
 		}
 	}
 	h.ops = append(h.ops[:0], k.op)
 	ln, client := k.op.ln, h.clients[k.op.c.slot]
-	d.send(h.ops, &part{blocks: int(s.Blocks), first: first, last: s.Last, ended: func() {
+	if !d.issue(h.ops, &part{blocks: int(s.Blocks), first: first, last: s.Last, ended: func() {
 		h.lastComplete = d.r.now
-		h.sched.SliceDone(client, ln.Lane, k.Done(), d.r.now)
-	}}, h.level(k.op), measured)
+		h.Sched.SliceDone(client, ln.Lane, k.Done(), d.r.now)
+	}}, h.level(k.op), true, measured) {
+		return true, false
+	}
+	if measured != nil {
+		scoreboard.Known(o).Samples++
+	}
 	k.Took(s, cost)
 	o.Kernel.Code.Use.Slices++
-	h.sched.Sliced(o, cost, first, s.Last, now)
+	h.Sched.Sliced(o, cost, first, s.Last, now)
 	h.cuts[o] = k
-	if ln.Part = o; s.Last {
-		ln.Part = nil
+	if s.Last {
 		delete(h.cuts, o)
 		if shape := scoreboard.Known(o); shape != nil {
 			shape.Words++
 		}
 	} else {
-		h.sched.Add(o)
+		h.Sched.Add(o)
 	}
-	return true
+	return true, true
 }

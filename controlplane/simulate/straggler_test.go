@@ -14,12 +14,12 @@ func TestStraggler(t *testing.T) {
 	var text strings.Builder
 	text.WriteString(`schema_version = 1
 		duration = "1s"
-		kernel.k = { blocks = 16, time = "15us", spread = 0.05 }
-		request.r = { gap = "3us", steps = [{ kernel = "k", times = 60 }] }
+		kernel.k = { blocks = 16, time = "3us", spread = 0.05 }
+		request.r = { gap = "500ns", steps = [{ kernel = "k", times = 60 }] }
 		`)
 	head := text.String()
 	for i := range 7 {
-		fmt.Fprintf(&text, "[[client]]\nclass = \"a\"\nrequest = \"r\"\nstart = \"%dus\"\n", 137*i)
+		fmt.Fprintf(&text, "[[client]]\nclass = \"a\"\nrequest = \"r\"\nstart = \"%dus\"\n", 37*i)
 	}
 	without := parse(t, text.String())
 	text.WriteString(straggler)
@@ -34,7 +34,8 @@ func TestStraggler(t *testing.T) {
 	suffered := simulated(t, with, tolerate, "heddle")["heddle"]
 	t.Logf("p99 of the others: %.3f ms, in words of %.1f; without it %.3f and %.1f; tolerated %.3f and %.1f", 1e3*got["a"].P99, got["a"].Width,
 		1e3*alone.P99, alone.Width, 1e3*suffered["a"].P99, suffered["a"].Width)
-	if got["a"].P99 > 1.2*alone.P99 || got["a"].Width < 0.7*alone.Width || got["slow"].Width > 1.2 {
+	// Until it is found, some hundredths of a second, all wait for it: they count too.
+	if got["a"].P99 > 1.5*alone.P99 || got["a"].Width < 0.7*alone.Width || got["slow"].Width > 1.2 {
 		t.Errorf("beside it %+v; without it %+v; itself %+v", got["a"], alone, got["slow"])
 	}
 	if suffered["a"].P99 < 1.5*alone.P99 && suffered["a"].Width > 0.5*alone.Width {

@@ -273,6 +273,14 @@ func (e *Engine) Threads() int { return len(e.threads) }
 // Busy is how long thread i has been executing commands. Any thread may ask.
 func (e *Engine) Busy(i int) time.Duration { return time.Duration(e.threads[i].busy.Load()) }
 
+// Calls is how long all threads have been executing commands, ns. Any thread may ask.
+func (e *Engine) Calls() (ns int64) {
+	for _, t := range e.threads {
+		ns += t.busy.Load()
+	}
+	return ns
+}
+
 // Fault is the sticky result that some call returned, Success when none has. After a fault no further driver call is made. Any
 // thread may ask.
 func (e *Engine) Fault() gpu.Result { return gpu.Result(e.fault.Load()) }

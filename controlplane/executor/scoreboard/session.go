@@ -305,16 +305,21 @@ func (s *Session) Accept(v *shm.RecordView, arrival uint64) (a Action, steps int
 	s.order[s.opTail%OpsPerSession] = cell
 	s.free = s.free[:len(s.free)-1]
 	s.opTail++
-	lane.Scanned = v.Seq
-	if lane.last == nil {
-		lane.first = op
-	} else {
-		lane.last.next = op
-	}
-	lane.last = op
-	s.waiting++
-	s.setBusy(lane)
+	s.push(op, lane)
 	return Consumed, 0, nil
+}
+
+// push puts an op behind the waiting ones of its lane.
+func (s *Session) push(op *Op, l *Lane) {
+	l.Scanned = op.Seq
+	if l.last == nil {
+		l.first = op
+	} else {
+		l.last.next = op
+	}
+	l.last = op
+	s.waiting++
+	s.setBusy(l)
 }
 
 // at is op number i of those that hold ring space, counted since the session began.

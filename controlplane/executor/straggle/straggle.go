@@ -77,6 +77,7 @@ type Watch struct {
 	looked  int64
 	turn    int  // slot from which on the next one to be tried is looked for
 	fresh   bool // something was measured since
+	tried   bool // the one that is tried was measured often enough
 	away    int  // clients in their own contexts
 	// Evictions, Limits, Sent and Returns count: out of shared words, limited, to its own context, and back to all.
 	Evictions, Limits, Sent, Returns uint64
@@ -122,6 +123,7 @@ func (w *Watch) Sample(of []*scoreboard.Session, lateness float64) {
 		}
 		if alone {
 			c.alone.add(lateness)
+			w.tried = w.tried || (b.Straggler == scoreboard.Tried && c.alone.n >= sure)
 		} else {
 			c.together.add(lateness)
 		}
@@ -157,13 +159,17 @@ func (w *Watch) of(b *scoreboard.Session) *Client {
 	return nil
 }
 
-// Look judges the clients, now and then; true: some are served otherwise from now on.
+// Look judges the clients, now and then, and at once when a trial has shown enough: while it lasts its client and the others are out of
+// step. true: some are served otherwise from now on.
 func (w *Watch) Look(now int64) (changed bool) {
-	if (!w.fresh && w.away == 0) || now-w.looked < lookEvery {
+	if !w.tried && ((!w.fresh && w.away == 0) || now-w.looked < lookEvery) {
 		return false
 	}
-	w.fresh, w.looked = false, now
-	tried := false
+	tried := w.tried && now-w.looked < lookEvery // the next one is tried when it is time
+	w.fresh, w.tried = false, false
+	if !tried {
+		w.looked = now
+	}
 	w.away = 0
 	for _, c := range w.clients {
 		if c != nil && c.board.Straggler != scoreboard.Free {

@@ -18,6 +18,10 @@ type Options struct {
 	// Hold bounds how long an op of a session without a class waits for company, ns; a quarter of the word's measured time bounds it
 	// too. An op whose lane has others in flight may wait for Busy.
 	Hold, Busy int64
+	// Calls is how long the issue threads, of which there are Threads, have been making calls, ns. Where those are not what bounds everybody
+	// ops need no company, and wait for none; nil: they always do.
+	Calls   func() int64
+	Threads int
 	// Demand is told what was ready together; nil: nobody is.
 	Demand *scoreboard.Demand
 	// Company is what is known of who slows whom; nil: nothing is learned of it, and nobody avoided.
@@ -58,6 +62,7 @@ type Gather struct {
 	now     int64 // of the last Next
 	wary    bool  // some shape is
 	graphs  graphGather
+	pressure
 }
 
 // NewGather makes one.
@@ -66,7 +71,9 @@ func NewGather(o Options) (*Gather, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Gather{options: o, shapes: scoreboard.NewShapes(), pool: p}, nil
+	g := &Gather{options: o, shapes: scoreboard.NewShapes(), pool: p}
+	g.pressed = o.Calls == nil
+	return g, nil
 }
 
 // Shapes is the table of what is ready and what was measured of it.
@@ -215,12 +222,13 @@ func (g *Gather) see(s *scoreboard.Shape, op *scoreboard.Op) {
 }
 
 // Next is the shape whose ops go now: of those that may go, the one with the most urgent op. nil: the others wait for company, may not
-// go now, or found no room in this pass. busy says that words are waiting for their driver calls: one more would wait as well, so its
-// ops rather wait for company. force ends every wait.
+// go now, or found no room in this pass. pending is how many commands issue threads have: with more than there are threads one more word
+// would only wait as well, so its ops rather wait for company. force ends every wait.
 //
 // Clients that repeat the same kernels meet: whose next kernel others wait with goes at once, and who is about to get company lets those
 // go first. Where each waits for another the fewest go.
-func (g *Gather) Next(now int64, busy, force bool) *scoreboard.Shape {
+func (g *Gather) Next(now int64, pending int, force bool) *scoreboard.Shape {
+	g.press(now)
 	var best, behind *scoreboard.Shape
 	place := int32(scoreboard.Blocked)
 	g.now = now
@@ -244,7 +252,7 @@ func (g *Gather) Next(now int64, busy, force bool) *scoreboard.Shape {
 			s.HeldAt, s.AvoidedAt = now, now
 			continue
 		}
-		if !force && !first.Advances() && !g.due(s, now, busy) {
+		if !force && !first.Advances() && !g.due(s, now, pending) {
 			s.HeldAt = now
 			continue
 		}
@@ -264,14 +272,32 @@ func (g *Gather) Next(now int64, busy, force bool) *scoreboard.Shape {
 	return best
 }
 
+// lead is how long before a lane's work ends its next op must be issued for the chip not to wait for it, ns: a driver call, and the way to
+// the chip and back.
+const lead = 10_000
+
+// flies says that nobody waits for a lane's next op if it is held, because of what the lane has in flight.
+func flies(l *scoreboard.Lane, now int64) bool {
+	n := l.InFlight()
+	if l.Pace == 0 {
+		return n > 1
+	}
+	return int64(n)*l.Pace-(now-l.Since) > lead
+}
+
 // due says whether a shape's ops go now.
-func (g *Gather) due(s *scoreboard.Shape, now int64, busy bool) bool {
+func (g *Gather) due(s *scoreboard.Shape, now int64, pending int) bool {
 	want := s.Expect
 	op := s.Ready.First()
-	flying := op.Session.Lane(op.Lane).InFlight() > 1
-	if flying {
+	flying := flies(op.Session.Lane(op.Lane), now)
+	switch {
+	case !g.pressed:
+		return true
+	case flying:
 		// Its stream is busy with more of it: waiting costs nothing. So few do not settle for one another while others launch the same.
 		want = max(want, s.Met)
+	case pending < g.options.Threads:
+		return true // a thread has nothing to do: what comes next finds the others busy, and goes together
 	}
 	if want > 1 {
 		want = min(want, g.limit(s))
@@ -284,7 +310,7 @@ func (g *Gather) due(s *scoreboard.Shape, now int64, busy bool) bool {
 		return true
 	}
 	age := now - op.ReadyAt
-	if age < 0 || (busy && want > 1) {
+	if age < 0 || (pending > max(1, g.options.Threads) && want > 1) {
 		return false
 	}
 	t := s.Times.Of(want)
@@ -333,6 +359,9 @@ func (g *Gather) Build(s *scoreboard.Shape) (w Word, ok bool) {
 	lead := s.Ready.First()
 	w = Word{Shape: s}
 	limit := g.limit(s)
+	if !g.pressed {
+		limit = 1
+	}
 	if c := lead.Session.Class; c != nil && lead.Cost > 0 && c.Longest/lead.Cost < int64(limit) {
 		limit = max(1, int(c.Longest/lead.Cost)) // a class above must not wait longer for the word
 	}
@@ -360,6 +389,9 @@ func (g *Gather) Build(s *scoreboard.Shape) (w Word, ok bool) {
 	}
 	return w, true
 }
+
+// NoRoom leaves a shape's ops to the next pass: no word of them can be issued now.
+func (g *Gather) NoRoom(s *scoreboard.Shape) { s.Tried = g.pass }
 
 // Weigh learns what a shape's ops cost from what was measured. An instance that fills a third of the chip's places counts as all of it:
 // more blocks than that slow each other down as much as they add (measurements.md, section 3: 32 × 64 blocks).
@@ -565,6 +597,7 @@ func (g *Gather) Forget() { g.shapes.Each(func(s *scoreboard.Shape) { s.Times.Fo
 func (g *Gather) PlainIssued(w *Word) {
 	g.Words[Stream]++
 	g.Slots[Stream]++
+	g.pressure.count(1)
 	g.Widths[0] += w.Op.Kernels() // each for itself
 	if w.Shape != nil {
 		w.Shape.Words++
@@ -586,6 +619,7 @@ func (g *Gather) Issued(w *Word, now int64) {
 	g.Words[path]++
 	g.Slots[path] += uint64(n)
 	g.Widths[cost.Bucket(n)]++
+	g.pressure.count(n)
 	there := s.Ready.Len()
 	vain := n < s.Expect && there <= n
 	for _, op := range ops {

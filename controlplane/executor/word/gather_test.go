@@ -99,7 +99,7 @@ func (s *session) offer(l launch, now int64) bool {
 func (b *bench) next(now int64) []uint64 {
 	b.t.Helper()
 	b.g.Begin(b.n)
-	s := b.g.Next(now, false, false)
+	s := b.g.Next(now, 0, false)
 	if s == nil {
 		return nil
 	}
@@ -278,7 +278,7 @@ func TestBusyLane(t *testing.T) {
 		t.Errorf("five of eight are there after half the time, but %d went", len(got))
 	}
 	all[6].offer(launch{}, 20_000)
-	if b.next(20_000) != nil || b.g.Next(20_000, false, true) == nil {
+	if b.next(20_000) != nil || b.g.Next(20_000, 0, true) == nil {
 		t.Error("an op that waits does not go when it is forced, or went before")
 	}
 }
@@ -392,7 +392,7 @@ func TestPack(t *testing.T) {
 	one.offer(launch{blocks: 3}, 0)
 	two.offer(launch{blocks: 5, shared: 64}, 0)
 	b.g.Begin(1)
-	w, ok := b.g.Build(b.g.Next(0, false, false))
+	w, ok := b.g.Build(b.g.Next(0, 0, false))
 	if !ok || w.Batch == nil || w.Len() != 2 {
 		t.Fatalf("%+v", w)
 	}
@@ -436,7 +436,7 @@ func TestOutside(t *testing.T) {
 	b.session(c).offer(launch{}, 0)
 	s.offer(launch{blocks: SignalBlocks + 1}, 0)
 	b.g.Begin(1)
-	w, _ := b.g.Build(b.g.Next(0, false, false))
+	w, _ := b.g.Build(b.g.Next(0, 0, false))
 	if w.Len() != 2 {
 		t.Fatalf("a word of %d", w.Len())
 	}

@@ -83,7 +83,7 @@ func TestOutOfStep(t *testing.T) {
 		}
 		for i := range 4 * kernels * n {
 			b.g.Begin(uint64(i + 1))
-			s := b.g.Next(100, false, false)
+			s := b.g.Next(100, 0, false)
 			if s == nil {
 				t.Fatalf("seed %d: word %d waits", seed, i)
 			}
@@ -122,14 +122,14 @@ func TestBusyDriver(t *testing.T) {
 		t.Fatalf("the first word holds %v", ids)
 	}
 	one.offer(launch{}, 1000)
-	if s := b.g.Next(19_000, true, false); s != nil {
+	if s := b.g.Next(19_000, 2, false); s != nil {
 		t.Error("an op went beside words that wait")
 	}
-	if s := b.g.Next(21_000, true, false); s == nil {
+	if s := b.g.Next(21_000, 2, false); s == nil {
 		t.Error("an op was held for longer than the hold")
 	}
 	two.offer(launch{}, 2000)
-	if s := b.g.Next(2000, true, false); s == nil {
+	if s := b.g.Next(2000, 2, false); s == nil {
 		t.Error("those expected are there, and do not go")
 	}
 }
