@@ -147,6 +147,9 @@ type Tuning struct {
 	Gather, Busy, Ahead time.Duration
 	// JoinGraphs says when launches of several clients' graphs go as one.
 	JoinGraphs Joining
+	// Always: ops wait for company and go together whether or not launches are what bounds everybody (word.Options.Calls). Gather, when
+	// it is set, means that too.
+	Always bool
 	// NoRuns: every launch goes by itself, or with those of others; what clients repeat is not looked for.
 	NoRuns bool
 	// Calm is how long a driver call that holds up every launch of the context, as loading code and registering memory do, waits for
@@ -207,6 +210,7 @@ func (c *Config) defaults() {
 	}
 	set(&t.Spin, spin)
 	c.gatherForAll = t.Gather > 0
+	t.Always = t.Always || c.gatherForAll
 	set(&t.Gather, dispatch.Gather)
 	set(&t.Busy, dispatch.Busy)
 	set(&t.Ahead, dispatch.Ahead)

@@ -34,7 +34,7 @@ type formBench struct {
 // newFormBench makes one; command is its compiler, dir its cache.
 func newFormBench(t *testing.T, device *gpu.Device, command []string, dir string) *formBench {
 	t.Helper()
-	c := Config{DeviceUUID: device.UUID.String(), Compiler: command, CacheDir: dir, Log: quietLog(), Nice: 0, IssueThreads: 1}
+	c := Config{DeviceUUID: device.UUID.String(), Compiler: command, CacheDir: dir, Log: quietLog(), Nice: 0, IssueThreads: 1, Tuning: Tuning{Always: true}}
 	c.open = func() (Driver, Facts, error) { return nil, Facts{}, nil } // the defaults for tests
 	c.defaults()
 	x := &executor{config: c, log: c.Log, driver: newTimedDriver(device, func() bool { return false }), sessions: map[uint64]*session{}, images: map[uint64]*loaded{}, loader: newLoader()}

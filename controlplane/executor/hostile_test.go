@@ -37,7 +37,7 @@ func newBenchOn(t testing.TB, g *fakeGPU, d issue.Driver) *bench {
 		t.Fatal(err)
 	}
 	t.Cleanup(e.Stop)
-	c := Config{Log: quietLog(), DeadKernelTime: time.Hour, Tuning: Tuning{Spin: time.Hour}} // passes never sleep
+	c := Config{Log: quietLog(), DeadKernelTime: time.Hour, Tuning: Tuning{Spin: time.Hour, Always: true}} // passes never sleep
 	c.defaults()
 	p, err := newPoller(c, e, cost.Chip{})
 	if err != nil {

@@ -149,7 +149,7 @@ func newPoller(c Config, e *issue.Engine, chip cost.Chip) (*poller, error) {
 	o := word.Options{
 		Chip: chip, Hold: int64(c.Tuning.Gather), Busy: int64(c.Tuning.Busy), Demand: demand, Company: beside,
 	}
-	if !c.gatherForAll {
+	if !c.Tuning.Always {
 		o.Calls, o.Threads = e.Calls, e.Threads()
 	}
 	g, err := word.NewGather(o)

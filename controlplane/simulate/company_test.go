@@ -123,6 +123,7 @@ func must(m map[string]ClassReport, _ *heddle) map[string]ClassReport { return m
 func twoKinds(slows float64, blind bool, more string) string {
 	return fmt.Sprintf(`schema_version = 1
 		blind = %v
+		gather = "20us"
 		kernel.a = { blocks = 16, time = "20us", packs = true }
 		kernel.b = { blocks = 16, time = "20us", packs = true }
 		interference = [{ kernel = "a", beside = "b", slows = %v }, { kernel = "b", beside = "a", slows = %v }]

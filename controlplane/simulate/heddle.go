@@ -56,6 +56,13 @@ func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 		Chip: d.chip.cost(), Hold: int64(dispatch.Gather), Busy: int64(dispatch.Busy), Demand: demand,
 		Calls: func() int64 { return d.calls }, Threads: d.chip.Issuers,
 	}
+	bounds := dispatch.Default()
+	if v := int64(d.r.sc.Ahead); v > 0 {
+		bounds.Ahead = v
+	}
+	if v := int64(d.r.sc.Gather); v > 0 { // as in an executor: all wait so long, whatever bounds them
+		o.Hold, o.Busy, o.Calls, o.Threads = v, v, nil, 0
+	}
 	if !d.r.sc.Blind {
 		o.Company = company.New()
 	}
@@ -64,7 +71,7 @@ func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 		return nil, fmt.Errorf("simulate: %w", err)
 	}
 	h := &heddle{
-		Dispatch: dispatch.Dispatch{Bounds: dispatch.Default(), Sched: sched.New(), Gather: g},
+		Dispatch: dispatch.Dispatch{Bounds: bounds, Sched: sched.New(), Gather: g},
 		d:        d, company: o.Company, levels: map[int32]int{}, demand: demand, cuts: map[*scoreboard.Op]*cut{},
 	}
 	for i, c := range d.r.codes {
@@ -75,6 +82,9 @@ func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 	}
 	for _, c := range d.r.clients {
 		t := settings(p, c.class.Class)
+		if v := int64(d.r.sc.Gather); v > 0 {
+			t.QueueDelay = v
+		}
 		h.stragglers.Attach(c.board).Factor(t.Straggler, false) // the chip has one context
 		h.clients = append(h.clients, h.Sched.Attach(c.board, h.Sched.Set(c.class.Name, t)))
 	}

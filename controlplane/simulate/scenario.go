@@ -137,6 +137,9 @@ type Scenario struct {
 	Interferences []*Interference     `toml:"interference"`
 	// Blind: heddle's scheduler learns nothing of who slows whom, for comparison.
 	Blind bool `toml:"blind"`
+	// Gather and Ahead are HEDDLE_GATHER and HEDDLE_AHEAD of heddle's executor; 0: not set.
+	Gather Duration `toml:"gather"`
+	Ahead  Duration `toml:"ahead"`
 
 	names   []string // of kernels, sorted: a kernel's number is its place
 	kernels []*Kernel
@@ -277,6 +280,8 @@ func (s *Scenario) check(p *problems) {
 		p.add("name: longer than %d bytes", maxName)
 	}
 	p.duration("duration", s.Duration, time.Microsecond, MaxDuration)
+	p.duration("gather", s.Gather, 0, time.Second)
+	p.duration("ahead", s.Ahead, 0, time.Second)
 	if len(s.Loads) == 0 {
 		s.Loads = []float64{1}
 	}

@@ -267,3 +267,30 @@ func TestAnything(t *testing.T) {
 		}
 	}
 }
+
+// A trial ends with the measurement that decides it, and not when clients are next judged: while it lasts its client is out of step, and
+// one op at a time.
+func TestTrialIsShort(t *testing.T) {
+	g := newGroup(t, 1, 1)
+	g.known = false
+	for g.boards[0].Straggler == scoreboard.Free {
+		g.w.Sample(g.boards, 0)
+		g.now += lookEvery / 4
+		g.w.Look(g.now)
+		if g.now > 10*lookEvery {
+			t.Fatal("nobody was tried")
+		}
+	}
+	if !g.boards[0].Straggler.Single() {
+		t.Error("who is tried may have many ops in flight")
+	}
+	for i := range sure {
+		if g.w.Look(g.now) || g.boards[0].Straggler != scoreboard.Tried {
+			t.Fatalf("the trial ended after %d measurements", i)
+		}
+		g.w.Sample(g.boards[:1], 1)
+	}
+	if !g.w.Look(g.now) || g.boards[0].Straggler != scoreboard.Free || g.boards[1].Straggler != scoreboard.Free {
+		t.Errorf("after it: %v and %v", g.boards[0].Straggler, g.boards[1].Straggler)
+	}
+}

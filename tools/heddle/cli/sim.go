@@ -14,6 +14,7 @@ func newSim(o *options) *cobra.Command {
 	var file, scenario string
 	var seed uint64
 	var list bool
+	var gather, ahead time.Duration
 	cmd := &cobra.Command{
 		Use:   "sim [--policy FILE] --scenario FILE|NAME",
 		Short: "Judge a policy before it meets a GPU",
@@ -36,10 +37,24 @@ The same files and seed give the same output. How long it took goes to stderr.`,
 			if err != nil {
 				return exitError{ExitFailed, err}
 			}
+			for _, d := range []struct {
+				flag string
+				v    time.Duration
+				to   *simulate.Duration
+			}{{"gather", gather, &sc.Gather}, {"ahead", ahead, &sc.Ahead}} {
+				if d.v < 0 || d.v > time.Second {
+					return fail(ExitUsage, "--%s %v: expected up to 1s", d.flag, d.v)
+				}
+				if d.v > 0 {
+					*d.to = simulate.Duration(d.v)
+				}
+			}
 			return o.simulate(sc, file, seed)
 		},
 	}
 	policyFlag(cmd, &file)
+	cmd.Flags().DurationVar(&gather, "gather", 0, "HEDDLE_GATHER of the executor; 0: not set")
+	cmd.Flags().DurationVar(&ahead, "ahead", 0, "HEDDLE_AHEAD of the executor; 0: not set")
 	cmd.Flags().StringVar(&scenario, "scenario", "", "a file, or a builtin scenario's name")
 	cmd.Flags().Uint64Var(&seed, "seed", 1, "of everything random")
 	cmd.Flags().BoolVar(&list, "list", false, "the builtin scenarios")
