@@ -44,3 +44,19 @@ def highest(levels, holds):
             return (levels[low] if low >= 0 else None), False
         low, high = (mid, high) if v else (low, mid)
     return (levels[low] if low >= 0 else None), low + 1 < len(levels)
+
+
+def settings(text):
+    """Names and environments of a sweep: settings apart by ";", variables by blanks, "-" for none. ValueError says what is wrong."""
+    out = []
+    for item in (x.strip() for x in text.split(";")):
+        if not item:
+            continue
+        env = {}
+        for word in [] if item == "-" else item.split():
+            name, equals, value = word.partition("=")
+            if not equals or not value or not name.startswith("HEDDLE_"):
+                raise ValueError(f"{word!r}: expected HEDDLE_NAME=VALUE, apart by blanks; settings apart by ';', '-' for none")
+            env[name] = value
+        out.append(("as it is" if item == "-" else item, env))
+    return out

@@ -1,7 +1,7 @@
 """Of loads.py; run by tools/e2e (TestPartsOfGputest) and by `python3 -m unittest loads_test` in this folder."""
 
 import unittest
-from loads import arrivals, attained, highest, ladder, median, quantile
+from loads import arrivals, attained, highest, ladder, median, quantile, settings
 
 
 class Loads(unittest.TestCase):
@@ -24,6 +24,15 @@ class Loads(unittest.TestCase):
         self.assertIsNone(median([None]))
         self.assertEqual(attained([1, 2, 3, 4], 3), 0.75)
         self.assertIsNone(attained([], 1))
+
+    def test_settings(self):
+        two = {"HEDDLE_AHEAD": "30us", "HEDDLE_PREPARED": "0"}
+        want = [("as it is", {}), ("HEDDLE_AHEAD=30us HEDDLE_PREPARED=0", two), ("HEDDLE_GATHER=5us", {"HEDDLE_GATHER": "5us"})]
+        self.assertEqual(settings("-; HEDDLE_AHEAD=30us HEDDLE_PREPARED=0;; HEDDLE_GATHER=5us;"), want)
+        self.assertEqual(settings(""), [])
+        for bad in ("HEDDLE_AHEAD", "HEDDLE_AHEAD=", "PATH=/", "- HEDDLE_AHEAD=1us", "=1"):
+            with self.assertRaisesRegex(ValueError, "HEDDLE_NAME=VALUE"):
+                settings(bad)
 
     def test_highest(self):
         levels = ladder(1.0, 2.0, 10)

@@ -3,7 +3,7 @@
 
 import os, sys, time, traceback
 from harness import *
-import coalesce, crew, graph_parts, latency_parts, robust
+import coalesce, crew, graph_parts, latency_parts, robust, sweep
 
 MODELS = os.environ.get("GT_WORKLOADS", "resnet50,bert,gpt2,vit,compile,train,jax,cupy").split(",")
 # Command buffers named: `heddle run` turns them off where nothing is said of them.
@@ -572,6 +572,7 @@ PARTS = {
     "idle": idle,
     "kills": robust.kills,
     "coalesce": coalesce.coalesce,
+    "sweep": sweep.sweep,
     "compiled": coalesce.compiled,
     "compiledgraph": coalesce.compiledgraph,
     "corpus": coalesce.corpus,
