@@ -259,7 +259,6 @@ func (c *eagerClient) submit(l eagerLaunch) bool {
 // Eager clients that together submit about as fast as the issue threads can launch have hardly any backlog: their runs are whole because the
 // first op waits for the others. Whoever submits slower, or is alone, or does other things each time, loses nothing.
 func TestEagerCrowds(t *testing.T) {
-	const requests = 10
 	without := map[[2]int64]reached{}
 	for _, k := range []struct {
 		name           string
@@ -268,21 +267,20 @@ func TestEagerCrowds(t *testing.T) {
 		latency        float64 // at most, of what it is without runs
 		still          bool    // nobody waits
 	}{
-		{"faster than the issue threads", crowd{clients: 8, gap: 4000}, 0.9, 8, 0.75, false},
-		{"as fast as the issue threads", crowd{clients: 8, gap: 12000}, 0.7, 3, 0.95, false},
-		{"with other parameters each time", crowd{clients: 8, gap: 12000, alternate: 0.1, change: 0.2}, 0.55, 2.2, 0.97, false},
-		{"with launches that come once", crowd{clients: 8, gap: 12000, strange: 0.02}, 0.2, 1.2, 1.01, false},
-		{"with nothing that repeats", crowd{clients: 8, gap: 12000, change: 1}, 0, 1, 1.03, false},
-		{"slow", crowd{clients: 8, gap: 70000}, 0, 1, 1.003, false},
-		{"alone", crowd{clients: 1, gap: 12000}, 0, 1, 1.005, true},
+		{"faster than the issue threads", crowd{clients: 8, requests: 6, gap: 4000}, 0.9, 8, 0.75, false},
+		{"as fast as the issue threads", crowd{clients: 8, requests: 9, gap: 12000}, 0.7, 3, 0.95, false},
+		{"with other parameters each time", crowd{clients: 8, requests: 9, gap: 12000, alternate: 0.1, change: 0.2}, 0.55, 2.2, 0.97, false},
+		{"with launches that come once", crowd{clients: 8, requests: 9, gap: 12000, strange: 0.02}, 0.2, 1.2, 1.01, false},
+		{"with nothing that repeats", crowd{clients: 8, requests: 9, gap: 12000, change: 1}, 0, 1, 1.03, false},
+		{"slow", crowd{clients: 8, requests: 3, gap: 70000}, 0, 1, 1.003, false},
+		{"alone", crowd{clients: 1, requests: 6, gap: 12000}, 0, 1, 1.005, true},
 	} {
 		t.Run(k.name, func(t *testing.T) {
-			k.crowd.requests = requests
 			got := k.crowd.play(t)
 			pace := [2]int64{int64(k.crowd.clients), k.crowd.gap}
 			plain, ok := without[pace]
 			if !ok {
-				plain = crowd{clients: k.crowd.clients, requests: requests, gap: k.crowd.gap, plain: true}.play(t)
+				plain = crowd{clients: k.crowd.clients, requests: k.crowd.requests, gap: k.crowd.gap, plain: true}.play(t)
 				without[pace] = plain
 			}
 			t.Logf("%v", got)
@@ -294,7 +292,7 @@ func TestEagerCrowds(t *testing.T) {
 			for _, why := range got.counters.Plain {
 				n += why
 			}
-			if all := uint64(k.crowd.clients * launches * requests); n+got.counters.Ops < all/2 || got.counters.InVain > got.counters.Awaited || (k.still && got.counters.Awaited > 0) {
+			if all := uint64(k.crowd.clients * launches * k.crowd.requests); n+got.counters.Ops < all/2 || got.counters.InVain > got.counters.Awaited || (k.still && got.counters.Awaited > 0) {
 				t.Errorf("%d ops went one by one, %d in runs, of more than %d; %d waited", n, got.counters.Ops, all/2, got.counters.Awaited)
 			}
 		})

@@ -16,6 +16,8 @@ const (
 	gaps      = 8
 	// mostVain bounds how rare waits become that are in vain: one of so many, as a power of two.
 	mostVain = 8
+	// mostSeeds is how often in a row a lane waits where nothing known begins. Of a longer program so many beginnings are learned in each round.
+	mostSeeds = 16
 )
 
 // wait is a lane's: op number first waits for want in all, since began; there had come when one last came, at grew. No want: it goes.
@@ -24,6 +26,7 @@ type wait struct {
 	began, grew        int64
 	vain               uint // waits in a row that were in vain
 	skip               int  // waits that are not begun because of them
+	seeds              int  // waits to learn something since anything was recognised
 }
 
 // Awaiting says whether op waits for others of its lane.
@@ -88,8 +91,9 @@ func (s *Store) foresee(t *Track, op *scoreboard.Op) int {
 			}
 		}
 	}
-	if n == 0 && (behind || t.patience == 0 || scoreboard.Count(t.since, op.Seq) >= t.patience) {
-		n = Most // a seed
+	if n == 0 && t.wait.seeds < mostSeeds && (behind || t.patience == 0 || scoreboard.Count(t.since, op.Seq) >= t.patience) {
+		n = Most
+		t.wait.seeds++
 	}
 	return n
 }

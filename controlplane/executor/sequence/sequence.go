@@ -303,7 +303,7 @@ func (s *Store) Pass(t *Track, r *Run, last uint32) {
 // recognised goes on behind a run.
 func (t *Track) recognised(r *Run, last uint32) {
 	t.last, t.end, t.until, t.since, t.checked = r, last, last, last, nil
-	t.budget, t.skips, t.misses, t.patience = budget, 0, 0, leastPatience
+	t.budget, t.skips, t.misses, t.patience, t.wait.seeds = budget, 0, 0, leastPatience, 0
 }
 
 // part is what becomes of a run of which only the first n ops came.
