@@ -213,7 +213,9 @@ func (c *eagerClient) advance(d crowd, now int64) {
 			c.began = c.next
 		}
 		if c.at == len(c.program) {
-			c.t.signal(1, c.t.seq[1])
+			if _, _, ok := c.t.ring.Begin(shm.Header{Kind: shm.KindSignal, Lane: 1, Seq: c.t.seq[1], Flags: shm.RecordFlagWait}, 0); !ok {
+				return
+			}
 			c.t.ring.Publish()
 			c.waits = true
 			return

@@ -74,7 +74,7 @@ var ClassKeys = []Key[Class]{
 	duration("latency_p99", Now, "0s", 0, time.Hour, "The objective: 99 % of requests are to take no longer. `0s` is none.",
 		func(c *Class) *time.Duration { return &c.LatencyP99 }),
 	integer("priority", Now, 0, -1000, 1000, "Larger goes first. Classes of equal priority are ordered by slack.", func(c *Class) *int64 { return &c.Priority }),
-	duration("max_queue_delay", Now, "20us", 0, time.Second, "How long an op may be held back because partners to join it with are expected.",
+	duration("max_queue_delay", Now, "20us", 0, time.Second, "How long an op may be held back because partners to join it with are expected. While the executor's driver calls lag behind, ops of a client without an objective also wait for the rest of what it repeats: at most 8 times as long for the next one, and as long each (150 and 640 µs at most). `0s`: never.",
 		func(c *Class) *time.Duration { return &c.MaxQueueDelay }),
 	duration("max_wait", Now, "0s", 0, time.Minute,
 		"How long an op may wait for less urgent work to leave the chip: no more of that is in flight, and while a request is under way nothing longer begins or goes on. Longer kernels go in slices of their blocks of half of it, where a rewritten kernel can be had ([coalescing.md](coalescing.md#slices)); of others it holds for what begins, and what has begun keeps an op waiting for about as long as one of its blocks takes: the GPU places the blocks of classes of larger priority first as others end. `0s`: 200 µs in flight below a class with an objective, else no bound.",

@@ -26,6 +26,8 @@ def used(before, after):
     widths = [a - b for a, b in zip(*(pick(x, ("coalescing", "widths")) or [0] * 8 for x in (after, before)))]
     early, late = (pick(x, ("coalescing", "apart")) for x in (before, after))
     apart = {k: v - early.get(k, 0) for k, v in late.items()}
+    early, late = (pick(x, ("prepared", "plain")) for x in (before, after))
+    plain = {k: div(v - early.get(k, 0), d("ops")) or 0 for k, v in late.items()}
     busy = lambda x: sum(pick(x, ("issue_busy_seconds",)))
     spent = d("poller_busy_seconds") + busy(after) - busy(before)
     return dict(
@@ -40,6 +42,11 @@ def used(before, after):
         width=div(c, sum(widths[1:])),
         poller_us=div(d("poller_busy_seconds") * 1e6, d("ops")),
         driver_us=div((busy(after) - busy(before)) * 1e6, d("ops")),
+        plain=plain,
+        awaited=d("prepared", "awaited"),
+        in_vain=d("prepared", "in_vain"),
+        run_length=div(d("prepared", "ops"), d("prepared", "words")),
+        changed=div(d("prepared", "changed"), d("prepared", "ops")),
         apart=" ".join(f"{k} {v}" for k, v in sorted(apart.items(), key=lambda x: -x[1]) if v),
     )
 
@@ -48,7 +55,7 @@ def pick(x, path):
     """A number, list or object of the counters, by path; what stands for nothing when it is not there."""
     for k in path:
         x = (x or {}).get(k)
-    return x if x is not None else {} if path[-1] == "apart" else [] if path[-1] in ("widths", "issue_busy_seconds") else 0
+    return x if x is not None else {} if path[-1] in ("apart", "plain") else [] if path[-1] in ("widths", "issue_busy_seconds") else 0
 
 
 def held(before, after):

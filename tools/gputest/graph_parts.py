@@ -95,6 +95,14 @@ def costs(part, what, used, most=None):
     )
 
 
+def reasons(part, what, used):
+    """Why ops went in no prepared run, as shares of all ops, the largest first; and what the runs were like."""
+    why = sorted((used.get("plain") or {}).items(), key=lambda x: -x[1])
+    row(part, f"{what}: ops in no prepared run, by why", heddle=", ".join(f"{fmt(v)} {k}" for k, v in why if v) or None, target="reported")
+    runs = ", ".join(f"{fmt(used.get(k))} {name}" for k, name in (("run_length", "ops each"), ("changed", "changed"), ("awaited", "waited for"), ("in_vain", "in vain")))
+    row(part, f"{what}: prepared runs", heddle=runs, target="reported")
+
+
 def plain(modes, names, specs, limit=120, extra=None):
     """Clients of the default class."""
     crew.policy(None)
@@ -153,6 +161,7 @@ def eager8():
         against("eager8", what, got, (("mps", 1.2), ("native", None)), top.get("all"), "launches dropped", 0.9)
         digests("eager8", what, specs[m], EIGHT)
         costs("eager8", what, used, 1)
+        reasons("eager8", what, used)
 
 
 def many():

@@ -16,11 +16,13 @@ const (
 	gaps      = 8
 	// mostVain bounds how rare waits become that are in vain: one of so many, as a power of two.
 	mostVain = 8
-	// mostSeeds is how often in a row a lane waits where nothing known begins. Of a longer program so many beginnings are learned in each round.
+	// mostSeeds is how often in a row a lane waits where nothing known begins. Of a longer program so many beginnings are learned in
+	// each round.
 	mostSeeds = 16
 )
 
-// wait is a lane's: op number first waits for want in all, since began; there had come when one last came, at grew. No want: it goes.
+// wait is a lane's: op number first waits for want in all, since began; there had come when one last came, at grew. No want: it
+// goes.
 type wait struct {
 	first, want, there uint32
 	began, grew        int64
@@ -32,10 +34,10 @@ type wait struct {
 // Awaiting says whether op waits for others of its lane.
 func (t *Track) Awaiting(op *scoreboard.Op) bool { return t.wait.first == op.Seq && t.wait.want > 0 }
 
-// Await says that op, ready and its lane's first, is to wait for more of its lane, of which scanned is the last: a known run begins with it, or
-// one may be learned from it. It is asked in each pass, at time now; hold is how long each op of the client may be held (max_queue_delay), ns. The
-// wait ends when all have come, when the next one takes eight times hold, and after as many times hold as ops are expected. Where waits are in
-// vain they become rare.
+// Await says that op, ready and its lane's first, is to wait for more of its lane, of which scanned is the last: a known run begins
+// with it, or one may be learned from it. It is asked in each pass, at time now; hold is how long each op of the client may be held
+// (max_queue_delay), ns. The wait ends when all have come, when the next one takes eight times hold, and after as many times hold as
+// ops are expected. Where waits are in vain they become rare.
 func (s *Store) Await(t *Track, op *scoreboard.Op, scanned uint32, hold, now int64) bool {
 	w := &t.wait
 	there := scoreboard.Count(op.Seq, scanned) + 1

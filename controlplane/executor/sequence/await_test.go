@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// An op with which a known run begins waits for the rest, which may take its time, but not too much of it; one that nothing is known of does not;
-// and where waits are in vain they become rare.
+// An op with which a known run begins waits for the rest, which may take its time, but not too much of it; and where waits are in vain
+// they become rare.
 func TestAwait(t *testing.T) {
 	const hold = int64(20e3)
 	var asked, retired []*Run

@@ -10,7 +10,7 @@ type Reason uint8
 
 // Reasons.
 const (
-	// Few: fewer than Least ops waited that could have gone with it. A client that submits no faster than its ops are issued has no others.
+	// Few: fewer than Least ops waited that could have gone with it, as of a client that submits no faster than its ops are issued.
 	Few Reason = iota
 	// Unfit: no run holds such ops: those that others may join, copies of the host's memory, events, cooperative launches.
 	Unfit
