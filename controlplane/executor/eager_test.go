@@ -269,13 +269,13 @@ func TestEagerCrowds(t *testing.T) {
 		latency        float64 // at most, of what it is without runs
 		still          bool    // nobody waits
 	}{
-		{"faster than the issue threads", crowd{clients: 8, requests: 6, gap: 4000}, 0.9, 8, 0.75, false},
+		{"faster than the issue threads", crowd{clients: 8, requests: 5, gap: 4000}, 0.9, 8, 0.75, false},
 		{"as fast as the issue threads", crowd{clients: 8, requests: 9, gap: 12000}, 0.7, 3, 0.95, false},
 		{"with other parameters each time", crowd{clients: 8, requests: 9, gap: 12000, alternate: 0.1, change: 0.2}, 0.55, 2.2, 0.97, false},
 		{"with launches that come once", crowd{clients: 8, requests: 9, gap: 12000, strange: 0.02}, 0.2, 1.2, 1.01, false},
 		{"with nothing that repeats", crowd{clients: 8, requests: 9, gap: 12000, change: 1}, 0, 1, 1.03, false},
-		{"slow", crowd{clients: 8, requests: 3, gap: 70000}, 0, 1, 1.003, false},
-		{"alone", crowd{clients: 1, requests: 6, gap: 12000}, 0, 1, 1.005, true},
+		{"slow", crowd{clients: 8, requests: 2, gap: 70000}, 0, 1, 1.003, false},
+		{"alone", crowd{clients: 1, requests: 3, gap: 12000}, 0, 1, 1.005, true},
 	} {
 		t.Run(k.name, func(t *testing.T) {
 			got := k.crowd.play(t)
