@@ -7,6 +7,7 @@ from harness import *
 from loads import attained, highest, ladder, median, quantile
 
 PAIRS = int(os.environ.get("GT_PAIRS", "1"))  # runs of every mode in turn
+STRAGGLER = os.environ.get("GT_STRAGGLER", "evict")  # the policy's key
 MODES = ("native", "mps", "heddle")
 MODEL = os.environ.get("GT_MODEL", "resnet18:8").split(":")  # of the eight clients: one request is a batch
 EIGHT = [f"{c}-{i}" for c in ("tight", "quick", "easy", "loose") for i in range(2)]
@@ -216,7 +217,7 @@ def straggler():
     if not base:
         row("straggler", "the programs themselves", native=str(crew.broken)[:120], ok=False)
         return
-    crew.policy({c: {"latency_p99": "20ms", "priority": 50} for c in OBJECTIVES})
+    crew.policy({c: {"latency_p99": "20ms", "priority": 50, "straggler": STRAGGLER} for c in OBJECTIVES})
     crew.in_force("tight", "20ms")
     total = base * 0.035 * 8  # so that with the straggler some 0.6 of one client's best rate is asked for
     ratios, shown = {}, {}
@@ -241,6 +242,8 @@ def straggler():
         a, b = median(t["without"]), median(t["with"])
         shown[mode] = crew.broken.get(mode) or (f"{a:.2f} → {b:.2f} (× {ratios[mode]:.2f})" if a and b else None)
         print(f"# {mode}: p50 of the others {fmt(median(p50['without']))} → {fmt(median(p50['with']))} ms", flush=True)
+        if mode == "heddle" and mode not in crew.broken:
+            company(f'straggler = "{STRAGGLER}"')
     row(
         "straggler",
         f"8 clients, {total:.0f} requests/s in all, one with 10 × longer kernels: p99 of the others, ms, without → with",
@@ -250,6 +253,20 @@ def straggler():
         ratio=ratios.get("heddle"),
         target="≤ 1.2 × without",
         ok=within(ratios.get("heddle"), 1.2) and "heddle" not in crew.broken,
+    )
+
+
+def company(what):
+    """What the executor knows of who slows whom, and how it serves stragglers, at the end of a mode."""
+    m = crew.metrics()
+    say = lambda name, **labels: fmt(crew.metric(m, name, **labels))
+    print(
+        f"# {what}: {say('heddle_interference_pairs')} pairs known, {say('heddle_interference_hurting_pairs')} hurting,"
+        f" {say('heddle_interference_measurements_total')} measurements, {say('heddle_interference_avoided_total')} times avoided;"
+        f" ops that waited for that reason: {say('heddle_op_waits_total', reason='company')};"
+        f" stragglers apart {say('heddle_stragglers', step='apart')}, limited {say('heddle_stragglers', step='limited')},"
+        f" in their own contexts {say('heddle_stragglers', step='own-context')}",
+        flush=True,
     )
 
 
