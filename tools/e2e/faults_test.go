@@ -16,6 +16,7 @@ type stepper struct {
 	in   io.WriteCloser
 	out  *bufio.Scanner
 	errs *lockedBuffer
+	kill func() // as the system does
 }
 
 func (b *bed) stepper(heddle bool, extra ...string) *stepper {
@@ -30,7 +31,7 @@ func (b *bed) stepper(heddle bool, extra ...string) *stepper {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	s := &stepper{b: b, in: in, out: bufio.NewScanner(out), errs: &lockedBuffer{}}
+	s := &stepper{b: b, in: in, out: bufio.NewScanner(out), errs: &lockedBuffer{}, kill: cancel}
 	cmd.Stderr = s.errs
 	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)

@@ -2,12 +2,13 @@
 //   fill SEED TIMES   launches as many fills, then prints a digest of what the last one left
 //   long SEED TIMES   the same with steps on a large array, each on what the one before it left; they fill the GPU six times over
 //   graph SEED TIMES  launches so often a graph of GRAPH steps, each on what the one before it left, and prints a digest of that
+//   rounds SEED TIMES launches a graph of FEW steps so often, another one now and then and in its place, waits each time, and prints a digest
 //   graphs SEED TIMES makes so many graphs of a fill and a step, launches each once, destroys it at once, and prints a digest
 //   wild              launches a store through a wild pointer, and prints the code that comes of it
 // Fills may be repeated: they read nothing.
 #include "client.h"
 
-enum { GRAPH = 120 };
+enum { GRAPH = 120, FEW = 8 };
 static CUstream stream;
 
 // A graph of a memset, if there is a value for it, and steps 1 to `steps` in a chain.
@@ -64,6 +65,18 @@ int main(void) {
       for (unsigned i = 0; i < times; i++) CK(cuGraphLaunch(g, stream));
       tell(p, n);
       CK(cuGraphExecDestroy(g));
+    } else if (sscanf(line, "rounds %u %u", &x, &times) == 2) {
+      CUgraphExec g = chain(step, &p, &n, x, FEW), other = chain(step, &p, &n, x + 1, FEW);
+      for (unsigned i = 0; i < times; i++) {
+        CK(cuGraphLaunch(i % 12 == 11 ? other : g, stream));
+        CK(cuStreamSynchronize(stream));
+        if (i % 24 != 23) continue;
+        CK(cuGraphExecDestroy(g)); // and another in its place
+        g = chain(step, &p, &n, x + i, FEW);
+      }
+      tell(p, n);
+      CK(cuGraphExecDestroy(g));
+      CK(cuGraphExecDestroy(other));
     } else if (sscanf(line, "graphs %u %u", &x, &times) == 2) {
       for (unsigned i = 0; i < times; i++) {
         CUgraphExec g = chain(step, &p, &n, x + i, 1);
