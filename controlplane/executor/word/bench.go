@@ -56,7 +56,8 @@ type Bench struct {
 	words   []*teamWord
 
 	expect int   // how many words have held of late
-	oldest int64 // when the first of ready was
+	oldest int64 // when the first of ready was, unless stale
+	stale  bool
 	due    int64 // when the first of ready waits no more
 	heldAt int64
 	tried  uint64

@@ -21,7 +21,7 @@ type meeting struct {
 	takes   map[bool]int64 // how long the launches take, joined or not
 }
 
-func newMeeting(t *testing.T, clients int) *meeting {
+func newMeeting(t testing.TB, clients int) *meeting {
 	m := &meeting{bench: newBench(t, nil), takes: map[bool]int64{true: 10_000, false: 20_000}, now: 1 << 30}
 	m.g.JoinGraphs(GraphsOptions{
 		Ask:    func(w *scoreboard.GraphWord) bool { m.asked = append(m.asked, w); return !m.refuse },
@@ -388,5 +388,28 @@ func TestBenchAllocations(t *testing.T) {
 	})
 	if n > 0 {
 		t.Errorf("%v allocations a word", n)
+	}
+}
+
+// What a launch in a word of 32 graphs costs the poller's thread here, without the issue engine.
+func BenchmarkTeam(b *testing.B) {
+	m := newMeeting(b, 32)
+	m.g.graphs.options.Always = true
+	m.until([]int{32}, m.everybody()...)
+	ops := make([]*scoreboard.Op, len(m.all))
+	for i, s := range m.all {
+		ops[i], _ = m.ready(s, 0)
+		m.g.Remove(ops[i])
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := 0; i < b.N; i += len(ops) {
+		for _, op := range ops {
+			op.ReadyAt = m.now
+			m.g.Add(op, 0)
+		}
+		team, _ := m.g.Team(m.g.NextBench(m.now, false, false), m.now)
+		m.g.TeamIssued(team, m.now)
+		m.now += 60_000
 	}
 }

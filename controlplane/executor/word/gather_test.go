@@ -15,12 +15,12 @@ import (
 
 // bench makes ops and offers them.
 type bench struct {
-	t *testing.T
+	t testing.TB
 	g *Gather
 	n uint64
 }
 
-func newBench(t *testing.T, demand *scoreboard.Demand) *bench {
+func newBench(t testing.TB, demand *scoreboard.Demand) *bench {
 	t.Helper()
 	chip := cost.Chip{SMs: 132, Threads: 2048, Registers: 65536, Shared: 233472, Blocks: 32}
 	g, err := NewGather(Options{Chip: chip, Hold: 20_000, Busy: 30_000, Demand: demand})

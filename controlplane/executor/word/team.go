@@ -111,8 +111,8 @@ func (g *Gather) addGraph(op *scoreboard.Op, level int) bool {
 			if until := op.ReadyAt + g.patience(op); b.ready == 0 || until < b.due {
 				b.due = until
 			}
-			if b.ready == 0 || op.ReadyAt < b.oldest {
-				b.oldest = op.ReadyAt
+			if b.ready == 0 || op.ReadyAt < b.since() {
+				b.oldest, b.stale = op.ReadyAt, false
 			}
 			b.ready |= bit
 			b.seats[op.Graph.Seat].op = op
@@ -143,13 +143,19 @@ func (g *Gather) removeGraph(op *scoreboard.Op) bool {
 	if b.seats[i].left {
 		g.graphs.vacate(b, int(i))
 	}
-	if b.ready != 0 && op.ReadyAt == b.oldest {
-		b.oldest = math.MaxInt64
+	b.stale = b.stale || op.ReadyAt == b.oldest
+	return true
+}
+
+// since is when the first of those that wait was ready.
+func (b *Bench) since() int64 {
+	if b.stale {
+		b.stale, b.oldest = false, math.MaxInt64
 		for m := b.ready; m != 0; m &= m - 1 {
 			b.oldest = min(b.oldest, b.seats[bits.TrailingZeros64(m)].op.ReadyAt)
 		}
 	}
-	return true
+	return b.oldest
 }
 
 // ForgetGraph notes that a graph is launched no more; words that it is in are given up.
@@ -213,7 +219,7 @@ func (b *Bench) isDue(g *Gather, lead *scoreboard.Op, now int64, busy bool) bool
 	if n >= min(want, bits.OnesCount64(b.covered)) {
 		return true
 	}
-	age := now - b.oldest
+	age := now - b.since()
 	if age < 0 || busy && want > 1 {
 		return false
 	}
