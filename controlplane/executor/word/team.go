@@ -207,7 +207,7 @@ func (b *Bench) Lead() *scoreboard.Op { return b.lead() }
 
 // isDue says whether a bench's launches go now, by the rules of shapes (due).
 func (b *Bench) isDue(g *Gather, lead *scoreboard.Op, now int64, busy bool) bool {
-	if b.covered&(1<<lead.Graph.Seat) == 0 || now >= b.due {
+	if b.covered&(1<<lead.Graph.Seat) == 0 || now >= b.due || !g.pressed && !g.graphs.options.Always {
 		return true
 	}
 	want := b.expect
@@ -289,6 +289,7 @@ func (g *Gather) TeamIssued(t *Team, now int64) (each int64) {
 	g.graphs.teams.take()
 	g.Words[Joined]++
 	g.Slots[Joined] += uint64(n)
+	g.pressure.count(n)
 	there := bits.OnesCount64(b.ready)
 	vain := n < b.expect && there <= n
 	kernels := uint64(0)
