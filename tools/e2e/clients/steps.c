@@ -8,7 +8,7 @@
 // Fills may be repeated: they read nothing.
 #include "client.h"
 
-enum { GRAPH = 120, FEW = 8 };
+enum { GRAPH = 120, FEW = 3 };
 static CUstream stream;
 
 // A graph of a memset, if there is a value for it, and steps 1 to `steps` in a chain.
