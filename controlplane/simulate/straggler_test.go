@@ -43,6 +43,7 @@ func TestStraggler(t *testing.T) {
 	}
 	// All begin at one moment: every word holds the straggler from the start, and nobody has seen the kernel by itself.
 	at := parse(t, head+together+straggler)
+	at.Duration = Duration(300e6)
 	got, suffered = simulated(t, at, evict, "heddle")["heddle"], simulated(t, at, tolerate, "heddle")["heddle"]
 	t.Logf("in step from the start, median of the others: %.3f ms, in words of %.1f; tolerated %.3f and %.1f", 1e3*got["a"].P50, got["a"].Width,
 		1e3*suffered["a"].P50, suffered["a"].Width)
