@@ -201,6 +201,11 @@ void heddle_event_natively(CUevent e) {
   if (v != NULL) recorded_at(v, NATIVELY, NULL, 0, 0);
 }
 
+bool heddle_event_forwarded(CUevent e) {
+  struct event *v = find(e);
+  return v != NULL && snapshot(v).how == FORWARDED;
+}
+
 // Everything of a context: rare enough to wait for the forwarded part here.
 static CUresult record_context(CUevent e, CUresult (*drain)(void *), CUresult (*call)(void *, CUevent), void *ctx) {
   CUresult r = drain(ctx);

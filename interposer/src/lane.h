@@ -198,6 +198,8 @@ void heddle_session_given_up(struct heddle_session *s);
 // ---- event.c ----
 // The driver recorded the event, or will: a graph that records it was launched natively.
 void heddle_event_natively(CUevent e);
+// The last record of the event is in the executor. False: it is the driver's, or the event is not known or never recorded.
+bool heddle_event_forwarded(CUevent e);
 
 // ---- capture.c ----
 extern _Atomic int heddle_hooks_captures; // hooks/hooks.h: captures in progress in this process; 0 in the common case

@@ -451,13 +451,24 @@ bool heddle_description_globals(struct heddle_session *s, const struct heddle_de
 
 // ---- events ----
 
-void heddle_graph_event_add(struct heddle_graph_events *e, bool record, CUevent event) {
-  CUevent **list = record ? &e->record : &e->wait;
+void heddle_graph_event_add(struct heddle_graph_events *e, bool record, struct heddle_graph_event event) {
+  struct heddle_graph_event **list = record ? &e->record : &e->wait;
   uint32_t *n = record ? &e->nrecord : &e->nwait;
-  CUevent *grown = (*n & (*n - 1)) != 0 ? *list : realloc(*list, (*n == 0 ? 1 : 2 * (size_t)*n) * sizeof *grown);
+  struct heddle_graph_event *grown = (*n & (*n - 1)) != 0 ? *list : realloc(*list, (*n == 0 ? 1 : 2 * (size_t)*n) * sizeof *grown);
   if (grown == NULL) return;
   *list = grown;
   grown[(*n)++] = event;
+}
+
+void heddle_graph_event_set(struct heddle_graph_events *e, bool record, struct heddle_graph_event event) {
+  struct heddle_graph_event *list = record ? e->record : e->wait;
+  uint32_t n = record ? e->nrecord : e->nwait;
+  for (uint32_t i = 0; i < n; i++)
+    if (list[i].node == event.node) {
+      list[i] = event;
+      return;
+    }
+  heddle_graph_event_add(e, record, event);
 }
 
 void heddle_graph_events_free(struct heddle_graph_events *e) {
@@ -471,7 +482,7 @@ void heddle_description_events(const struct heddle_description *d, struct heddle
     const struct heddle_node *n = &d->nodes[i];
     if (n->child != NULL) heddle_description_events(n->child, e);
     if (n->body != NULL && (n->kind == HEDDLE_STEP_RECORD || n->kind == HEDDLE_STEP_WAIT))
-      heddle_graph_event_add(e, n->kind == HEDDLE_STEP_RECORD, *(const CUevent *)n->body);
+      heddle_graph_event_add(e, n->kind == HEDDLE_STEP_RECORD, (struct heddle_graph_event){n->handle, *(const CUevent *)n->body});
   }
 }
 
@@ -487,7 +498,7 @@ static void graph_events(CUgraph graph, struct heddle_graph_events *e, unsigned 
     if (heddle_real.cuGraphNodeGetType(nodes[i], &type) != CUDA_SUCCESS) continue;
     if (type == CU_GRAPH_NODE_TYPE_GRAPH && heddle_real.cuGraphChildGraphNodeGetGraph(nodes[i], &child) == CUDA_SUCCESS) graph_events(child, e, depth + 1);
     if ((type == CU_GRAPH_NODE_TYPE_EVENT_RECORD || type == CU_GRAPH_NODE_TYPE_WAIT_EVENT) && (event = event_of(nodes[i], type)) != NULL)
-      heddle_graph_event_add(e, type == CU_GRAPH_NODE_TYPE_EVENT_RECORD, event);
+      heddle_graph_event_add(e, type == CU_GRAPH_NODE_TYPE_EVENT_RECORD, (struct heddle_graph_event){nodes[i], event});
   }
   free(nodes);
 }

@@ -244,10 +244,11 @@ static CUresult settle(struct heddle_exec *x, struct heddle_lane *lane) {
 }
 
 // The events of a graph are recorded, and waited for, by the driver. It knows nothing of those that were recorded in the executor: they are
-// waited for before.
+// waited for before. Those that it does know may be gone for the program.
 static CUresult wait_events(const struct heddle_exec *x, CUstream stream) {
   CUresult r = CUDA_SUCCESS;
-  for (uint32_t i = 0; i < x->events.nwait && r == CUDA_SUCCESS; i++) r = heddle_hook_cuStreamWaitEvent(stream, x->events.wait[i], 0);
+  for (uint32_t i = 0; i < x->events.nwait && r == CUDA_SUCCESS; i++)
+    if (heddle_event_forwarded(x->events.wait[i].event)) r = heddle_hook_cuStreamWaitEvent(stream, x->events.wait[i].event, 0);
   return r;
 }
 
@@ -271,7 +272,7 @@ CUresult heddle_hook_cuGraphLaunch(CUgraphExec hGraph, CUstream hStream) {
     r = (int)settle(x, lane);
     if (r == CUDA_SUCCESS) r = (int)wait_events(x, hStream);
     if (r == CUDA_SUCCESS) r = (int)launch_natively(hGraph, hStream, why);
-    for (uint32_t i = 0; r == CUDA_SUCCESS && i < x->events.nrecord; i++) heddle_event_natively(x->events.record[i]);
+    for (uint32_t i = 0; r == CUDA_SUCCESS && i < x->events.nrecord; i++) heddle_event_natively(x->events.record[i].event);
     if (r == CUDA_SUCCESS) {
       x->native_lane = lane == NULL || lane->id == HEDDLE_LANE_NATIVE ? UINT32_MAX : lane->id + 1;
       x->seq = 0;
@@ -338,6 +339,10 @@ void heddle_graph_context_gone(CUcontext context) {
     heddle_mutex_unlock(&table_lock);
     while (gone != NULL) {
       struct heddle_exec *next = gone->next;
+      heddle_mutex_lock(&gone->lock);
+      for (uint32_t k = 0; k < HEDDLE_KEPT; k++)
+        if (gone->kept[k] != NULL) heddle_plan_context_gone(gone->kept[k]);
+      heddle_mutex_unlock(&gone->lock);
       heddle_exec_release(gone);
       gone = next;
     }

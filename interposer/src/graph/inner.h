@@ -66,15 +66,21 @@ void heddle_node_set_memops(CUcontext owner, struct heddle_node *n, const CUDA_B
 // Asks for every kernel's id again (heddle_code_changes rose).
 void heddle_description_renew(struct heddle_session *s, struct heddle_description *d);
 bool heddle_description_any_disabled(const struct heddle_description *d);
-// The events that a graph records and waits for when it runs.
+// The events that a graph records and waits for when it runs, each with the node that does.
+struct heddle_graph_event {
+  CUgraphNode node;
+  CUevent event;
+};
 struct heddle_graph_events {
-  CUevent *record, *wait;
+  struct heddle_graph_event *record, *wait;
   uint32_t nrecord, nwait;
 };
 // Adds those of d, or of a graph that was not described. Without memory some are missing.
 void heddle_description_events(const struct heddle_description *d, struct heddle_graph_events *e);
 void heddle_graph_events(CUgraph graph, struct heddle_graph_events *e);
-void heddle_graph_event_add(struct heddle_graph_events *e, bool record, CUevent event);
+// One more; set: instead of the one that its node had.
+void heddle_graph_event_add(struct heddle_graph_events *e, bool record, struct heddle_graph_event event);
+void heddle_graph_event_set(struct heddle_graph_events *e, bool record, struct heddle_graph_event event);
 void heddle_graph_events_free(struct heddle_graph_events *e);
 // Some kernel of it sees device globals that live in the executor, or an op touches one.
 bool heddle_description_globals(struct heddle_session *s, const struct heddle_description *d);
@@ -173,6 +179,8 @@ bool heddle_plan_is_of(const struct heddle_plan *p, const struct heddle_records 
 bool heddle_plan_stale(const struct heddle_plan *p);
 // Nobody will launch it any more; launches under way go on.
 void heddle_plan_drop(struct heddle_plan *p);
+// The driver has destroyed its context, and with it what stays native.
+void heddle_plan_context_gone(struct heddle_plan *p);
 // Launches it on the lane of `stream`. HEDDLE_OP_OPEN: *seq is the lane's number that stands for its end; 0: the session ended
 // meanwhile, and the end is native. HEDDLE_OP_NATIVE: nothing was launched, *why says why. Otherwise a CUresult to return. `globals`: it
 // cannot go on natively in the middle.

@@ -27,6 +27,10 @@ static CUgraphExec alone(uint16_t kind, const unsigned char *body, CUcontext own
   return r == CUDA_SUCCESS ? x : NULL;
 }
 
+void heddle_plan_context_gone(struct heddle_plan *p) {
+  for (uint32_t i = 0; i < p->n; i++) p->steps[i].native = NULL;
+}
+
 void heddle_plan_drop(struct heddle_plan *p) {
   for (uint32_t i = 0; i < p->n; i++) {
     if (p->steps[i].mirror != NULL) heddle_mirror_drop(p->steps[i].mirror);

@@ -13,6 +13,14 @@ static struct heddle_node *node_of(struct heddle_exec *x, CUgraphNode handle) {
   return n;
 }
 
+static void child_events(struct heddle_graph_events *to, CUgraph child) {
+  struct heddle_graph_events e = {0};
+  heddle_graph_events(child, &e);
+  for (uint32_t i = 0; i < e.nrecord; i++) heddle_graph_event_set(to, true, e.record[i]);
+  for (uint32_t i = 0; i < e.nwait; i++) heddle_graph_event_set(to, false, e.wait[i]);
+  heddle_graph_events_free(&e);
+}
+
 enum change { KERNEL, MEMSET, COPY, CHILD, ENABLED, HOST, MEMOPS, RECORD, WAIT };
 
 // The driver took the change. `params` is what the call was given.
@@ -53,9 +61,10 @@ static void follow(CUgraphExec exec, CUgraphNode node, enum change what, const v
       heddle_description_events(x->description, &x->events);
     }
   }
-  // Of a graph that is not known any more, the new event counts as one more.
-  if (x->description == NULL && (what == RECORD || what == WAIT)) heddle_graph_event_add(&x->events, what == RECORD, (CUevent)(uintptr_t)params);
-  if (x->description == NULL && what == CHILD) heddle_graph_events((CUgraph)(uintptr_t)params, &x->events);
+  // Of a graph that is not known any more; what a node had before it neither records nor waits for.
+  if (x->description == NULL && (what == RECORD || what == WAIT))
+    heddle_graph_event_set(&x->events, what == RECORD, (struct heddle_graph_event){node, (CUevent)(uintptr_t)params});
+  if (x->description == NULL && what == CHILD) child_events(&x->events, (CUgraph)(uintptr_t)params);
   heddle_capture_restore(mode);
   heddle_mutex_unlock(&x->lock);
   heddle_exec_release(x);

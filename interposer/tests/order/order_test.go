@@ -152,7 +152,7 @@ func TestGraphs(t *testing.T) {
 	for file, names := range map[string][]string{
 		"graphs":  {"records", "edges", "kinds", "native", "refused", "order", "code", "globals", "memory", "beside", "alone", "doubt", "large"},
 		"changes": {"changes", "update", "child", "alternating", "hasty", "drop", "restarted", "detached", "objects"},
-		"steps":   {"cuts", "kinds", "branches", "events", "changes", "closed", "bounded"},
+		"steps":   {"cuts", "kinds", "branches", "events", "changed", "changes", "closed", "bounded"},
 	} {
 		path := build(t, file, "-O1", "-fsanitize=address,undefined")
 		for _, name := range names {

@@ -214,10 +214,17 @@ static CUresult detach(CUcontext c) {
   if (last_user) fake_current = (CUcontext)0x10;
   return CUDA_SUCCESS;
 }
+static CUresult destroy_in_time(CUgraphExec x) {
+  (void)x;
+  CHECK(!last_user, "the driver has destroyed it with its context");
+  return CUDA_SUCCESS;
+}
 static void detached(void) {
   struct graph *g = graph_new();
   add(g, CU_GRAPH_NODE_TYPE_MEMSET);
+  add(g, CU_GRAPH_NODE_TYPE_MEMSET)->set.dst = 0x1000; // stays native: a graph of its own
   heddle_real.cuCtxDetach = detach;
+  heddle_real.cuGraphExecDestroy = destroy_in_time;
   CUgraphExec x = make(g);
   go(x, CU_STREAM_LEGACY);
   execute();

@@ -165,6 +165,39 @@ static void events(void) {
   graph_free(h);
 }
 
+// A graph that stays the driver's: an event counts as its only while a node has it.
+static void changed_events(void) {
+  struct graph *g = graph_new();
+  CUevent e = NULL, f = NULL, gone = NULL, other = NULL;
+  CUstream s = fake_stream(CU_STREAM_NON_BLOCKING);
+  OK(heddle_hook_cuEventCreate(&e, CU_EVENT_DISABLE_TIMING));
+  OK(heddle_hook_cuEventCreate(&f, CU_EVENT_DISABLE_TIMING));
+  OK(heddle_hook_cuEventCreate(&gone, CU_EVENT_DISABLE_TIMING));
+  OK(heddle_hook_cuEventCreate(&other, CU_EVENT_DISABLE_TIMING));
+  struct node *k = add(g, CU_GRAPH_NODE_TYPE_KERNEL), *r = add(g, CU_GRAPH_NODE_TYPE_EVENT_RECORD), *w = add(g, CU_GRAPH_NODE_TYPE_WAIT_EVENT);
+  add(g, CU_GRAPH_NODE_TYPE_MEM_ALLOC);
+  edge(g, k, r);
+  r->event = e;
+  w->event = gone;
+  CUgraphExec x = make(g);
+  go(x, CU_STREAM_LEGACY);
+  CHECK(natively == 1 && given == 0, "%u native launches, %u given", natively, given);
+  OK(heddle_hook_cuGraphExecEventRecordNodeSetEvent(x, (CUgraphNode)r, f));
+  OK(heddle_hook_cuGraphExecEventWaitNodeSetEvent(x, (CUgraphNode)w, other));
+  OK(heddle_hook_cuEventDestroy_v2(gone));
+  hold_back = true;
+  OK(heddle_hook_cuMemsetD32Async(DEVICE_BASE, 1, 16, s));
+  OK(heddle_hook_cuEventRecord(e, s));
+  execute();
+  fake_native = native_call;
+  go(x, CU_STREAM_LEGACY);
+  CHECK(natively == 2 && driver_waits == 0, "%u native launches; the driver was asked to wait for %u events that it knows", natively, driver_waits);
+  CHECK(heddle_hook_cuEventQuery(e) == CUDA_ERROR_NOT_READY, "the graph does not record it any more, and the memset before it is under way");
+  hold_back = false;
+  OK(heddle_hook_cuGraphExecDestroy(x));
+  graph_free(g);
+}
+
 // ---- changes ----
 
 static void changes(void) {
@@ -322,7 +355,7 @@ static void threads(void) {
 }
 
 int main(int argc, char **argv) {
-  static const struct test all[] = {{"cuts", cuts}, {"kinds", kinds}, {"branches", branches}, {"events", events}, {"changes", changes},
+  static const struct test all[] = {{"cuts", cuts}, {"kinds", kinds}, {"branches", branches}, {"events", events}, {"changed", changed_events}, {"changes", changes},
                                     {"closed", closed}, {"bounded", bounded}, {"threads", threads}};
   return run_test(argc, argv, all, sizeof all / sizeof *all);
 }
