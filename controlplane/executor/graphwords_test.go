@@ -478,3 +478,45 @@ func TestGraphsJoinedPrograms(t *testing.T) {
 	all.Wait()
 	w.check()
 }
+
+// A graph may wait for what its client launches on another stream: that goes by itself then, because whoever was in the word with the graph
+// is behind it.
+func TestGraphsJoinedMayWait(t *testing.T) {
+	w := pair(t, nil)
+	a, b := w.all[0], w.all[1]
+	for _, c := range w.all {
+		var of description
+		of.launch(1, u64s(c.window+64, 1))
+		c.graph(2, &of)
+	}
+	beside := func() (first, second uint32) {
+		first, second = a.run(2, 1, nil), b.run(2, 0, nil)
+		a.signal(1, first)
+		b.signal(0, second)
+		a.ring.Publish()
+		b.ring.Publish()
+		if err := a.await(1, first); err != nil {
+			t.Fatal(err)
+		}
+		return first, second
+	}
+	for before, end := w.joined().Words, time.Now().Add(3*patience); w.joined().Words < before+5; {
+		if time.Now().After(end) {
+			t.Fatalf("no words on two streams: %+v", w.joined())
+		}
+		if _, second := beside(); b.await(0, second) != nil {
+			t.Fatal("the other client has an error")
+		}
+	}
+	_, _, seqs := w.stuck(1)
+	before := w.joined()
+	_, second := beside()
+	if now := w.joined(); now.Apart["excluded"] == before.Apart["excluded"] || now.Words != before.Words {
+		t.Errorf("%+v, then %+v; want a launch that is not joined", before, now)
+	}
+	w.finish(seqs)
+	if err := b.await(0, second); err != nil {
+		t.Fatal(err)
+	}
+	w.check()
+}

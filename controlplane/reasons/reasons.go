@@ -62,7 +62,7 @@ var All = []Reason{
 	{Apart, "full", "The launch held as many as the form takes; a larger form is made when this goes on. A CUDA graph: too many others meet already."},
 	{Apart, "cost", "More would not have paid: the chip was full, or instances took longer in such company. A CUDA graph: it is large or takes long, or it was measured how long it takes by itself."},
 	{Apart, "priority", "Others had ops of it ready at another level of urgency."},
-	{Apart, "excluded", "Ops of cooperative launches are never joined, nor those of a client that faulted in company, nor, while a client uses several streams, what follows a kernel without forms, or a graph."},
+	{Apart, "excluded", "Ops of cooperative launches are never joined, nor those of a client that faulted in company, nor, while a client uses several streams, what follows a kernel without forms, or a graph, and what stands beside a graph that went with others'."},
 	{Apart, "class", "Ops of its class are never joined (`coalesce = false`)."},
 	{Apart, "straggler", "Its client's ops take several times as long as they should, or may: others would wait for them (`straggler = \"evict\"`)."},
 	{Apart, "company", "Measured, these ops and others that were ready slow each other more than one launch gains, or a more urgent one would be slowed."},

@@ -35,8 +35,9 @@ type Lane struct {
 	// Slices is the part of Work of slices that are not their op's last. The scheduler's.
 	Slices int64
 	// Unknown is the last kernel issued of which nobody knows that it waits for no other (Code.Forms: coalesce refuses those that do),
-	// 0 when it is known done.
-	Unknown uint32
+	// 0 when it is known done. Together: it, or one before it, is a graph that went in one word with others'.
+	Unknown  uint32
+	Together bool
 	// Want: somebody asked for lane.done and the command found no room yet.
 	Want bool
 
@@ -124,6 +125,7 @@ type Session struct {
 	busy     []uint32
 	head     uint64 // ring position below which everything is done
 	dropping bool
+	together int // lanes that are Together
 	waiting  int
 	inFlight int
 	// OpsDone counts ops known complete, Dropped those that were given up.
@@ -413,11 +415,26 @@ func (s *Session) Ready(l *Lane) *Op {
 	return op
 }
 
-// MayWait reports whether the ready op's lane has a kernel in flight that may wait for one of the session's other lanes: it has used
-// several of late. Whatever is joined with the op would wait too, and may be what that kernel waits for.
+// MayWait reports whether a kernel in flight may wait for one of the session's other lanes, and the ready op be what it waits for, or be
+// behind it: the op's lane has such a kernel, and the session has used several lanes of late; or another of its lanes has a graph that went
+// in one word with others', so that their lanes are behind it. Whatever is joined with the op would wait too.
 func (s *Session) MayWait(op *Op) bool {
 	const lately = int64(1e9)
-	return s.lanes[op.Lane].Unknown != 0 && (len(s.busy) > 1 || (s.switchedAt > 0 && op.ReadyAt-s.switchedAt < lately))
+	l, elsewhere := &s.lanes[op.Lane], s.together
+	if l.Together {
+		elsewhere--
+	}
+	return elsewhere > 0 || l.Unknown != 0 && (len(s.busy) > 1 || (s.switchedAt > 0 && op.ReadyAt-s.switchedAt < lately))
+}
+
+// Beside reports whether another lane of the session has a launch ready, which may be what the op's kernels wait for.
+func (s *Session) Beside(op *Op) bool {
+	for _, i := range s.busy {
+		if l := &s.lanes[i]; i != op.Lane && l.Queued && l.first != nil && (l.first.Kind == shm.KindLaunch || l.first.Kind == shm.KindGraph) {
+			return true
+		}
+	}
+	return false
 }
 
 // Outstanding reports the lane on which d is issued but not known done, nil when d needs no ordering on the GPU any more.
@@ -444,6 +461,10 @@ func (s *Session) Issue(op *Op, stream int) {
 	l.Issued, l.Whole = op.Seq, op.Seq
 	if op.Kind == shm.KindGraph {
 		l.Unknown, op.Graph.last = op.Seq, shm.Dep{Lane: op.Lane, Value: op.Seq}
+		if op.Joined && !l.Together {
+			l.Together = true
+			s.together++
+		}
 	} else if op.Kind == shm.KindLaunch && (op.Kernel.Code == nil || op.Kernel.Code.Forms.Load() == nil) {
 		l.Unknown = op.Seq
 	}
@@ -482,6 +503,10 @@ func (s *Session) Poll(l *Lane) (completed int, ok bool) {
 	s.OpsDone += uint64(n)
 	if l.Unknown != 0 && shm.Reached(v, l.Unknown) {
 		l.Unknown = 0
+		if l.Together {
+			l.Together = false
+			s.together--
+		}
 	}
 	if l.Issued == l.Done {
 		l.Stream = NoStream

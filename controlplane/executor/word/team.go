@@ -245,7 +245,7 @@ func (g *Gather) Team(b *Bench, now int64) (t *Team, apart []*scoreboard.Op) {
 	for m := b.ready; m != 0; m &= m - 1 {
 		i := bits.TrailingZeros64(m)
 		op := b.seats[i].op
-		if op.Place() >= scoreboard.Blocked || op.Graph.Running(op.Session) || op.Session.Straggler != scoreboard.Free {
+		if op.Place() >= scoreboard.Blocked || op.Graph.Running(op.Session) || op.Session.Straggler != scoreboard.Free || op.Session.Beside(op) {
 			continue
 		}
 		able |= 1 << i
@@ -253,7 +253,11 @@ func (g *Gather) Team(b *Bench, now int64) (t *Team, apart []*scoreboard.Op) {
 	b.want(g, able, most, now) // before a word is chosen: it may give some up
 	w := b.cover(able, 1<<lead.Graph.Seat, most)
 	if w == nil {
-		g.graphApart(lead, scoreboard.ReasonNoWord)
+		why := scoreboard.ReasonNoWord
+		if lead.Session.Beside(lead) {
+			why = scoreboard.ReasonExcluded
+		}
+		g.graphApart(lead, why)
 		g.graphs.alone[0] = lead
 		return nil, g.graphs.alone[:1]
 	}
