@@ -115,6 +115,7 @@ type graphGather struct {
 	benches []*Bench
 	teams   teams
 	waiting int
+	emptied int64                   // when idle graphs last had to leave every bench
 	asked   []*scoreboard.GraphWord // not built yet
 	probe   probe
 	alone   [MaxTeam]*scoreboard.Op
@@ -201,6 +202,14 @@ func (g *graphGather) bench(level int32, time, now int64) *Bench {
 		}
 		if b.taken != ^uint64(0) {
 			return b
+		}
+	}
+	if empty == nil && len(g.benches) == maxBenches && now-g.emptied > idleSeat {
+		g.emptied = now
+		for _, b := range g.benches {
+			if g.makeRoom(b, now); b.taken == 0 {
+				empty = b
+			}
 		}
 	}
 	if empty == nil {

@@ -291,6 +291,52 @@ func TestBenchBounds(t *testing.T) {
 	}
 }
 
+// A graph whose client has a launch ready on another stream goes by itself: its kernels may wait for that one, and whoever went with it is
+// behind it then.
+func TestBenchBeside(t *testing.T) {
+	m := newMeeting(t, 2)
+	m.until([]int{2}, 0, 1)
+	for _, s := range m.all {
+		if _, held := m.ready(s, 0); !held {
+			t.Fatal("not held")
+		}
+	}
+	m.all[0].offer(launch{lane: 1, blocks: 1}, m.now)
+	m.all[0].board.Lane(1).Queued = true
+	for _, why := range []scoreboard.ApartReason{scoreboard.ReasonExcluded, scoreboard.ReasonNoWord} {
+		b := m.g.NextBench(m.now+1<<30, false, true)
+		if b == nil {
+			t.Fatal("nobody goes")
+		}
+		by := b.Lead().Session
+		before := by.ApartGraphs[why]
+		team, apart := m.g.Team(b, m.now)
+		if team != nil || len(apart) != 1 || by.ApartGraphs[why] != before+1 {
+			t.Fatalf("%+v, %d apart, %v; want one that goes by itself: %s", team, len(apart), by.ApartGraphs, scoreboard.ApartReasons[why])
+		}
+		m.g.Remove(apart[0])
+	}
+}
+
+// Graphs that nobody launches any more keep no bench from others.
+func TestBenchIdle(t *testing.T) {
+	m := newMeeting(t, maxBenches+2)
+	for i := range maxBenches {
+		m.ready(m.all[i], i) // of a level that nobody else has
+	}
+	if len(m.g.graphs.benches) != maxBenches {
+		t.Fatalf("%d benches", len(m.g.graphs.benches))
+	}
+	late := m.all[maxBenches:]
+	if op, _ := m.ready(late[0], maxBenches); op.Session.ApartGraphs[scoreboard.ReasonFull] != 1 {
+		t.Errorf("%v; want no room while the others are launched", op.Session.ApartGraphs)
+	}
+	m.now += 2 * idleSeat
+	if op, _ := m.ready(late[1], maxBenches); op.Session.ApartGraphs[scoreboard.ReasonFull] != 0 {
+		t.Errorf("%v; want room where nobody is any more", op.Session.ApartGraphs)
+	}
+}
+
 // Any clients that come, launch, and go: nothing waits for ever, every launch goes once, and words are bounded and given up with
 // their graphs.
 func TestBenchAnyClients(t *testing.T) {
