@@ -33,7 +33,8 @@ func kills() int {
 var killed = []string{"vector", "streams", "graphs", "nodes", "histogram", "threads", "hostmem", "callbacks"}
 
 // killedPart is the part of a program that they run: graphs captured on two streams, launched, changed while launches are under way; and
-// graphs that go in parts with steps of the client's own stream between them.
+// graphs that go in parts with steps of the client's own stream between them. None asks for times between events: those go with the
+// executor that took them.
 func killedPart(program string) string {
 	if program == "nodes" {
 		return "E2E_PART=mixed"
@@ -255,7 +256,7 @@ func TestDaemonKilled(t *testing.T) {
 	b := newBed(t)
 	native := map[string]string{}
 	for _, p := range killed {
-		native[p] = b.run(false, p, "E2E_ROUNDS=4").out
+		native[p] = b.run(false, p, "E2E_ROUNDS=4", killedPart(p)).out
 	}
 	rnd := rand.New(rand.NewPCG(3, 9))
 	var n tally
@@ -263,7 +264,7 @@ func TestDaemonKilled(t *testing.T) {
 		b.startDaemon()
 		var wg sync.WaitGroup
 		for _, p := range killed[:5] {
-			wg.Go(func() { b.work(p, native[p], &strike{}, &n, "E2E_ROUNDS=4") })
+			wg.Go(func() { b.work(p, native[p], &strike{}, &n, "E2E_ROUNDS=4", killedPart(p)) })
 		}
 		b.settles("somebody works", func() error {
 			if st, err := b.status(); err != nil || len(st.Clients) == 0 {
