@@ -482,3 +482,52 @@ func TestReserved(t *testing.T) {
 		t.Errorf("in the end it is owed %d, %d prepaid, %d in flight", k.deficit, k.prepaid, k.inFlight)
 	}
 }
+
+// Requests of a class above have little slack left at all times, and a class below has ops that slow them and others that do not, which
+// go all the time: the former have their turn nevertheless, one in each Starving.
+func TestWhatSlowsOthersHasItsTurn(t *testing.T) {
+	d := &table{s: New(), clients: map[string]*Client{}, names: map[*scoreboard.Op]string{}}
+	d.class("low", Settings{})
+	d.class("high", Settings{Priority: 1, Latency: 10 * ms})
+	d.learn("high/1", 10*us, 6*ms)
+	const start, steps = 1000 * ms, 500
+	for i := range 3 {
+		d.op("low/1", fmt.Sprint("hurts", i), start, 5*us).Hurts = true
+	}
+	var went []int64
+	mild := 0
+	for i := range steps {
+		now := start + int64(i)*8*ms
+		d.s.Begin(now, 0)
+		d.n = 10 // the same lanes in each step
+		request := d.op("high/1", "h", now, 10*us)
+		d.op("low/2", "mild", now, 5*us)
+		var issued []*scoreboard.Op
+		for op := d.s.Next(); op != nil; op = d.s.Next() {
+			op.Session.Lane(op.Lane).Issued = op.Seq
+			d.s.Issued(op, op.Cost, true, 1, now)
+			issued = append(issued, op)
+			if d.names[op] == "mild" {
+				mild++
+			} else if op.Hurts {
+				went = append(went, now-start)
+			}
+		}
+		for _, op := range issued {
+			c, l := d.s.clients[op.Session.Slot], op.Session.Lane(op.Lane)
+			l.Done = op.Seq
+			d.s.Completed(c, l, 1, now+20*us)
+			l.Issued, l.Done = 0, 0
+		}
+		if !slices.Contains(issued, request) {
+			t.Fatalf("the op of request %d did not go", i)
+		}
+		d.s.end(d.clients["high/1"], now+6*ms)
+	}
+	if mild != steps {
+		t.Errorf("%d of %d ops that slow nobody went", mild, steps)
+	}
+	if len(went) != 3 || went[0] < Starving || went[0] > 2*Starving || went[1]-went[0] < Starving || went[2]-went[1] < Starving {
+		t.Errorf("what slows requests went after %d ns, expected three times, Starving apart", went)
+	}
+}

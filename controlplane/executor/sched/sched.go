@@ -103,6 +103,7 @@ type Class struct {
 	virtual int64 // GPU time that each of its busy clients had
 	active  int64 // when an op of it last arrived or ended
 	served  int64 // when an op of it last ended, or it last had none
+	relent  int64 // when an op last went because it was Old
 	waited  [WaitReasons]int64
 	notice  int64 // Tight's answer
 }
@@ -528,6 +529,10 @@ func (s *Scheduler) arrange(now, stuck int64) {
 					k.note(WaitCompany, now)
 				}
 				k.Hurry = b.hurry
+				// Those of its ops that slow nobody keep the class served; those that wait because of whom they slow have their turn, too.
+				if k.Old = 0; now-k.relent > Starving {
+					k.Old = now - Starving
+				}
 			}
 		}
 		below -= own
@@ -619,7 +624,21 @@ func (s *Scheduler) Issued(op *scoreboard.Op, cost int64, signalled bool, width 
 	if waited > 0 {
 		st.Waits[k.why(op)]++
 	}
+	k.relents(op, now)
 	s.spread(k, cost, now)
+}
+
+// relents notes that an op went which would still wait, were it not Old: the next one of its class waits on.
+func (k *Class) relents(op *scoreboard.Op, now int64) {
+	if op.ReadyAt >= k.Old {
+		return
+	}
+	old := k.Old
+	if k.Old = 0; op.Intrudes() {
+		k.relent = now
+	} else {
+		k.Old = old
+	}
 }
 
 // take puts work into the books of a client, its class and a lane, and gives its bounded cost.

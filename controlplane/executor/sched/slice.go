@@ -25,6 +25,7 @@ func (s *Scheduler) Sliced(op *scoreboard.Op, cost int64, first, last bool, now 
 		st.Waits[WaitSlices]++
 	}
 	if last {
+		k.relents(op, now)
 		if c.queued--; c.queued == 0 {
 			k.busy--
 		}

@@ -18,9 +18,11 @@ type Class struct {
 	// Apart: its ops are never joined with others.
 	Apart bool
 	// Key names it in what is learned of who slows whom (package company). Above is that of the class above it whose ops it must not keep
-	// from the chip, 0: there is none; Hurry: a request of that one has little slack left.
+	// from the chip, 0: there is none; Hurry: a request of that one has little slack left. What became ready before Old, ns, has waited
+	// for so long that it goes whomever it slows.
 	Key, Above uint64
 	Hurry      bool
+	Old        int64
 }
 
 // Blocked is the Place of classes of which nothing may be issued now.
@@ -42,7 +44,7 @@ func (o *Op) Place() int32 {
 // wait, or slow it while it has little slack left.
 func (o *Op) Intrudes() bool {
 	c := o.Session.Class
-	return o.Harm > c.Longest || (o.Hurts && c.Hurry)
+	return (o.Harm > c.Longest || (o.Hurts && c.Hurry)) && o.ReadyAt >= c.Old
 }
 
 // Before says whether o goes before other within one place: the one that must start earlier, then the one that came first.
