@@ -224,6 +224,29 @@ func TestCalmIsNotWaitedForLong(t *testing.T) {
 	close(gate)
 }
 
+// Host memory that waits to be mapped cannot be named yet: a copy from it would end the executor.
+func TestHostMemoryIsNamedWhenItIsMapped(t *testing.T) {
+	a := newBeside(t, time.Hour)
+	d := a.d
+	b := d.client(2)
+	b.resume()
+	gate := a.run()
+	host := testHost + 2*windowStep
+	reply := d.send(shm.Message{Type: shm.TypeHostSegment, ClientID: 2, Body: shm.Encode(shm.Range{Address: host, Bytes: segmentBytes}), Fds: []int{b.fd}})
+	until(t, "it waits", func() bool { return a.waiting() == 1 })
+	put(b, shm.KindCopy, 1, shm.Copy{Dst: b.window, Src: host, Bytes: 8}, nil, nil)
+	b.ring.Publish()
+	until(t, "its client is refused", func() bool { code, reason := b.sticky(); return code != 0 && reason == shm.ReasonBadRecord })
+	close(gate)
+	if m := d.wait(reply); m.Status != shm.StatusOK {
+		t.Errorf("status %d: %s", m.Status, m.Tail)
+	}
+	if m := b.detach(); m.Status != shm.StatusOK { // gives the memory back
+		t.Errorf("status %d: %s", m.Status, m.Tail)
+	}
+	a.mustSync(2, a.launch(1, 2, u64s(a.window, 1), nil))
+}
+
 // Those that have waited for too long go together, and such openings are some time apart.
 func TestOpenings(t *testing.T) {
 	const ms = int64(time.Millisecond)

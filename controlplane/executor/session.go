@@ -562,9 +562,6 @@ func (s *session) hostSegment(m *shm.Message, r *shm.Range) error {
 	if !inside(*r, s.host) || r.Address%shm.Page != 0 || r.Bytes%shm.Page != 0 || uint64(size) != r.Bytes {
 		return refuse(shm.StatusInvalid, "host segment %#x+%#x of a file of %d bytes; expected whole pages inside %#x+%#x", r.Address, r.Bytes, size, s.host.Address, s.host.Bytes)
 	}
-	if err := s.addMemory(r.Address, r.Bytes, 0); err != nil {
-		return err
-	}
 	s.x.calm(s.id, 1)
 	err = s.x.loader.do(func() error {
 		if err := mapFixed(r.Address, r.Bytes, fds[0]); err != nil {
@@ -581,7 +578,15 @@ func (s *session) hostSegment(m *shm.Message, r *shm.Range) error {
 		return nil
 	})
 	if err != nil {
-		s.x.poller.call(func() { s.client.board.Memory.Remove(r.Address) })
+		return err
+	}
+	// Only now may ops name it: the driver's thread would read what is not mapped.
+	if err := s.addMemory(r.Address, r.Bytes, 0); err != nil {
+		_ = s.x.loader.do(func() error {
+			s.x.driver.HostUnregister(r.Address)
+			unmapFixed(r.Address, r.Bytes)
+			return nil
+		})
 		return err
 	}
 	s.hosts[r.Address] = r.Bytes
