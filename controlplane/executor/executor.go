@@ -328,14 +328,12 @@ type executor struct {
 
 // run is Run after the process is set up.
 func (x *executor) run(ctx context.Context) error {
-	x.loader = newLoader()
-	defer x.loader.stop()
+	x.loader, x.mapper = newLoader(), newLoader()
+	defer stopAll(x.loader, x.mapper)
 	open := x.config.open
 	if open == nil {
 		open = func() (Driver, Facts, error) { return openDevice(x.config.DeviceUUID) }
 	}
-	x.mapper = newLoader()
-	defer x.mapper.stop()
 	var d Driver
 	err := x.loader.do(func() (err error) {
 		if d, x.facts, err = open(); err != nil {
@@ -412,8 +410,7 @@ func (x *executor) run(ctx context.Context) error {
 		return leave
 	}
 	x.watch.stop()
-	x.mapper.stop()
-	x.loader.stop()
+	stopAll(x.loader, x.mapper)
 	if end := x.poller.end; end != nil {
 		faulted = true
 		x.log.Error("executor ends", "error", end.err, "code", end.code)

@@ -61,7 +61,7 @@ func newFormBench(t *testing.T, device *gpu.Device, command []string, dir string
 		x.forms.stop()
 		x.poller.leave(leaveNow)
 		<-x.poller.ended
-		x.loader.stop()
+		stopAll(x.loader)
 		x.engine.Stop()
 	})
 	return &formBench{t: t, x: x, device: device}

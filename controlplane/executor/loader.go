@@ -45,14 +45,22 @@ func (l *loader) do(job func() error) error {
 	}
 }
 
-// stop ends the thread when its current job is over, and waits for that; a job that hangs in the driver does not hold the caller
-// for long. It may be called again.
-func (l *loader) stop() {
-	l.once.Do(func() { close(l.quit) })
-	select {
-	case <-l.done:
-	case <-time.After(loaderPatience):
+// stopAll ends the threads when their current jobs are over, and waits for that; jobs that hang in the driver do not hold the caller
+// for long, and a second call for the same loaders not at all.
+func stopAll(loaders ...*loader) {
+	var stopping sync.WaitGroup
+	for _, l := range loaders {
+		stopping.Go(func() {
+			l.once.Do(func() {
+				close(l.quit)
+				select {
+				case <-l.done:
+				case <-time.After(loaderPatience):
+				}
+			})
+		})
 	}
+	stopping.Wait()
 }
 
 const loaderPatience = 2 * time.Second
