@@ -225,8 +225,9 @@ static void memops(void) {
     CK(cuMemcpyDtoH(&value, buffer[3], 4));
     CHECK(value == 77);
     CK(cuMemsetD32Async(buffer[3], i, N, s));
-    CK(cuMemsetD32(flag, 0, 1));
+    CK(cuMemsetD32Async(flag, 0, 1, t)); // before the next write of the same stream: cuMemsetD32 itself waits for nothing
     CK(cuStreamSynchronize(s));
+    CK(cuStreamSynchronize(t));
   }
   done[0].writeValue.value = 99;
   CK(cuGraphExecBatchMemOpNodeSetParams(x, write, &batch));
@@ -434,7 +435,7 @@ static void threads(void) {
   for (unsigned i = 0; i < THREADS; i++) {
     w[i] = (struct work){.value = i + 1, .times = rounds(8), .shared = shared};
     CK(cuMemAlloc(&w[i].out, N * 4));
-    CK(cuMemsetD32(w[i].out, i, N));
+    CK(cuMemsetD32Async(w[i].out, i, N, s));
   }
   for (unsigned i = 0; i < THREADS; i++) pthread_create(&thread[i], NULL, launcher, &w[i]);
   for (unsigned i = 0; i < THREADS; i++) pthread_join(thread[i], NULL);
