@@ -275,7 +275,8 @@ func (p *executorProcess) callAny(client uint64, typ uint16, body []byte, tail [
 		p.mu.Lock()
 		delete(p.pending, number)
 		p.mu.Unlock()
-		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+		// Closed: it ended, and was found so, since p.lost was read.
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, net.ErrClosed) {
 			return shm.Message{}, errExecutorLost
 		}
 		return shm.Message{}, err
