@@ -433,7 +433,7 @@ func TestBehindOneThatWaits(t *testing.T) {
 	until(t, "the waiter is issued", func() bool { return atomic.LoadUint32(&c.file.Lane(1).Issued) == 1 })
 	atomic.StoreUint32(&c.file.Lane(2).Ready, 1)
 	atomic.StoreUint32(&c.file.Lane(1).Ready, 1)
-	end := time.Now().Add(3 * time.Second)
+	end := time.Now().Add(patience)
 	for c.done(2) != 1 && time.Now().Before(end) {
 		time.Sleep(time.Millisecond)
 	}
