@@ -19,9 +19,9 @@ build: heddle interposer simgpu ## everything, into build/
 deps: ## CUDA headers and ptxas (PyPI wheels, pinned) into .deps/
 	@tools/deps/fetch.sh cuda
 
-tools-deps: deps ## what only the tests use: Debian packages, headers of NVTX
+tools-deps: deps ## what only the tests use: Debian packages, headers of NVTX, ruff
 	@tools/deps/packages.sh
-	@tools/deps/fetch.sh nvtx
+	@tools/deps/fetch.sh nvtx ruff
 
 heddle:
 	@mkdir -p $(BUILD)/bin
@@ -53,7 +53,8 @@ test: tools-deps build ## everything CI runs
 	@tools/deps/numba.sh
 	tools/test/run.sh
 
-lint: deps ## formatting, vet, import boundaries, file rules
+lint: deps ## formatting, vet, ruff, import boundaries, file rules
+	@tools/deps/fetch.sh ruff
 	tools/test/lint.sh
 
 nightly: tools-deps build ## the long versions: fuzzing, thousands of kills

@@ -1,6 +1,9 @@
 """Issue 4's table: small kernels of many processes as one launch (`coalesce`), torch.compile'd models (`compiled`), the corpus."""
 
-import json, re, subprocess
+import json
+import re
+import subprocess
+
 from harness import *
 
 PTX = os.environ.get("GT_PTX", os.path.join(HERE, "..", "..", "jit", "interp", "kernels", "triton"))
@@ -55,7 +58,9 @@ def pick(x, path):
     """A number, list or object of the counters, by path; what stands for nothing when it is not there."""
     for k in path:
         x = (x or {}).get(k)
-    return x if x is not None else {} if path[-1] in ("apart", "plain") else [] if path[-1] in ("widths", "issue_busy_seconds") else 0
+    return (
+        x if x is not None else {} if path[-1] in ("apart", "plain") else [] if path[-1] in ("widths", "issue_busy_seconds") else 0
+    )
 
 
 def held(before, after):
@@ -74,7 +79,9 @@ def held(before, after):
 
     t = []
     for name, d, longest in sorted(grew("driver", "call"), key=lambda x: -x[1]["seconds"]):
-        t.append(f"{name} {d['count']} × {d['seconds'] * 1e3:.1f} ms (beside {d['beside_seconds'] * 1e3:.1f}, longest so far {longest * 1e3:.1f})")
+        t.append(
+            f"{name} {d['count']} × {d['seconds'] * 1e3:.1f} ms (beside {d['beside_seconds'] * 1e3:.1f}, longest so far {longest * 1e3:.1f})"
+        )
     for name, d, longest in grew("stalls", "where"):
         t.append(f"held up {name} {d['count']} × {d['seconds'] * 1e3:.1f} ms (longest so far {longest * 1e3:.1f})")
     c = {k: (after.get("calm") or {}).get(k, 0) - (before.get("calm") or {}).get(k, 0) for k in ("waits", "beside", "seconds")}
@@ -84,21 +91,13 @@ def held(before, after):
 def kernels():
     """`heddle kernels --json`: rows of all executors."""
     try:
-        out = subprocess.run([HEDDLE, "kernels", "--json"], env=base_env(), capture_output=True, text=True, timeout=20).stdout
+        out = subprocess.run(
+            [HEDDLE, "kernels", "--json"], env=base_env(), capture_output=True, text=True, timeout=20, check=False
+        ).stdout
         return [k for e in json.loads(out) for k in e.get("kernels") or []]
-    except Exception as e:
+    except (*FAILED, ValueError) as e:
         log(f"heddle kernels: {e}")
         return []
-
-
-def with_mps(f):
-    """f(mps) under MPS; the reason when that does not work."""
-    try:
-        with Mps() as k:
-            return f(k)
-    except Exception as e:
-        log(f"MPS: {e}")
-        return {"error": str(e)[:120]}
 
 
 def told(r):
@@ -150,7 +149,7 @@ def coalesce():
             row("coalesce", f"{n} processes: not run, {LIMIT:.0f} s are spent", ok=False)
             continue
         ts = crowd("native", n, ref)
-        mp = with_mps(lambda k: crowd("mps", n, ref, k))
+        mp = with_mps(lambda k, n=n: crowd("mps", n, ref, k))
         before = counters()
         he = crowd("heddle", n, ref)
         got = used(before, counters())
@@ -302,6 +301,9 @@ def compiled(part="compiled", how=(), need=1.2):
     """how: what the programs are told besides; need: how many times MPS is promised."""
     program = [PY, PROGRAMS + "/compiled.py"]
     text = "max-autotune with Triton templates" + (" and graphs" if how else "")
+    right = lambda r: r.get("rate") if r.get("same") else None
+    bad = lambda r: r.get("error") or "; ".join(r.get("errors") or [])[:120]
+    say = lambda r: bad(r) or (r.get("rate") if r.get("same") else f"output DIFFERS ({r.get('rate')}/s)")
     for m in MODELS:
         reference = f"{WORK}/{m}.{part}.npz"
         # fills inductor's cache; its output is the reference
@@ -321,15 +323,13 @@ def compiled(part="compiled", how=(), need=1.2):
             f"{m}: one process: requests/s; Triton kernels of a request; first result, s",
             native=f"{a.get('rate'):.1f}; {a.get('triton')} of {a.get('launches')}; {a.get('first'):.1f}",
         )
-        go = lambda mode, k=None: run(mode, program + [m, "8", str(SECS), reference, *how], 150, mps=k)
+        cmd = [*program, m, "8", str(SECS), reference, *how]
+        go = lambda mode, k=None, cmd=cmd: run(mode, cmd, 150, mps=k)
         ts = go("native")
-        mp = with_mps(lambda k: go("mps", k))
+        mp = with_mps(lambda k, go=go: go("mps", k))
         before = counters()
         he = go("heddle")
         got = used(before, counters())
-        right = lambda r: r.get("rate") if r.get("same") else None
-        bad = lambda r: r.get("error") or "; ".join(r.get("errors") or [])[:120]
-        say = lambda r: bad(r) or (r.get("rate") if r.get("same") else f"output DIFFERS ({r.get('rate')}/s)")
         t, p, h = (right(r) for r in (ts, mp, he))
         row(
             part,

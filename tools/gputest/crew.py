@@ -3,7 +3,18 @@ Ways are native (time-sliced), mps, heddle, and drop: natively with programs/dro
 
 Clients of all ways are there at the same time and idle while others are measured: runs of a pair follow each other at once."""
 
-import http.client, json, os, queue, re, shutil, socket, subprocess, threading, time
+import http.client
+import json
+import os
+import queue
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
 from harness import *
 from loads import quantile
 
@@ -27,7 +38,7 @@ class Client:
             env["LD_PRELOAD"] = WORK + "/drop.so"
         if mode == "mps" and name.startswith("batch"):
             env["CUDA_MPS_CLIENT_PRIORITY"] = "1"  # below normal
-        self.log = open(self.path, "w")
+        self.log = open(self.path, "w")  # noqa: SIM115 - as long as the process: leave closes it
         self.p = start(
             "native" if mode == "drop" else mode, [PY, PROGRAMS + "/load.py"], env, err=self.log, mps=mps, stdin=subprocess.PIPE
         )
@@ -64,7 +75,7 @@ class Client:
 
     def tail(self, n=120):
         self.log.flush()
-        return open(self.path, errors="replace").read()[-n:].strip().replace("\n", " ")
+        return Path(self.path).read_text(errors="replace")[-n:].strip().replace("\n", " ")
 
 
 def leave(clients, seconds=5.0):
@@ -84,7 +95,7 @@ def leave(clients, seconds=5.0):
         if c.p in live:
             live.remove(c.p)
         c.log.close()
-    told = stats("\n".join(open(c.path, errors="replace").read() for c in clients if c.mode == "heddle"))
+    told = stats("\n".join(Path(c.path).read_text(errors="replace") for c in clients if c.mode == "heddle"))
     if told:
         print("# under Heddle: " + " ".join(f"{k} {v}" for k, v in sorted(told.items(), key=lambda x: -x[1]) if v), flush=True)
 
@@ -104,7 +115,7 @@ def hire(modes, what, limit=120, extra=None):
     if "mps" in modes and not mps:
         try:
             mps = Mps().__enter__()
-        except Exception as e:
+        except (*FAILED, RuntimeError) as e:
             mps, broken["mps"] = None, str(e)[:90]
             log(f"MPS: {e}")
     t = time.monotonic()
@@ -250,7 +261,7 @@ def objective(name):
         text = json.loads(control("/v1/policy"))["text"]
     except (ValueError, KeyError):
         return None
-    m = re.search(r"\[class\.%s\][^\[]*?\blatency_p99 = \"([^\"]*)\"" % re.escape(name), text)
+    m = re.search(rf"\[class\.{re.escape(name)}\][^\[]*?\blatency_p99 = \"([^\"]*)\"", text)
     return m and m.group(1)
 
 

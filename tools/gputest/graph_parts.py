@@ -1,7 +1,10 @@
 """Issue 6's table: CUDA graphs of many processes, eager processes at the launch rate's limit, frameworks as they are (crew.py)."""
 
-import json, os
-import coalesce, crew
+import json
+import os
+
+import coalesce
+import crew
 from harness import *
 from loads import median
 
@@ -30,7 +33,10 @@ def crowd(part, what, spec, names, modes, seconds):
         if mode == "heddle":
             after = coalesce.counters()
             used = coalesce.used(before, after)
-            log(f"{part}: {what}: " + json.dumps({k: after.get(k) for k in ("prepared", "graphs", "coalescing", "issue_busy_seconds")}))
+            log(
+                f"{part}: {what}: "
+                + json.dumps({k: after.get(k) for k in ("prepared", "graphs", "coalescing", "issue_busy_seconds")})
+            )
         print(f"# {part}: {what}, {mode}: {fmt(told(mode, got[mode]))}; p50 / p99 ms: {tails(got[mode])}", flush=True)
     return got, used
 
@@ -85,7 +91,11 @@ def costs(part, what, used, most=None):
     names = (("in_graphs", "in graphs"), ("joined", "in joined graphs"), ("prepared", "prepared"), ("share", "coalesced"))
     shares = ", ".join(f"{fmt(used.get(k))} {name}" for k, name in names)
     if used.get("chains"):
-        row(part, f"{what}: graphs in a joined word; share of the kernels in such words", heddle=f"{fmt(used['chains'])}; {fmt(used['joined'])}")
+        row(
+            part,
+            f"{what}: graphs in a joined word; share of the kernels in such words",
+            heddle=f"{fmt(used['chains'])}; {fmt(used['joined'])}",
+        )
     row(
         part,
         f"{what}: executor's time for a kernel, poller and driver calls, µs (shares)",
@@ -98,8 +108,16 @@ def costs(part, what, used, most=None):
 def reasons(part, what, used):
     """Why ops went in no prepared run, as shares of all ops, the largest first; and what the runs were like."""
     why = sorted((used.get("plain") or {}).items(), key=lambda x: -x[1])
-    row(part, f"{what}: ops in no prepared run, by why", heddle=", ".join(f"{fmt(v)} {k}" for k, v in why if v) or None, target="reported")
-    runs = ", ".join(f"{fmt(used.get(k))} {name}" for k, name in (("run_length", "ops each"), ("changed", "changed"), ("awaited", "waited for"), ("in_vain", "in vain")))
+    row(
+        part,
+        f"{what}: ops in no prepared run, by why",
+        heddle=", ".join(f"{fmt(v)} {k}" for k, v in why if v) or None,
+        target="reported",
+    )
+    runs = ", ".join(
+        f"{fmt(used.get(k))} {name}"
+        for k, name in (("run_length", "ops each"), ("changed", "changed"), ("awaited", "waited for"), ("in_vain", "in vain"))
+    )
     row(part, f"{what}: prepared runs", heddle=runs, target="reported")
 
 
@@ -117,10 +135,10 @@ def graph1():
         rates = {"native": [], "heddle": []}
         last = {}
         for _ in range(max(PAIRS, 3)):  # in turn: machines drift
-            for mode in rates:
+            for mode, seen in rates.items():
                 if mode not in crew.broken and left() > SECS + 5:
                     last[mode] = crew.together(mode, s, ["plain-0"], min(SECS, 3.0))
-                    rates[mode].append(last[mode]["rate"])
+                    seen.append(last[mode]["rate"])
         ratio = median([div(h, a) for h, a in zip(rates["heddle"], rates["native"])])
         row(
             "graph1",

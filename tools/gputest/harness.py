@@ -1,6 +1,14 @@
 """What every part shares: the four ways to run a program (native, time-sliced, MPS, Heddle), limits, rows of the table."""
 
-import json, os, re, shutil, signal, subprocess, sys, time
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PROGRAMS = os.path.join(HERE, "programs")
@@ -15,9 +23,10 @@ KERNELS = os.environ.get("GT_KERNELS", WORK + "/kernels.cubin")
 PY = os.environ.get("GT_PYTHON", sys.executable)
 T0 = time.time()
 LIMIT = float(os.environ.get("GT_LIMIT", "465"))  # a part's bound, seconds
-LOG = open(os.path.join(OUT or WORK, "gpu-test.log"), "a")
+LOG = open(os.path.join(OUT or WORK, "gpu-test.log"), "a")  # noqa: SIM115 - for the whole run
 rows = []
 live = []
+FAILED = (OSError, subprocess.SubprocessError)  # what running a program raises when it is not there or takes too long
 
 
 def log(text):
@@ -62,7 +71,12 @@ class Mps:
         os.makedirs(d + "/log")
         self.env = {"CUDA_MPS_PIPE_DIRECTORY": d, "CUDA_MPS_LOG_DIRECTORY": d + "/log"}
         r = subprocess.run(
-            ["nvidia-cuda-mps-control", "-d"], env={**base_env(), **self.env}, capture_output=True, text=True, timeout=30
+            ["nvidia-cuda-mps-control", "-d"],
+            env={**base_env(), **self.env},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
         )
         if r.returncode:
             raise RuntimeError("MPS did not start: " + (r.stderr or r.stdout)[:200])
@@ -77,9 +91,20 @@ class Mps:
                 capture_output=True,
                 text=True,
                 timeout=30,
+                check=False,
             )
-        except Exception as e:
+        except FAILED as e:
             log(f"MPS quit: {e}")
+
+
+def with_mps(f):
+    """f(mps) under MPS; {"error": why} when that does not work."""
+    try:
+        with Mps() as k:
+            return f(k)
+    except (*FAILED, RuntimeError) as e:
+        log(f"MPS: {e}")
+        return {"error": str(e)[:120]}
 
 
 def start(mode, cmd, env=None, out=subprocess.PIPE, err=None, mps=None, stdin=subprocess.DEVNULL):
@@ -91,9 +116,7 @@ def start(mode, cmd, env=None, out=subprocess.PIPE, err=None, mps=None, stdin=su
         e.update(mps.env)
     if mode == "heddle":
         cmd = [HEDDLE, "run", "--require", "--"] + cmd  # never a native run by mistake
-    p = subprocess.Popen(
-        cmd, env=e, stdout=out, stderr=err or subprocess.STDOUT, text=True, start_new_session=True, stdin=stdin
-    )
+    p = subprocess.Popen(cmd, env=e, stdout=out, stderr=err or subprocess.STDOUT, text=True, start_new_session=True, stdin=stdin)
     p.t0 = time.time()
     live.append(p)
     return p
@@ -165,10 +188,9 @@ def stats(out):
 def ps():
     """`heddle ps --json`, or {} when it fails."""
     try:
-        return json.loads(
-            subprocess.run([HEDDLE, "ps", "--json"], env=base_env(), capture_output=True, text=True, timeout=10).stdout
-        )
-    except Exception as e:
+        cmd = [HEDDLE, "ps", "--json"]
+        return json.loads(subprocess.run(cmd, env=base_env(), capture_output=True, text=True, timeout=10, check=False).stdout)
+    except (*FAILED, ValueError) as e:
         log(f"heddle ps: {e}")
         return {}
 
@@ -183,9 +205,9 @@ def ours(verb):
         try:
             if os.path.basename(os.readlink(f"/proc/{d}/exe")).split(" ")[0] != "heddle":
                 continue
-            a = open(f"/proc/{d}/cmdline", "rb").read().split(b"\0")
-            e = open(f"/proc/{d}/environ", "rb").read()
-            up = int(open(f"/proc/{d}/stat").read().rsplit(")", 1)[1].split()[1])
+            a = Path(f"/proc/{d}/cmdline").read_bytes().split(b"\0")
+            e = Path(f"/proc/{d}/environ").read_bytes()
+            up = int(Path(f"/proc/{d}/stat").read_text().rsplit(")", 1)[1].split()[1])
         except OSError:
             continue
         if verb.encode() in a[1:3] and (("HEDDLE_RUNTIME_DIR=" + RUNTIME).encode() in e or up in parents):
@@ -220,7 +242,7 @@ def stop_daemon():
 
 def cpu_seconds(pid):
     try:
-        f = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+        f = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except OSError:
         return 0.0
     return (int(f[11]) + int(f[12])) / os.sysconf("SC_CLK_TCK")
@@ -251,14 +273,14 @@ def header():
 
 
 def save():
-    p = os.path.join(OUT or WORK, "gpu-test.json")
+    p = Path(OUT or WORK, "gpu-test.json")
     old = []
-    if os.path.exists(p):
+    if p.exists():
         try:
-            old = json.load(open(p))
+            old = json.loads(p.read_text())
         except ValueError:
             pass
-    json.dump(old + rows, open(p, "w"), indent=1)
+    p.write_text(json.dumps(old + rows, indent=1))
 
 
 def div(a, b):

@@ -1,7 +1,12 @@
 """Issue 5's table: what interactive clients get beside others, native alone / time-sliced / MPS / Heddle in one run (crew.py)."""
 
-import os, subprocess, threading, time
-import coalesce, crew
+import os
+import subprocess
+import threading
+import time
+
+import coalesce
+import crew
 from crew import wrong
 from harness import *
 from loads import attained, highest, ladder, median, quantile
@@ -178,7 +183,7 @@ def objectives():
         if mode not in ready:
             continue
 
-        def holds(level):
+        def holds(level, mode=mode):
             if left() < SECS + 12 or mode in crew.broken:
                 return None
             rs = loaded(mode, one, level, SECS)
@@ -272,7 +277,7 @@ def company(what):
 
 def reload():
     """Objectives changed by rewriting the policy's file while the eight serve."""
-    ready, one, base = eight(("heddle",))
+    _, one, base = eight(("heddle",))
     if not base:
         row("reload", "objectives changed under load", heddle=str(crew.broken)[:120], ok=False)
         return
@@ -421,7 +426,7 @@ def churn_steps(job, one, seconds, alone):
 
 def eyes():
     """Scrapes and a recording while the eight serve, and what the executor costs meanwhile."""
-    ready, one, base = eight(("heddle",))
+    _, one, base = eight(("heddle",))
     if not base:
         row("eyes", "metrics under load", heddle=str(crew.broken)[:120], ok=False)
         return
@@ -446,14 +451,13 @@ def eyes():
         got["series"] = len(last)
         got["requests"] = (crew.metric(last, "heddle_requests_total") or 0) - (crew.metric(first, "heddle_requests_total") or 0)
         t = time.monotonic()
-        r = subprocess.run(
-            [HEDDLE, "record", "-o", trace, "--seconds", "1", "--json"], env=base_env(), capture_output=True, text=True, timeout=30
-        )
+        ask = lambda *cmd: subprocess.run([HEDDLE, *cmd], env=base_env(), capture_output=True, text=True, timeout=30, check=False)
+        r = ask("record", "-o", trace, "--seconds", "1", "--json")
         got["record"] = dict(
             reply(r.stdout.replace("\n", " ").strip()), rc=r.returncode, took=time.monotonic() - t, told=r.stderr[-150:]
         )
         for what, cmd in (("top", ["top", "--once", "--json"]), ("explain", ["explain", "--seconds", "0", "--json", EXPLAINED])):
-            r = subprocess.run([HEDDLE] + cmd, env=base_env(), capture_output=True, text=True, timeout=30)
+            r = ask(*cmd)
             got[what] = f"rc {r.returncode}, {len(r.stdout)} bytes" + (f": {r.stderr.strip()[-60:]}" if r.returncode else "")
 
     EXPLAINED = str(next((c.get("id") for c in ps().get("clients") or []), 1))

@@ -1,6 +1,8 @@
 """Of loads.py; run by tools/e2e (TestPartsOfGputest) and by `python3 -m unittest loads_test` in this folder."""
 
 import unittest
+from itertools import pairwise
+
 from loads import arrivals, attained, highest, ladder, median, quantile, settings
 
 
@@ -9,9 +11,9 @@ class Loads(unittest.TestCase):
         a = list(arrivals(1000, 10, 1))
         self.assertEqual(a, list(arrivals(1000, 10, 1)), "a seed gives the same ones")
         self.assertNotEqual(a, list(arrivals(1000, 10, 2)))
-        self.assertTrue(all(x < y for x, y in zip(a, a[1:])) and 0 < a[0] and a[-1] <= 10)
+        self.assertTrue(all(x < y for x, y in pairwise(a)) and 0 < a[0] and a[-1] <= 10)
         self.assertLess(abs(len(a) - 10000), 500)  # five standard deviations
-        gaps = sorted(y - x for x, y in zip(a, a[1:]))
+        gaps = sorted(y - x for x, y in pairwise(a))
         self.assertLess(abs(gaps[len(gaps) // 2] * 1000 - 0.693), 0.05, "exponential")
         self.assertEqual(list(arrivals(0, 10, 1)), [])
 
@@ -40,7 +42,7 @@ class Loads(unittest.TestCase):
         for n in range(11):  # how many levels hold
             asked = []
 
-            def holds(v):
+            def holds(v, asked=asked, n=n):
                 asked.append(v)
                 return v < 2**n
 

@@ -1,9 +1,18 @@
-#!/usr/bin/env python3
 """The tables of issues 2, 4, 5 and 6, in named parts. usage: parts.py PART… (through gpu-test.sh, which builds the programs first)."""
 
-import os, sys, time, traceback
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import coalesce
+import crew
+import graph_parts
+import latency_parts
+import robust
+import sweep
 from harness import *
-import coalesce, crew, graph_parts, latency_parts, robust, sweep
 
 MODELS = os.environ.get("GT_WORKLOADS", "resnet50,bert,gpt2,vit,compile,train,jax,cupy").split(",")
 # Command buffers named: `heddle run` turns them off where nothing is said of them.
@@ -48,7 +57,7 @@ def differs(name, a, b):
         x, y = np.load(f"{WORK}/{name}.{a}.npz"), np.load(f"{WORK}/{name}.{b}.npz")
         n = [k for k in x.files if x[k].tobytes() != y[k].tobytes()]
         return f"{len(n)} of {len(x.files)} arrays, max diff {max(float(np.max(np.abs(x[k].astype(float) - y[k].astype(float)))) for k in n):.3g}"
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001 - whatever numpy finds wrong with what a program wrote
         return f"hash differs ({e})"[:90]
 
 
@@ -167,13 +176,7 @@ def alone():
 def eight():
     for m, need in (("resnet50", 1.5), ("bert", 1.2)):
         ts = serve("native", m, 8)
-        mp = None
-        try:
-            with Mps() as k:
-                mp = serve("mps", m, 8, k)
-        except Exception as e:
-            log(f"MPS: {e}")
-            mp = {"error": str(e)}
+        mp = with_mps(lambda k, m=m: serve("mps", m, 8, k))
         he = serve("heddle", m, 8)
         top = serve("native", m, 8, env={"LD_PRELOAD": WORK + "/drop.so"}) if left() > 40 else {}
         t, p, h, c = ts.get("rate"), mp.get("rate"), he.get("rate"), top.get("rate")
@@ -206,12 +209,7 @@ def rate():
     def go(mode, n, mps=None):
         return run(mode, [WORK + "/micro", KERNELS, "rate", str(n), "2"], 60, mps=mps)
 
-    mp = {}
-    try:
-        with Mps() as k:
-            mp = go("mps", 8, k)
-    except Exception as e:
-        log(f"MPS: {e}")
+    mp = with_mps(lambda k: go("mps", 8, k))
     for n, need in ((1, 200e3), (4, 450e3), (8, 500e3)):
         a, h = go("native", n), go("heddle", n)
         v = h.get("rate") if not h.get("failed") else None
@@ -272,13 +270,7 @@ def gemm():
 
     one = go("native", 1)
     ts = go("native", 8)
-    mp = {}
-    try:
-        with Mps() as k:
-            mp = go("mps", 8, k)
-    except Exception as e:
-        log(f"MPS: {e}")
-        mp = {"error": str(e)}
+    mp = with_mps(lambda k: go("mps", 8, k))
     h1, he = go("heddle", 1), go("heddle", 8)
     t, p, h = (r.get("tflops") if not r.get("error") else None for r in (ts, mp, he))
     q, w = div(h, t), div(h, p)
@@ -425,7 +417,7 @@ def idle():
     c0, t0 = {q: cpu_seconds(q) for q in pids}, time.time()
     time.sleep(4)
     used = {q: (cpu_seconds(q) - c0[q]) / (time.time() - t0) * 100 for q in pids}
-    rc, out = finish(p, 40)
+    finish(p, 40)
     total = sum(used.values()) if pids else None
     row(
         "idle",
@@ -462,7 +454,9 @@ def smoke():
     def daemon_log():
         for d in (RUNTIME,):
             try:
-                print("    daemon.log:\n" + "\n".join("    " + l[:220] for l in open(d + "/daemon.log").read().splitlines()[-8:]))
+                print(
+                    "    daemon.log:\n" + "\n".join("    " + l[:220] for l in Path(d, "daemon.log").read_text().splitlines()[-8:])
+                )
             except OSError as e:
                 print(f"    {e}")
 
@@ -512,7 +506,7 @@ def smoke():
             daemon_log()
         if not ok and what in ("driver API steps", "torch add") and os.environ.get("GT_KEEP_GOING") != "1" and "HANG" in r["out"]:
             break
-    d = subprocess.run([HEDDLE, "doctor"], env=base_env(), capture_output=True, text=True, timeout=30)
+    d = subprocess.run([HEDDLE, "doctor"], env=base_env(), capture_output=True, text=True, timeout=30, check=False)
     print("    doctor: " + (d.stdout + d.stderr)[-700:].replace("\n", "\n    "))
 
 
@@ -552,7 +546,7 @@ def selfcheck():
         with Mps() as k:
             r = run("mps", [WORK + "/gemm", "8", "256", "128", "1152", "1"], 40, mps=k)
             row("selfcheck", "gemm under MPS", mps=r.get("tflops") or r.get("error"), ok=bool(r.get("same")))
-    except Exception as e:
+    except (*FAILED, RuntimeError) as e:
         row("selfcheck", "MPS", mps=str(e)[:110], ok=False)
     latency_parts.check()
 
@@ -609,7 +603,7 @@ def main():
                 continue
             try:
                 PARTS[w]()
-            except Exception:
+            except Exception:  # noqa: BLE001 - a part that fails is a row of the table; the others are run
                 log(traceback.format_exc())
                 row(w, f"{w}: the test itself failed", heddle=traceback.format_exc().splitlines()[-1][:120], ok=False)
             print(f"# {w}: {time.time() - t:.0f} s", flush=True)

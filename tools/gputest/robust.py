@@ -1,6 +1,14 @@
 """Executors and clients killed under load: no wrong result, no hang, nothing left behind."""
 
-import collections, os, random, re, signal, subprocess, time
+import collections
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
 from harness import *
 
 KILLS = int(os.environ.get("GT_KILLS", "20"))
@@ -22,7 +30,7 @@ class Worker:
         self.path = f"{WORK}/worker{Worker.serial}.log"
         gemm = [WORK + "/gemm", "1", "256", "128", "1152", "100000", "check"]
         cmd = {"gemm": gemm, "api": [WORK + "/loop", KERNELS]}.get(kind) or [PY, PROGRAMS + "/loop.py", kind]
-        self.file = open(self.path, "w")
+        self.file = open(self.path, "w")  # noqa: SIM115 - as long as the process: close closes it
         self.p = start("heddle", cmd, {"HEDDLE_LOG": "stats"}, out=self.file)
         self.pos = 0
         self.last = 0.0
@@ -49,7 +57,7 @@ class Worker:
         return self.last
 
     def tail(self):
-        return open(self.path, errors="replace").read()[-1500:]
+        return Path(self.path).read_text(errors="replace")[-1500:]
 
     def close(self):
         stop(self.p)
@@ -90,9 +98,10 @@ def gpu_used():
                 capture_output=True,
                 text=True,
                 timeout=20,
+                check=False,
             ).stdout.split()[0]
         )
-    except Exception:
+    except (*FAILED, ValueError, IndexError):
         return 0
 
 
@@ -240,5 +249,5 @@ def kills():
 
 def first_after(w, t):
     """Seconds from t to the worker's first result after it."""
-    ts = [float(x) for x in re.findall(r"done \d+ at ([\d.]+)", open(w.path, errors="replace").read())]
+    ts = [float(x) for x in re.findall(r"done \d+ at ([\d.]+)", Path(w.path).read_text(errors="replace"))]
     return next((x - t for x in ts if x > t + 0.005), None)

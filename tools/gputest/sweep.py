@@ -45,9 +45,19 @@ def sweep():
     stop_daemon()
     line = lambda *cells: print("| " + " | ".join(cells) + " |", flush=True)
     print()
-    line("setting", "stream, M/s", "wait, k/s", "p50 / p99 µs", "GEMM, k/s", "p50 / p99 µs", "width", "joined", "poller, driver µs an op")
+    line(
+        "setting",
+        "stream, M/s",
+        "wait, k/s",
+        "p50 / p99 µs",
+        "GEMM, k/s",
+        "p50 / p99 µs",
+        "width",
+        "joined",
+        "poller, driver µs an op",
+    )
     line(*["---"] * 9)
     for name, r, got in [("MPS", mp, None)] + table:
-        k = lambda loop, by: f"{r[loop]['rate'] / by:.3g}" if (r.get(loop) or {}).get("rate") else told(r) or "-"
+        k = lambda loop, by, r=r: f"{r[loop]['rate'] / by:.3g}" if (r.get(loop) or {}).get("rate") else told(r) or "-"
         two = (fmt(got["width"]), fmt(got["share"]), f"{fmt(got['poller_us'])}, {fmt(got['driver_us'])}") if got else ("-",) * 3
         line(name, k("stream", 1e6), k("wait", 1e3), tails(r, "wait") or "-", k("gemm", 1e3), tails(r, "gemm") or "-", *two)

@@ -4,6 +4,7 @@ Elementwise work, a sum by a tree in shared memory, a histogram by atomics, and
 the same on streams with events. Everything that it computes goes into a digest,
 and numpy computes the same on the host: the two must agree.
 """
+
 import hashlib
 import os
 import warnings

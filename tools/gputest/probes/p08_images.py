@@ -1,5 +1,14 @@
 # p08: traits of the images and kernels that p08_count saved: asserts, printf, malloc, globals, constants, textures. usage: p08_images.py DIR SECONDS
-import collections, glob, os, re, shutil, struct, subprocess, sys, time
+import collections
+import glob
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 d, budget = sys.argv[1], float(sys.argv[2])
 t0 = time.time()
@@ -14,7 +23,7 @@ def tool():
 
         g = glob.glob(os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump"))
         return g[0] if g else None
-    except Exception:
+    except ImportError:
         return None
 
 
@@ -22,7 +31,7 @@ cod = tool()
 if not cod:
     sys.exit("no cuobjdump: traits not looked at")
 ks = collections.defaultdict(set)
-for l in open(d + "/kernels.txt"):
+for l in Path(d, "kernels.txt").read_text().splitlines():
     i, n = l.split(" ", 1)
     ks[int(i)].add(n.strip())
 
@@ -36,7 +45,7 @@ def elf_of(i):
         return None
     w = f"{d}/x{i}"
     os.makedirs(w, exist_ok=True)
-    r = subprocess.run([cod, "-xelf", "all", f], cwd=w, capture_output=True, text=True)
+    r = subprocess.run([cod, "-xelf", "all", f], cwd=w, capture_output=True, text=True, check=False)
     g = glob.glob(w + "/*.cubin")
     if not g:
         print("cuobjdump could not read", f, (r.stderr or r.stdout)[:120])
@@ -45,12 +54,12 @@ def elf_of(i):
 
 
 def parse(path):
-    b = open(path, "rb").read()
+    b = Path(path).read_bytes()
     (sho,) = struct.unpack_from("<Q", b, 40)
     n, sx = struct.unpack_from("<HH", b, 60)
     S = []
     for k in range(n):
-        nm, ty, fl, ad, off, sz, ln, inf, al, es = struct.unpack_from("<IIQQQQIIQQ", b, sho + 64 * k)
+        nm, ty, _, _, off, sz, ln, inf, _, es = struct.unpack_from("<IIQQQQIIQQ", b, sho + 64 * k)
         S.append([nm, ty, off, sz, ln, inf, es])
     if n == 0:
         return b, [], []
@@ -63,7 +72,7 @@ def parse(path):
         if s[1] == 2:
             st = S[s[4]][2]
             for k in range(s[3] // 24):
-                nm, info, oth, sh, val, size = struct.unpack_from("<IBBHQQ", b, s[2] + 24 * k)
+                nm, info, _, sh, val, size = struct.unpack_from("<IBBHQQ", b, s[2] + 24 * k)
                 Y.append((name(st + nm), info & 15, sh, val, size))
     return b, S, Y
 
@@ -131,7 +140,7 @@ for i in sorted(ks):
                     o += v
         if real and time.time() - t0 < budget:
             try:
-                t = subprocess.run([cod, "-sass", "-fun", n, p], capture_output=True, text=True, timeout=12).stdout
+                t = subprocess.run([cod, "-sass", "-fun", n, p], capture_output=True, text=True, timeout=12, check=False).stdout
             except subprocess.TimeoutExpired:
                 tot["disassembly timed out"] += 1
                 continue
@@ -149,7 +158,7 @@ for i in sorted(ks):
             nm = {q[0] for q in real}
             if used & nm:
                 tot["kernels that use a named global"] += 1
-                names["global"].append((n[:40], sorted(used & nm)[0][:40]))
+                names["global"].append((n[:40], min(used & nm)[:40]))
             if "c[0x3]" in t:
                 tot["kernels that use constant bank 3"] += 1
             if re.search(r"\b(TEX|TLD|TLD4|TXQ|SULD|SUST)\b", t):

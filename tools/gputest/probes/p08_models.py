@@ -1,5 +1,8 @@
 # p08: three models under the counting preload; one line of counts a model.
-import ctypes, sys, torch
+import ctypes
+import sys
+
+import torch
 
 gp = ctypes.CDLL(None)
 n = 10

@@ -2,7 +2,10 @@
 # templates, without CUDA graphs or with them. usage: compiled.py bert|resnet50 R SECONDS REFERENCE.npz [graph]. With R = 1 it writes the reference: the outputs
 # for the inputs of eight clients. With more, each process compares its output with the reference, bit for bit, before and after.
 # Prints one line of JSON.
-import json, os, sys, time
+import json
+import os
+import sys
+import time
 
 START = float(os.environ.get("GT_START", time.time()))
 CLIENTS = 8
@@ -80,7 +83,7 @@ def worker(i, model, secs, reference, graphs, bar, q):
                 same = a.tobytes() == b.tobytes() and bool(np.isfinite(a).all())
                 extra = dict(zip(("launches", "triton"), launches(f, torch)))
             q.put((rate, sorted(L), first, same, "", extra))
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001 - whatever it is, it is told to the parent
         if bar:
             bar.abort()
         q.put((0.0, [], 0.0, False, f"{type(e).__name__}: {e}"[:200], {}))

@@ -154,7 +154,7 @@ def threads(torch):
                     for _ in range(20):
                         y = m(y)
                     out[i] = y.cpu()
-            except Exception as e:
+            except Exception as e:  # noqa: BLE001 - whatever a thread meets is a failure
                 bad.append(e)
 
         ts = [threading.Thread(target=work, args=(i,)) for i in range(4)]

@@ -6,7 +6,15 @@
 # KIND: eager, graph (input copied in, result copied out); streams (BATCH such graphs of one process on as many streams: for "steps");
 # infer, train (data on the GPU); decode (a request is a token). MODEL: resnet18, resnet50, bert, mlp, gpt2, or api: the driver alone,
 # for machines without PyTorch. Times are CLOCK_MONOTONIC, in seconds.
-import ctypes, gc, hashlib, json, os, select, sys, time
+import ctypes
+import gc
+import hashlib
+import json
+import os
+import select
+import sys
+import time
+from pathlib import Path
 
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
 from loads import arrivals
@@ -170,7 +178,7 @@ class Driver:
         self.call("cuDevicePrimaryCtxRetain", ctypes.byref(self.context), device)
         self.call("cuCtxSetCurrent", self.context)
         module, self.add, self.stream = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
-        image = open(os.environ["GT_KERNELS"], "rb").read() + b"\0"
+        image = Path(os.environ["GT_KERNELS"]).read_bytes() + b"\0"
         self.call("cuModuleLoadData", ctypes.byref(module), image)
         self.call("cuModuleGetFunction", ctypes.byref(self.add), module, b"add")
         self.call("cuStreamCreate", ctypes.byref(self.stream), 1)
@@ -316,7 +324,7 @@ def main():
                 continue  # it ended steps
             else:
                 r = dict(error=f"unknown: {c['do']}")
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is the answer
             r = dict(error=f"{type(e).__name__}: {str(e)[:200]}")
         print(json.dumps(r), file=answers, flush=True)
 

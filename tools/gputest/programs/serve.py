@@ -1,5 +1,8 @@
 # serve: R closed-loop batch-1 fp16 inference processes of one model. usage: serve.py MODEL R SECONDS [graph]. Prints one line of JSON.
-import json, os, sys, time
+import json
+import os
+import sys
+import time
 
 START = float(os.environ.get("GT_START", time.time()))
 
@@ -70,7 +73,7 @@ def worker(i, model, secs, bar, q, graph):
                 L.append(time.perf_counter() - a)
             rate = len(L) / (time.perf_counter() - t0)
             q.put((rate, sorted(L), first, bool(torch.equal(y, want)), ""))
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001 - whatever it is, it is told to the parent
         if bar:
             bar.abort()
         q.put((0.0, [], 0.0, False, f"{type(e).__name__}: {e}"[:200]))

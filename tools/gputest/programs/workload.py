@@ -1,6 +1,10 @@
 # workload: one unmodified program with fixed seeds; saves its outputs. usage: workload.py NAME OUT.npz [REPEATS]
 # Prints one line of JSON: seconds to the first result, a hash of all outputs, whether they are finite.
-import hashlib, json, os, sys, time
+import hashlib
+import json
+import os
+import sys
+import time
 
 START = float(os.environ.get("GT_START", time.time()))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -108,7 +112,7 @@ def graph(name="resnet50"):
 
 def jax_cnn():
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    import jax, jax.numpy as jnp
+    import jax
 
     k = jax.random.split(jax.random.PRNGKey(0), 6)
     ws = [jax.random.normal(k[i], (3, 3, a, b)) * 0.1 for i, (a, b) in enumerate([(3, 32), (32, 64), (64, 64)])]
