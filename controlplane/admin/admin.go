@@ -46,8 +46,8 @@ type Client struct {
 	Kernels     int       `json:"kernels"`
 	Ops         uint64    `json:"ops"`       // forwarded and done
 	InFlight    uint64    `json:"in_flight"` // submitted and not yet done
-	// Straggler is how it is served because of how long its ops take: "" as everybody, "tried", "apart", "limited", "own-context"; Lateness how many
-	// times as long as they should they take, 0 not known.
+	// Straggler is how it is served because of how long its ops take: "" as everybody, "tried", "apart", "limited", "own-context";
+	// Lateness how many times as long as they should they take, 0 not known.
 	Straggler     string  `json:"straggler,omitempty"`
 	Lateness      float64 `json:"lateness,omitempty"`
 	Slowed        float64 `json:"slowed,omitempty"` // by what part its kernels take longer beside others than alone, of late

@@ -27,8 +27,8 @@ type family struct {
 var families []*family
 
 // Labels. Their values are bounded: UUID by the GPUs (as in DCGM's metrics, so that `* on(UUID)` joins), uid by the users that have
-// an executor, class by maxClassLabels, reason by the list of package reasons, path, step, call and thread by fixed words. No label holds a client, a pid,
-// a kernel, or text that a client chose.
+// an executor, class by maxClassLabels, reason by the list of package reasons, path, step, call and thread by fixed words. No label
+// holds a client, a pid, a kernel, or text that a client chose.
 var (
 	ofDaemon   []string
 	ofExecutor = []string{"UUID", "uid"}

@@ -17,9 +17,9 @@ int heddle_channel_connect(const char *path, int timeout_ms);
 int heddle_channel_body_bytes(uint32_t type, int is_reply);
 
 // Sends one message. msg->magic and msg->tail_bytes are filled in here; the other fields are the caller's. body_bytes must be what
-// the type says (-EINVAL). fds stay the caller's. Waits at most timeout_ms for room in the socket. 0, or -errno: -EMSGSIZE when the whole is above
-// HEDDLE_WIRE_MESSAGE_BYTES, -EINVAL for more than HEDDLE_WIRE_MESSAGE_FDS fds, -EPIPE or -ECONNRESET when the peer is gone,
-// -ETIMEDOUT. Never raises SIGPIPE.
+// the type says (-EINVAL). fds stay the caller's. Waits at most timeout_ms for room in the socket. 0, or -errno: -EMSGSIZE when the
+// whole is above HEDDLE_WIRE_MESSAGE_BYTES, -EINVAL for more than HEDDLE_WIRE_MESSAGE_FDS fds, -EPIPE or -ECONNRESET when the peer
+// is gone, -ETIMEDOUT. Never raises SIGPIPE.
 int heddle_channel_send(int fd, const struct heddle_wire_message *msg, const void *body, size_t body_bytes, const void *tail,
                         size_t tail_bytes, const int *fds, int nfds, int timeout_ms);
 

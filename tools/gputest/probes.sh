@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds and runs the GPU probes of issue 2 (needs one NVIDIA GPU, nvcc, gcc, PyTorch). usage: probes.sh [PROBE…], for instance: probes.sh p01 p07
-# The whole output goes to $OUT/probes.txt where OUT is set; what is printed here is cut to fit. Takes under 6 minutes.
+# Builds and runs the GPU probes of issue 2 (needs one NVIDIA GPU, nvcc, gcc, PyTorch). usage: probes.sh [PROBE…],
+# for instance: probes.sh p01 p07. The whole output goes to $OUT/probes.txt where OUT is set; what is printed here is cut to fit.
+# Takes under 6 minutes.
 set -u
 here=$(cd "$(dirname "$0")" && pwd); src=$here/probes
 work=$(mktemp -d /tmp/heddle-probes.XXXXXX); out=$work/out; mkdir -p "$out" "$work/bin"

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 const module = "github.com/heddle-gpu/heddle/"
@@ -137,9 +138,14 @@ func TestTopLevelIsFixed(t *testing.T) {
 
 var generated = regexp.MustCompile(`_gen\.|/testdata/`)
 
-const maxLines = 900
+// Comments are wrapped at 132 columns, a tab being four; what is hardly longer is left alone, tables of code may be as wide as they are.
+const (
+	maxLines   = 900
+	maxComment = 144
+)
 
 func TestFilesStayReadable(t *testing.T) {
+	comment := regexp.MustCompile(`^\s*(//[^@]|# )`) // not what a corpus kernel's descriptor says (//@)
 	marker := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X|HA` + `CK)\b`)
 	for _, name := range tracked(t) {
 		ext := filepath.Ext(name)
@@ -156,6 +162,14 @@ func TestFilesStayReadable(t *testing.T) {
 		}
 		if n := bytes.Count(b, []byte("\n")); n > maxLines {
 			t.Errorf("%s has %d lines, at most %d: it is perhaps two rooms", name, n, maxLines)
+		}
+		number := 0
+		for line := range bytes.Lines(b) {
+			number++
+			line = bytes.ReplaceAll(bytes.TrimRight(line, "\n"), []byte("\t"), []byte("    "))
+			if len(line) > maxComment && comment.Match(line) && utf8.RuneCount(line) > maxComment {
+				t.Errorf("%s:%d: a comment of %d columns: wrap it at 132", name, number, utf8.RuneCount(line))
+			}
 		}
 		if m := marker.Find(b); m != nil {
 			t.Errorf("%s contains %s: finish it, or file it", name, m)

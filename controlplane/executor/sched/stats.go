@@ -11,7 +11,8 @@ type Stats struct {
 	Requests, Attained uint64
 	Ops, Coalesced     uint64
 	GPU                uint64 // ns of the whole chip, estimated
-	// Latency is of requests, Queue of ops from ready to issued, Stagger the part of it in which they were held for company, of those that were.
+	// Latency is of requests, Queue of ops from ready to issued, Stagger the part of it in which they were held for company, of
+	// those that were.
 	Latency, Queue, Stagger Histogram
 	// Waits counts ops by why they were not issued, or not taken, at once.
 	Waits [WaitReasons]uint64

@@ -34,8 +34,9 @@ type Wish struct {
 	Bodies   [coalesce.MaxBodies]*Code
 }
 
-// Demand tells the forms' maker what the poller found ready together, or too long. Together, Long and Beside belong to the poller's thread: they
-// allocate nothing and take no lock, and cost a few compares once a form was asked for. Next belongs to one other goroutine.
+// Demand tells the forms' maker what the poller found ready together, or too long. Together, Long and Beside belong to the poller's
+// thread: they allocate nothing and take no lock, and cost a few compares once a form was asked for. Next belongs to one other
+// goroutine.
 type Demand struct {
 	queue [wishes]Wish
 	head  atomic.Uint64 // taken

@@ -130,7 +130,8 @@ type Session struct {
 	inFlight int
 	// OpsDone counts ops known complete, Dropped those that were given up.
 	OpsDone, OpsDropped uint64
-	// Launches counts kernels issued, Joined those of them in words of two or more, Slots the widths of those words, added up for each of the kernels.
+	// Launches counts kernels issued, Joined those of them in words of two or more, Slots the widths of those words, added up for
+	// each of the kernels.
 	Launches, Joined, Slots uint64
 	// lastLane is where the last op was issued, switchedAt when that was last another one than before.
 	lastLane   uint32

@@ -100,8 +100,8 @@ func (g *Gather) regard(op *scoreboard.Op, alone int64) {
 	}
 }
 
-// avoids says whether ops of o rather do not run beside those of s, which lead leads: each would slow the other so much that they are done sooner one after
-// the other, or o is less urgent and slows s.
+// avoids says whether ops of o rather do not run beside those of s, which lead leads: each would slow the other so much that they
+// are done sooner one after the other, or o is less urgent and slows s.
 func (g *Gather) avoids(s *scoreboard.Shape, lead *scoreboard.Op, o *scoreboard.Shape) bool {
 	t := g.options.Company
 	if t == nil || s.Wary+o.Wary == 0 {

@@ -570,8 +570,9 @@ func due(s *scoreboard.Session) bool {
 	return s.Straggler == scoreboard.Tried || (s.Straggler > scoreboard.Tried && s.Launches%8 == 0)
 }
 
-// Learn takes how long a word of n ops of a shape took, ns, whose they were, and whether others ran beside it; lateness is how many times as long as it should:
-// as the kernel takes by itself, or as long as so many instances need of the whole chip; 0: that is not known.
+// Learn takes how long a word of n ops of a shape took, ns, whose they were, and whether others ran beside it; lateness is how many
+// times as long as it should: as the kernel takes by itself, or as long as so many instances need of the whole chip; 0: that is not
+// known.
 func (g *Gather) Learn(s *scoreboard.Shape, n int, ns int64, of []*scoreboard.Session, beside bool) (lateness float64) {
 	if own := s.Times.Own(1); own > 0 && s.Weight > 0 && ns > 0 {
 		lateness = float64(ns) / (float64(own)*max(1, float64(n)*s.Weight) + jitter)

@@ -25,8 +25,8 @@ const SlicesAhead = 3
 // Cut is an op that is issued in slices, between which its scheduler is asked again.
 //
 // Its Cost is what is left of it: where nothing so long may begin (scoreboard.Class.Longest), because a request is under way,
-// what has not begun waits as the whole would. A slice takes about half of what the class above may wait (scoreboard.Class.Slice), so that two can be in flight; but never less
-// than fills the chip once, for fewer blocks take as long.
+// what has not begun waits as the whole would. A slice takes about half of what the class above may wait (scoreboard.Class.Slice),
+// so that two can be in flight; but never less than fills the chip once, for fewer blocks take as long.
 type Cut struct {
 	Op   *scoreboard.Op
 	Form *scoreboard.Form // nil of a graph, which has Parts

@@ -1,6 +1,6 @@
 // The containers in which the driver takes code, looked at from outside: how long one is, and the part of a fat binary that
-// one device can use. Pure functions over bytes; every offset is bounded. Format: the fat binary as fatbinary(1) of CUDA 12.4 and 13.0 writes it, and the ELF-64
-// object file format, figure "ELF header" and "section header".
+// one device can use. Pure functions over bytes; every offset is bounded. Format: the fat binary as fatbinary(1) of CUDA 12.4 and
+// 13.0 writes it, and the ELF-64 object file format, figure "ELF header" and "section header".
 #ifndef HEDDLE_FATBIN_H
 #define HEDDLE_FATBIN_H
 

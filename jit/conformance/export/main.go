@@ -3,7 +3,8 @@
 //	go run ./jit/conformance/export [-arch sm_90a] [-sim] DIR
 //
 // tools/gputest/programs/coalesced.c reads manifest.json there (see the types below) and compares N launches of a kernel with one
-// word of N instances, and a launch with launches of ranges of its blocks, bit for bit. The driver compiles the PTX, or there is a cubin beside each file:
+// word of N instances, and a launch with launches of ranges of its blocks, bit for bit. The driver compiles the PTX, or there is a
+// cubin beside each file:
 //
 //	find DIR -name '*.ptx' -print0 | xargs -0 -P8 -I{} sh -c 'ptxas -arch sm_90a "$1" -o "${1%.ptx}.cubin"' - {}
 //

@@ -72,7 +72,8 @@ int main() {
   hold("blocking / kernel on 0", bl, 0);
   hold("non-block. / kernel 0", nb, 0);
   hold("blocking / blocking2", bl, nb);
-  // A pending wait on the legacy stream and a synchronous pageable copy from the same thread would deadlock: check a copy on a non-blocking stream instead.
+  // A pending wait on the legacy stream and a synchronous pageable copy from the same thread would deadlock: check a copy on a
+  // non-blocking stream instead.
   CUdeviceptr p;
   CK(cuMemAlloc(&p, 65536));
   sh->word[7] = 0;

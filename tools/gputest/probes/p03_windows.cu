@@ -1,4 +1,5 @@
-// p03: one large window mapped piecewise in two processes; attributes of such memory; how many windows there are; registered shared memory at a fixed address.
+// p03: one large window mapped piecewise in two processes; attributes of such memory; how many windows there are; registered shared
+// memory at a fixed address.
 #include "probe.h"
 constexpr uint64_t W = 512ull << 30, PIECE = 2 << 20;
 static void attrs(const char *n, CUdeviceptr p) {

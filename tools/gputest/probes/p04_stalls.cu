@@ -1,4 +1,5 @@
-// p04: calls that may stall the context: own time, and the worst launch+completion of another thread meanwhile; idle, and beside a 10 ms kernel.
+// p04: calls that may stall the context: own time, and the worst launch+completion of another thread meanwhile; idle, and beside a
+// 10 ms kernel.
 // usage: p04_stalls big.cubin [modules]
 #include "probe.h"
 #include <atomic>

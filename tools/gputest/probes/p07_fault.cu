@@ -1,5 +1,5 @@
-// p07: a fault in the daemon's context: which call tells, what survives in the client, how soon the next daemon serves; a daemon that is SIGKILLed;
-// GPU core dumps through a fifo. usage: p07_fault [coredump]
+// p07: a fault in the daemon's context: which call tells, what survives in the client, how soon the next daemon serves; a daemon
+// that is SIGKILLed; GPU core dumps through a fifo. usage: p07_fault [coredump]
 #include "probe.h"
 #include <poll.h>
 #include <sys/stat.h>
@@ -246,7 +246,8 @@ int main(int argc, char **) {
   printf("\n");
   client("SIGKILL in an endless kernel");
   printf("that client work took %.1f ms\n", (now() - tk) / 1e3);
-  // A client's context when the client itself faults does not touch a fresh daemon: same path, skipped. Time to free: how soon is the dead daemon's memory back?
+  // A client's context when the client itself faults does not touch a fresh daemon: same path, skipped. Time to free: how soon is
+  // the dead daemon's memory back?
   size_t fr, tot;
   CK(cuMemGetInfo(&fr, &tot));
   printf("free memory now %zu MiB of %zu\n", fr >> 20, tot >> 20);

@@ -1,5 +1,6 @@
-// p08_count: a preload that counts launches, memsets and copies by kind, and saves the sm_90 machine code of every image that a launched kernel comes from.
-// gp_reset() and gp_report(label, requests) are called by the workload; GP_DUMP names the folder for images.
+// p08_count: a preload that counts launches, memsets and copies by kind, and saves the sm_90 machine code of every image that a
+// launched kernel comes from. gp_reset() and gp_report(label, requests) are called by the workload; GP_DUMP names the folder for
+// images.
 #define _GNU_SOURCE
 #include <cuda.h>
 #include <dlfcn.h>

@@ -1,4 +1,5 @@
-# p08: traits of the images and kernels that p08_count saved: asserts, printf, malloc, globals, constants, textures. usage: p08_images.py DIR SECONDS
+# p08: traits of the images and kernels that p08_count saved: asserts, printf, malloc, globals, constants, textures.
+# usage: p08_images.py DIR SECONDS
 import collections
 import glob
 import os

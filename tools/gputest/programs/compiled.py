@@ -1,7 +1,7 @@
 # compiled: R closed-loop batch-1 fp16 inference processes of a torch.compile'd model: max-autotune with Triton's GEMM and convolution
-# templates, without CUDA graphs or with them. usage: compiled.py bert|resnet50 R SECONDS REFERENCE.npz [graph]. With R = 1 it writes the reference: the outputs
-# for the inputs of eight clients. With more, each process compares its output with the reference, bit for bit, before and after.
-# Prints one line of JSON.
+# templates, without CUDA graphs or with them. usage: compiled.py bert|resnet50 R SECONDS REFERENCE.npz [graph]. With R = 1 it
+# writes the reference: the outputs for the inputs of eight clients. With more, each process compares its output with the reference,
+# bit for bit, before and after. Prints one line of JSON.
 import json
 import os
 import sys

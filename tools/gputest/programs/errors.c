@@ -1,5 +1,5 @@
-// errors: what the driver says to bad calls. usage: errors CUBIN. Prints "name: code" lines that are compared between a native run and one under Heddle.
-// Every group is a process of its own, because a fault poisons its context and a bad handle may crash it.
+// errors: what the driver says to bad calls. usage: errors CUBIN. Prints "name: code" lines that are compared between a native run
+// and one under Heddle. Every group is a process of its own, because a fault poisons its context and a bad handle may crash it.
 #include "program.h"
 #include <signal.h>
 #include <stdint.h>

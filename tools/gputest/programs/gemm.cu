@@ -1,5 +1,6 @@
 // gemm: closed-loop cuBLAS GEMMs of several processes, each waiting for its result and checking it. usage: gemm PROCESSES M N K SECONDS [check]
-// With `check`, every result is compared with the first one; a process prints "gone: CODE" when the driver refuses, "WRONG" when a result differs.
+// With `check`, every result is compared with the first one; a process prints "gone: CODE" when the driver refuses, "WRONG" when a
+// result differs.
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
 #include <algorithm>

@@ -1,7 +1,8 @@
-// loop: a driver-API client that works and checks for ever, or ROUNDS times. usage: loop CUBIN [ROUNDS [STEP]]. Prints "done N at SECONDS" (monotonic clock);
-// STEP: how far it goes before it exits: start (a context), load (and the code, and one launch of it), allocate (and 8 MiB of device memory
-// and 1 MiB of pinned memory, freed again), work (the default: no such launch and allocations, but ROUNDS of work);
-// ends with "WRONG" (exit 4) when a result differs, with "gone: CODE NAME" (exit 3) when the driver gives an error.
+// loop: a driver-API client that works and checks for ever, or ROUNDS times. usage: loop CUBIN [ROUNDS [STEP]]
+// Prints "done N at SECONDS" (monotonic clock); ends with "WRONG" (exit 4) when a result differs, with "gone: CODE NAME" (exit 3)
+// when the driver gives an error. STEP: how far it goes before it exits: start (a context), load (and the code, and one launch of
+// it), allocate (and 8 MiB of device memory and 1 MiB of pinned memory, freed again), work (the default: no such launch and
+// allocations, but ROUNDS of work).
 #include "program.h"
 
 enum { N = 16384, ADDS = 20 };

@@ -1,5 +1,5 @@
-# loop: serves a model for ever, compares every result with the first, prints "done N at SECONDS" (monotonic clock). usage: loop.py resnet50|bert
-# Ends with "WRONG" (exit 4) when a result differs, with "gone: TEXT" (exit 3) when CUDA gives an error.
+# loop: serves a model for ever, compares every result with the first, prints "done N at SECONDS" (monotonic clock).
+# usage: loop.py resnet50|bert. Ends with "WRONG" (exit 4) when a result differs, with "gone: TEXT" (exit 3) when CUDA gives an error.
 import os
 import sys
 import time

@@ -31,8 +31,8 @@ func newCompile(o *options) *cobra.Command {
 	}
 }
 
-// cacheDir is a folder in which this user's executors keep what the next ones can use; "" when the user has no place for it. An executor that root's
-// daemon started for somebody has root's environment, whose folders are not this user's.
+// cacheDir is a folder in which this user's executors keep what the next ones can use; "" when the user has no place for it. An
+// executor that root's daemon started for somebody has root's environment, whose folders are not this user's.
 func cacheDir(what string) string {
 	dir := os.Getenv("HEDDLE_CACHE_DIR")
 	if dir == "" {
