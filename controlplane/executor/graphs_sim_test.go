@@ -25,7 +25,7 @@ func TestGraphsOnSimGPU(t *testing.T) {
 	const clients, buffers, times = 3, 8, 3
 	type program struct {
 		c    *tester
-		want [buffers][]uint32
+		want sums
 		seq  uint32
 	}
 	var all [clients]program
@@ -33,15 +33,7 @@ func TestGraphsOnSimGPU(t *testing.T) {
 		p := &all[id]
 		p.c = s.client(d, uint64(id+1))
 		r := rand.New(rand.NewPCG(uint64(id), 3))
-		for i := range p.want {
-			p.want[i] = make([]uint32, vector)
-			b := make([]byte, vector*4)
-			for k := range p.want[i] {
-				p.want[i][k] = r.Uint32()
-				binary.LittleEndian.PutUint32(b[4*k:], p.want[i][k])
-			}
-			put(p.c, shm.KindPut, 1, shm.InlineCopy{Address: p.c.window + uint64(i)*vector*4, Bytes: uint64(len(b))}, b, nil)
-		}
+		p.want = p.c.fill(buffers, r, always(1))
 		var of description
 		var writer [buffers]uint32
 		var readers [buffers][]uint32
@@ -55,9 +47,7 @@ func TestGraphsOnSimGPU(t *testing.T) {
 					after = append(after, w)
 				}
 			}
-			params := u64s(p.c.window+uint64(dst)*vector*4, p.c.window+uint64(src)*vector*4)
-			params = binary.LittleEndian.AppendUint32(params, vector)
-			l := shm.Launch{Kernel: 1, GridX: 2, GridY: 1, GridZ: 1, BlockX: 128, BlockY: 1, BlockZ: 1, ParamBytes: uint32(len(params))}
+			l, params := p.c.addition(dst, src)
 			node := add(&of, shm.KindLaunch, l, params, after...)
 			writer[dst], readers[dst] = node, nil
 			if readers[src] = append(readers[src], node); len(readers[src]) == 50 {
@@ -68,10 +58,7 @@ func TestGraphsOnSimGPU(t *testing.T) {
 		for range times {
 			p.seq = p.c.run(1, 1, nil)
 			for _, step := range steps {
-				dst, src := p.want[step[0]], p.want[step[1]]
-				for k := range dst {
-					dst[k] += src[k]
-				}
+				p.want.add(step[0], step[1])
 			}
 		}
 		p.c.ring.Publish()
@@ -80,15 +67,7 @@ func TestGraphsOnSimGPU(t *testing.T) {
 		p := &all[i]
 		p.c.mustSync(1, p.seq)
 		p.c.dropGraph(1)
-		for b, want := range p.want {
-			got := p.c.get(1, p.c.window+uint64(b)*vector*4, vector*4)
-			for k := range want {
-				if v := binary.LittleEndian.Uint32(got[4*k:]); v != want[k] {
-					t.Errorf("client %d buffer %d element %d: %d; want %d", p.c.id, b, k, v, want[k])
-					break
-				}
-			}
-		}
+		p.c.compare(p.want, always(1))
 	}
 	until(t, "graphs are freed", func() bool { return d.stats().Graphs.Live == 0 })
 	if st := d.stats().Graphs; st.Launches != clients*times || st.Kernels != uint64(clients*times*n) {
@@ -114,9 +93,7 @@ func TestGraphsOnSimGPU(t *testing.T) {
 	good.attach(next)
 	good.kernel(1, 1, "accumulate")
 	var of description
-	params := u64s(good.window, good.window+vector*4)
-	params = binary.LittleEndian.AppendUint32(params, vector)
-	l := shm.Launch{Kernel: 1, GridX: 2, GridY: 1, GridZ: 1, BlockX: 128, BlockY: 1, BlockZ: 1, ParamBytes: uint32(len(params))}
+	l, params := good.addition(0, 1)
 	add(&of, shm.KindLaunch, l, params)
 	good.graph(7, &of)
 	good.resume()

@@ -1,7 +1,6 @@
 package executor
 
 import (
-	"encoding/binary"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -22,7 +21,7 @@ func TestGraphsJoinedOnSimGPU(t *testing.T) {
 	const clients, buffers, nodes = 4, 4, 8
 	type program struct {
 		c     *tester
-		want  [buffers][]uint32
+		want  sums
 		steps [][2]int
 	}
 	var all [clients]program
@@ -30,23 +29,13 @@ func TestGraphsJoinedOnSimGPU(t *testing.T) {
 		p := &all[id]
 		p.c = s.client(d, uint64(id+1))
 		r := rand.New(rand.NewPCG(uint64(id), 5))
-		for i := range p.want {
-			p.want[i] = make([]uint32, vector)
-			b := make([]byte, vector*4)
-			for k := range p.want[i] {
-				p.want[i][k] = r.Uint32()
-				binary.LittleEndian.PutUint32(b[4*k:], p.want[i][k])
-			}
-			put(p.c, shm.KindPut, 0, shm.InlineCopy{Address: p.c.window + uint64(i)*vector*4, Bytes: uint64(len(b))}, b, nil)
-		}
+		p.want = p.c.fill(buffers, r, always(0))
 		var of description
 		last := uint32(0)
 		for range nodes {
 			dst, src := r.IntN(buffers), r.IntN(buffers)
 			p.steps = append(p.steps, [2]int{dst, src})
-			params := u64s(p.c.window+uint64(dst)*vector*4, p.c.window+uint64(src)*vector*4)
-			params = binary.LittleEndian.AppendUint32(params, vector)
-			l := shm.Launch{Kernel: 1, GridX: 2, GridY: 1, GridZ: 1, BlockX: 128, BlockY: 1, BlockZ: 1, ParamBytes: uint32(len(params))}
+			l, params := p.c.addition(dst, src)
 			var after []uint32
 			if last != 0 {
 				after = []uint32{last}
@@ -73,23 +62,13 @@ func TestGraphsJoinedOnSimGPU(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, step := range p.steps {
-				dst, src := p.want[step[0]], p.want[step[1]]
-				for k := range dst {
-					dst[k] += src[k]
-				}
+				p.want.add(step[0], step[1])
 			}
 		}
 	}
 	for i := range all {
 		p := &all[i]
-		for b, want := range p.want {
-			got := p.c.get(0, p.c.window+uint64(b)*vector*4, vector*4)
-			for k := range want {
-				if v := binary.LittleEndian.Uint32(got[4*k:]); v != want[k] {
-					t.Fatalf("client %d buffer %d element %d: %d; want %d", p.c.id, b, k, v, want[k])
-				}
-			}
-		}
+		p.c.compare(p.want, always(0))
 	}
 	st := d.stats().Graphs.Joined
 	if st.Refused != 0 || st.Kernels != st.Launches*nodes {

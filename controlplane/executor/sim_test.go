@@ -187,14 +187,62 @@ func (s *sim) image(d *daemon) {
 
 const vector = 256 // elements of one buffer
 
-// accumulate launches buffer[dst] += buffer[src] in a lane.
-func (c *tester) accumulate(lane uint32, dst, src int, deps []shm.Dep) uint32 {
-	c.t.Helper()
+// addition is buffer[dst] += buffer[src] in a client's window.
+func (c *tester) addition(dst, src int) (shm.Launch, []byte) {
 	p := u64s(c.window+uint64(dst)*vector*4, c.window+uint64(src)*vector*4)
 	p = binary.LittleEndian.AppendUint32(p, vector)
-	l := shm.Launch{Kernel: 1, GridX: 2, GridY: 1, GridZ: 1, BlockX: 128, BlockY: 1, BlockZ: 1, ParamBytes: uint32(len(p))}
+	return shm.Launch{Kernel: 1, GridX: 2, GridY: 1, GridZ: 1, BlockX: 128, BlockY: 1, BlockZ: 1, ParamBytes: uint32(len(p))}, p
+}
+
+// accumulate launches an addition in a lane.
+func (c *tester) accumulate(lane uint32, dst, src int, deps []shm.Dep) uint32 {
+	c.t.Helper()
+	l, p := c.addition(dst, src)
 	return put(c, shm.KindLaunch, lane, l, p, func(h *shm.Header) { h.Deps = deps })
 }
+
+// sums are what the buffers of a client's window are to hold.
+type sums [][]uint32
+
+// fill puts n random buffers into a client's window, buffer i in the lane that lane gives for it.
+func (c *tester) fill(n int, r *rand.Rand, lane func(i int) uint32) sums {
+	c.t.Helper()
+	want := make(sums, n)
+	for i := range want {
+		want[i] = make([]uint32, vector)
+		b := make([]byte, vector*4)
+		for k := range want[i] {
+			want[i][k] = r.Uint32()
+			binary.LittleEndian.PutUint32(b[4*k:], want[i][k])
+		}
+		put(c, shm.KindPut, lane(i), shm.InlineCopy{Address: c.window + uint64(i)*vector*4, Bytes: uint64(len(b))}, b, nil)
+	}
+	return want
+}
+
+// add does on the host what an addition does.
+func (s sums) add(dst, src int) {
+	for k := range s[dst] {
+		s[dst][k] += s[src][k]
+	}
+}
+
+// compare reads the buffers back in their lanes.
+func (c *tester) compare(want sums, lane func(i int) uint32) {
+	c.t.Helper()
+	for i := range want {
+		got := c.get(lane(i), c.window+uint64(i)*vector*4, vector*4)
+		for k, w := range want[i] {
+			if v := binary.LittleEndian.Uint32(got[4*k:]); v != w {
+				c.t.Errorf("client %d buffer %d element %d: %d; want %d", c.id, i, k, v, w)
+				break
+			}
+		}
+	}
+}
+
+// always is one lane for all buffers.
+func always(lane uint32) func(int) uint32 { return func(int) uint32 { return lane } }
 
 // program runs 1,000 vector additions over lanes, each on its lane's buffer and reading another's, with the dependencies that
 // make the result that of the program's order, and compares with that.
@@ -202,16 +250,8 @@ func (s *sim) program(c *tester, seed uint64, n int) {
 	c.t.Helper()
 	const lanes = 5
 	r := rand.New(rand.NewPCG(seed, 5))
-	want := [lanes][]uint32{}
-	for l := range lanes {
-		want[l] = make([]uint32, vector)
-		b := make([]byte, vector*4)
-		for i := range want[l] {
-			want[l][i] = r.Uint32()
-			binary.LittleEndian.PutUint32(b[4*i:], want[l][i])
-		}
-		put(c, shm.KindPut, uint32(1+l), shm.InlineCopy{Address: c.window + uint64(l)*vector*4, Bytes: uint64(len(b))}, b, nil)
-	}
+	own := func(i int) uint32 { return uint32(1 + i) }
+	want := c.fill(lanes, r, own)
 	readers := [lanes][]shm.Dep{}
 	for i := range n {
 		dst, src := r.IntN(lanes), r.IntN(lanes)
@@ -227,22 +267,12 @@ func (s *sim) program(c *tester, seed uint64, n int) {
 		} else if src != dst {
 			c.mustSync(lane, seq)
 		}
-		for k := range want[dst] {
-			want[dst][k] += want[src][k]
-		}
+		want.add(dst, src)
 		if i%32 == 0 {
 			c.ring.Publish()
 		}
 	}
-	for l := range lanes {
-		got := c.get(uint32(1+l), c.window+uint64(l)*vector*4, vector*4)
-		for k := range want[l] {
-			if v := binary.LittleEndian.Uint32(got[4*k:]); v != want[l][k] {
-				c.t.Errorf("client %d buffer %d element %d: %d; want %d", c.id, l, k, v, want[l][k])
-				break
-			}
-		}
-	}
+	c.compare(want, own)
 }
 
 // onSimGPU runs the test once more in a process of its own, where simgpu's library is the driver: a process keeps the one that it

@@ -159,15 +159,8 @@ func decLop3(d *decoder, m *mods, in *ptx.Inst) error {
 		return nil
 	}
 	// lop3.and/.or d|p, a, b, c, lut, q
-	dst, p := int32(-1), int32(-1)
-	o := &in.Args[0]
-	if o.Kind == ptx.Pair {
-		if p, err = d.pdst(&o.Elems[1]); err != nil {
-			return err
-		}
-		o = &o.Elems[0]
-	}
-	if dst, _, err = d.dst(o, tB32, false); err != nil {
+	dst, p, err := d.dstPred(&in.Args[0])
+	if err != nil {
 		return err
 	}
 	q, err := d.psrc(&in.Args[5])

@@ -142,6 +142,28 @@ var boolOps = map[string]int64{"": 0, ".and": 1, ".or": 2, ".xor": 3}
 
 var setTypes = []typ{tB16, tB32, tB64, tU16, tU32, tU64, tS16, tS32, tS64, tF32, tF64, tF16, tF16x2, tBF16, tBF16x2}
 
+// compared decodes what setp and set compare, and the predicate that the result is combined with, -1 without bop.
+func (d *decoder) compared(in *ptx.Inst, bop string, t typ) (a, b, with int32, err error) {
+	n := 3
+	if bop != "" {
+		n = 4
+	}
+	if err := d.args(in, n, n); err != nil {
+		return -1, -1, -1, err
+	}
+	s, err := d.srcs(in.Args[1:], t, t)
+	if err != nil {
+		return -1, -1, -1, err
+	}
+	with = -1
+	if bop != "" {
+		if with, err = d.psrc(&in.Args[3]); err != nil {
+			return -1, -1, -1, err
+		}
+	}
+	return s[0], s[1], with, nil
+}
+
 func decSetp(d *decoder, m *mods, in *ptx.Inst) error {
 	op := m.oneOf(allCmps...)
 	bop := m.oneOf(".and", ".or", ".xor")
@@ -150,23 +172,11 @@ func decSetp(d *decoder, m *mods, in *ptx.Inst) error {
 	if err != nil {
 		return err
 	}
-	n := 3
-	if bop != "" {
-		n = 4
-	}
-	if err := d.args(in, n, n); err != nil {
-		return err
-	}
-	s, err := d.srcs(in.Args[1:], t, t)
+	a, b, with, err := d.compared(in, bop, t)
 	if err != nil {
 		return err
 	}
-	x := inst{guard: -1, a: s[0], b: s[1], p: -1, q: -1, s: -1, imm: boolOps[bop], run: runSetp}
-	if bop != "" {
-		if x.s, err = d.psrc(&in.Args[3]); err != nil {
-			return err
-		}
-	}
+	x := inst{guard: -1, a: a, b: b, p: -1, q: -1, s: with, imm: boolOps[bop], run: runSetp}
 	o := &in.Args[0]
 	if o.Kind == ptx.Pair {
 		if x.q, err = d.pdst(&o.Elems[1]); err != nil {
@@ -241,22 +251,9 @@ func decSet(d *decoder, m *mods, in *ptx.Inst) error {
 	if err != nil {
 		return err
 	}
-	n := 3
-	if bop != "" {
-		n = 4
-	}
-	if err := d.args(in, n, n); err != nil {
-		return err
-	}
-	s, err := d.srcs(in.Args[1:], t, t)
+	a, b, with, err := d.compared(in, bop, t)
 	if err != nil {
 		return err
-	}
-	ps := int32(-1)
-	if bop != "" {
-		if ps, err = d.psrc(&in.Args[3]); err != nil {
-			return err
-		}
 	}
 	dst, _, err := d.dst(&in.Args[0], dt, false)
 	if err != nil {
@@ -278,7 +275,7 @@ func decSet(d *decoder, m *mods, in *ptx.Inst) error {
 	if pack && (dt == tU32 || dt == tS32) {
 		yes = 0xffff
 	}
-	d.emit(inst{guard: -1, d: d.orTemp(dst), a: s[0], b: s[1], s: ps, imm: boolOps[bop], run: func(w *warp, in *inst, m uint32) {
+	d.emit(inst{guard: -1, d: d.orTemp(dst), a: a, b: b, s: with, imm: boolOps[bop], run: func(w *warp, in *inst, m uint32) {
 		d, a, b := &w.r[in.d], &w.r[in.a], &w.r[in.b]
 		for i := range d {
 			if m>>i&1 == 0 {

@@ -225,13 +225,23 @@ func peekType(m *mods) typ {
 	return t
 }
 
-func decMul(d *decoder, m *mods, in *ptx.Inst) error {
+// integerOf is the type of an instruction that has integer and other forms: tNone, and not used up, when it is not an integer's.
+func integerOf(m *mods, in *ptx.Inst) (typ, error) {
 	t := peekType(m)
-	if t.integer() {
-		m.typ()
-		if t.size() < 2 || t == tB16 || t == tB32 || t == tB64 {
-			return notSupported(in.Pos, "mul on %s", t)
-		}
+	if !t.integer() {
+		return tNone, nil
+	}
+	m.typ()
+	if t.size() < 2 || t == tB16 || t == tB32 || t == tB64 {
+		return tNone, notSupported(in.Pos, "%s on %s", in.Op, t)
+	}
+	return t, nil
+}
+
+func decMul(d *decoder, m *mods, in *ptx.Inst) error {
+	if t, err := integerOf(m, in); err != nil {
+		return err
+	} else if t != tNone {
 		return decIntMul(d, m, in, t)
 	}
 	fm := floatMods(m)
@@ -248,12 +258,9 @@ func decMul(d *decoder, m *mods, in *ptx.Inst) error {
 }
 
 func decMad(d *decoder, m *mods, in *ptx.Inst) error {
-	t := peekType(m)
-	if t.integer() {
-		m.typ()
-		if t.size() < 2 || t == tB16 || t == tB32 || t == tB64 {
-			return notSupported(in.Pos, "mad on %s", t)
-		}
+	if t, err := integerOf(m, in); err != nil {
+		return err
+	} else if t != tNone {
 		return decIntMul(d, m, in, t)
 	}
 	return decFma(d, m, in) // the same operation from sm_20 on
@@ -286,12 +293,9 @@ func ftzIf(on bool, v uint64) uint64 {
 }
 
 func decDiv(d *decoder, m *mods, in *ptx.Inst) error {
-	t := peekType(m)
-	if t.integer() {
-		m.typ()
-		if t.size() < 2 || t == tB16 || t == tB32 || t == tB64 {
-			return notSupported(in.Pos, "div on %s", t)
-		}
+	if t, err := integerOf(m, in); err != nil {
+		return err
+	} else if t != tNone {
 		return decIntDiv(d, in, t)
 	}
 	approx := m.oneOf(".approx", ".full")

@@ -117,6 +117,19 @@ func (d *decoder) member(in *ptx.Inst, sync bool) (k kind, slot int32, err error
 	return kSync, slot, err
 }
 
+// dstPred decodes a destination of 32 bits with or without a predicate: d or d|p; p is -1 without.
+func (d *decoder) dstPred(o *ptx.Operand) (dst, p int32, err error) {
+	p = -1
+	if o.Kind == ptx.Pair {
+		if p, err = d.pdst(&o.Elems[1]); err != nil {
+			return -1, -1, err
+		}
+		o = &o.Elems[0]
+	}
+	dst, _, err = d.dst(o, tB32, false)
+	return dst, p, err
+}
+
 func decShfl(d *decoder, m *mods, in *ptx.Inst) error {
 	sync := m.flag(".sync")
 	mode := m.oneOf(".up", ".down", ".bfly", ".idx")
@@ -138,15 +151,7 @@ func decShfl(d *decoder, m *mods, in *ptx.Inst) error {
 	if err != nil {
 		return err
 	}
-	p := int32(-1)
-	o := &in.Args[0]
-	if o.Kind == ptx.Pair {
-		if p, err = d.pdst(&o.Elems[1]); err != nil {
-			return err
-		}
-		o = &o.Elems[0]
-	}
-	dst, _, err := d.dst(o, tB32, false)
+	dst, p, err := d.dstPred(&in.Args[0])
 	if err != nil {
 		return err
 	}
@@ -263,15 +268,7 @@ func decMatch(d *decoder, m *mods, in *ptx.Inst) error {
 	if err != nil {
 		return err
 	}
-	p := int32(-1)
-	o := &in.Args[0]
-	if o.Kind == ptx.Pair {
-		if p, err = d.pdst(&o.Elems[1]); err != nil {
-			return err
-		}
-		o = &o.Elems[0]
-	}
-	dst, _, err := d.dst(o, tB32, false)
+	dst, p, err := d.dstPred(&in.Args[0])
 	if err != nil {
 		return err
 	}
