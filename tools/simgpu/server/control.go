@@ -235,7 +235,7 @@ func (s *Server) Stats() Stats {
 	}
 	s.mu.Lock()
 	st.Processes = append(st.Processes, s.past...)
-	st.Images, st.Exports = len(s.images), len(s.exports)
+	st.Images, st.Exports = len(s.images), s.exported()
 	var live []*client
 	for c := range s.clients {
 		if c.kind == wire.KindClient && c.pid != 0 {

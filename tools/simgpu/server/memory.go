@@ -1,7 +1,6 @@
 package server
 
 import (
-	"os"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -76,7 +75,10 @@ type object struct {
 // newObject makes zeroed device memory, with one reference; nil if the device is full.
 func (s *Server) newObject(dev *device, size uint64, exportable bool) *object {
 	if !dev.take(size) {
-		return nil
+		// What nobody holds any more is not in the way of anybody.
+		if s.exports.settle(); !dev.take(size) {
+			return nil
+		}
 	}
 	mem, err := mapAnonymous(size)
 	if err != nil {
@@ -482,6 +484,7 @@ func (c *client) memInfo(r *wire.Request) {
 		c.status(r.Tag, errInvalidValue)
 		return
 	}
+	c.srv.exports.settle()
 	free, total := c.srv.devices[r.Args[0]].free()
 	c.reply(r.Tag, success, []uint64{free, total}, nil, nil)
 }
@@ -536,84 +539,6 @@ func (c *client) vmmRelease(r *wire.Request) {
 	}
 	o.release()
 	c.status(r.Tag, success)
-}
-
-// vmmExport gives a descriptor that stands for an object: the writing end of a
-// pipe whose reading end stays here. When all copies of the descriptor are
-// closed, wherever they went, the pipe ends and the reference goes.
-func (c *client) vmmExport(r *wire.Request) {
-	c.mu.Lock()
-	o := c.handles[r.Args[0]]
-	if o != nil {
-		o.retain()
-	}
-	c.mu.Unlock()
-	if o == nil || !o.exportable {
-		if o != nil {
-			o.release()
-		}
-		c.status(r.Tag, errInvalidValue)
-		return
-	}
-	rd, wr, err := os.Pipe()
-	if err != nil {
-		o.release()
-		c.srv.logf("exporting memory: %v", err)
-		c.status(r.Tag, errOperatingSystem)
-		return
-	}
-	id, err := identify(int(wr.Fd()))
-	if err != nil {
-		rd.Close()
-		wr.Close()
-		o.release()
-		c.status(r.Tag, errOperatingSystem)
-		return
-	}
-	s := c.srv
-	s.mu.Lock()
-	s.exports[id] = o
-	s.mu.Unlock()
-	go func() {
-		var sink [64]byte
-		for {
-			if _, err := rd.Read(sink[:]); err != nil {
-				break
-			}
-		}
-		s.mu.Lock()
-		delete(s.exports, id)
-		s.mu.Unlock()
-		rd.Close()
-		o.release()
-	}()
-	c.reply(r.Tag, success, nil, nil, wr)
-}
-
-// vmmImport takes a descriptor, or the address of one of the client's own mappings.
-func (c *client) vmmImport(r *wire.Request, fd int) {
-	var o *object
-	if fd >= 0 {
-		if id, err := identify(fd); err == nil {
-			c.srv.mu.Lock()
-			if o = c.srv.exports[id]; o != nil && !o.tryRetain() {
-				o = nil
-			}
-			c.srv.mu.Unlock()
-		}
-	} else if len(r.Args) > 0 {
-		c.mu.Lock()
-		if seg := c.space.find(r.Args[0]); seg != nil && seg.vmm {
-			o = seg.obj
-			o.retain()
-		}
-		c.mu.Unlock()
-	}
-	if o == nil {
-		c.status(r.Tag, errInvalidValue)
-		return
-	}
-	c.reply(r.Tag, success, []uint64{c.adopt(o), o.size, uint64(o.dev.ordinal)}, nil, nil)
 }
 
 func (c *client) vmmMap(r *wire.Request) {

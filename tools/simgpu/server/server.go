@@ -38,13 +38,13 @@ type Server struct {
 	opt     Options
 	devices []*device
 	waits   *poller
+	exports exports
 
 	mu       sync.Mutex
 	listener *net.UnixListener
 	clients  map[*client]bool
 	past     []ProcessStats // of clients that are gone, oldest first
 	images   map[[32]byte]*image
-	exports  map[fileID]*object
 	ipcMem   map[uint64]*ipcMemory
 	ipcEvent map[uint64]*event
 	rules    []*armed
@@ -77,7 +77,7 @@ func New(opt Options) (*Server, error) {
 	if opt.Poll == 0 {
 		opt.Poll = 50 * time.Microsecond
 	}
-	s := &Server{opt: opt, clients: map[*client]bool{}, images: map[[32]byte]*image{}, exports: map[fileID]*object{},
+	s := &Server{opt: opt, clients: map[*client]bool{}, images: map[[32]byte]*image{}, exports: exports{of: map[fileID]*export{}},
 		ipcMem: map[uint64]*ipcMemory{}, ipcEvent: map[uint64]*event{}}
 	s.running.ops = map[*op]bool{}
 	for i := 0; i < opt.Devices; i++ {
