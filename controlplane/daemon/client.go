@@ -67,8 +67,11 @@ func (d *Daemon) serve(conn *shm.Conn) {
 	defer stop()
 	answer := m.Reply(shm.StatusOK, shm.Encode(welcome))
 	answer.ClientID = s.id
+	s.slot.using.RLock()
 	answer.Fds = []int{s.file.Fd(), s.slot.doorbell.Fd()}
-	if err := conn.Send(answer); err != nil {
+	err = conn.Send(answer)
+	s.slot.using.RUnlock()
+	if err != nil {
 		d.log.Warn("welcome", "client", s.id, "error", err)
 		return
 	}
@@ -86,16 +89,23 @@ func (d *Daemon) serve(conn *shm.Conn) {
 			conn.Send(m.Reply(shm.StatusOK, nil))
 			return
 		}
-		answer, err := d.handle(s, &m)
-		m.CloseFds() // whatever the handler did not take
-		if err != nil {
-			d.reply(conn, m, err)
-			continue
-		}
-		if conn.Send(answer) != nil {
+		if d.answer(conn, s, &m) != nil {
 			return
 		}
 	}
+}
+
+// answer carries one request out and sends the reply; an error says that nothing can be sent.
+func (d *Daemon) answer(conn *shm.Conn, s *session, m *shm.Message) error {
+	s.slot.using.RLock()
+	defer s.slot.using.RUnlock()
+	answer, err := d.handle(s, m)
+	m.CloseFds() // whatever the handler did not take
+	if err != nil {
+		d.reply(conn, *m, err)
+		return nil
+	}
+	return conn.Send(answer)
 }
 
 // reply sends an error as the client shall read it.

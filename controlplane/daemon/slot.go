@@ -51,6 +51,9 @@ type slot struct {
 	launch   func(*slot) (*executorProcess, error)
 	doorbell *shm.Doorbell
 	images   *imageStore
+	// using is held for reading while a request is answered, which may send fds of doorbell and images, and for writing while those
+	// are closed: a number that was closed may be another file by the time it is sent. It is taken before mu.
+	using sync.RWMutex
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed and replaced whenever state changes
@@ -413,6 +416,8 @@ func (sl *slot) isClosed() bool {
 func (sl *slot) retire() {
 	sl.close()
 	<-sl.ended
+	sl.using.Lock()
+	defer sl.using.Unlock()
 	sl.images.close()
 	sl.doorbell.Close()
 }
