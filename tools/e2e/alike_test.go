@@ -71,7 +71,7 @@ func (b *bed) inStep(native []string, extra [][]string, before func()) {
 // formed has clients launch alike until there is a form of alike_add.
 func (b *bed) formed(native []string, extra [][]string) {
 	b.t.Helper()
-	for range crowds {
+	for c := (crowds{}); ; {
 		b.inStep(native, extra, nil)
 		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 			s, err := b.counters()
@@ -84,6 +84,9 @@ func (b *bed) formed(native []string, extra [][]string) {
 			if s.Forms.Asked == 0 {
 				break
 			}
+		}
+		if c.enough() {
+			break
 		}
 	}
 	b.t.Fatalf("no form of alike_add: %+v", b.kernelRows()["alike_add"])
@@ -228,23 +231,34 @@ func (b *bed) compare(native []string, results []result) {
 	}
 }
 
-// crowds is how often clients that work at once are tried until they have met: on a machine that is busy with other things they may
-// run one after another, or end before the kernels are compiled. Never in so many crowds is a defect.
-const crowds = 6
+// crowds counts how often clients that work at once were tried until they had met: on a machine that is busy with other things they
+// may run one after another, or end before the kernels are compiled. Never in so many crowds, and in so long a time, is a defect.
+type crowds struct {
+	tried int
+	begun time.Time
+}
+
+// enough counts a crowd that did not meet, and tells whether there shall be no other.
+func (c *crowds) enough() bool {
+	if c.tried++; c.tried == 1 {
+		c.begun = time.Now()
+	}
+	return c.tried >= 6 && time.Since(c.begun) > 3*time.Minute
+}
 
 // meet runs crowds of clients as company does until met says so of what the executor has counted, and gives its counters.
 func (b *bed) meet(native []string, extra [][]string, met func(executor.Stats) bool) executor.Stats {
 	b.t.Helper()
-	for i := 1; ; i++ {
+	for c := (crowds{}); ; {
 		b.company(native, extra, nil)
 		after, err := b.counters()
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		if i == crowds || met(after) || b.t.Failed() {
+		if met(after) || b.t.Failed() || c.enough() {
 			return after
 		}
-		b.t.Logf("crowd %d did not meet", i)
+		b.t.Logf("crowd %d did not meet", c.tried)
 	}
 }
 
@@ -349,7 +363,7 @@ func TestCompilerKilled(t *testing.T) {
 	native := b.nativeAlike(8, "E2E_ROUNDS=8")
 	killed := 0
 	var after executor.Stats
-	for i := 0; i < crowds && !t.Failed() && (killed == 0 || after.Forms.Workers < 2); i++ {
+	for c := (crowds{}); ; {
 		b.company(native, alike(8, "E2E_ROUNDS=8"), func(ctx context.Context) {
 			for ctx.Err() == nil {
 				for _, pid := range b.compilers() {
@@ -362,6 +376,9 @@ func TestCompilerKilled(t *testing.T) {
 		var err error
 		if after, err = b.counters(); err != nil {
 			t.Fatal(err)
+		}
+		if killed > 0 && after.Forms.Workers >= 2 || t.Failed() || c.enough() {
+			break
 		}
 	}
 	t.Logf("%d compilers killed; %+v", killed, after.Forms)

@@ -39,7 +39,7 @@ func TestGraphsJoined(t *testing.T) {
 			}
 		}
 	}
-	for crowd := 1; ; crowd++ {
+	for c := (crowds{}); ; {
 		together(clients)
 		st, err := b.counters()
 		if err != nil {
@@ -53,7 +53,7 @@ func TestGraphsJoined(t *testing.T) {
 			t.Logf("%d graphs in %d words", j.Launches, j.Words)
 			break
 		}
-		if crowd == crowds {
+		if c.enough() {
 			t.Fatalf("graphs are not joined: %+v", j)
 		}
 	}

@@ -17,7 +17,7 @@ func TestGraphsInParts(t *testing.T) {
 	long := native.do(ask)
 
 	low, urgent := b.patientAndUrgent()
-	for crowd := 1; ; crowd++ {
+	for c := (crowds{}); ; {
 		low.tell(ask)
 		answer := make(chan string, 1)
 		go func() { answer <- low.hear() }()
@@ -37,14 +37,14 @@ func TestGraphsInParts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if st.Graphs.Launches != uint64(crowd*times) || st.Graphs.Refused["nodes"]+st.Graphs.Refused["driver"] > 0 {
+		if st.Graphs.Launches != uint64((c.tried+1)*times) || st.Graphs.Refused["nodes"]+st.Graphs.Refused["driver"] > 0 {
 			t.Fatalf("%+v", st.Graphs)
 		}
 		if st.Coalescing.OpsSliced >= 2 && st.Coalescing.Slices > 3*st.Coalescing.OpsSliced {
 			t.Logf("%d graphs in %d parts", st.Coalescing.OpsSliced, st.Coalescing.Slices)
 			return
 		}
-		if crowd == crowds {
+		if c.enough() {
 			t.Fatalf("%d graphs in parts: %+v", st.Coalescing.OpsSliced, st.Coalescing)
 		}
 	}

@@ -60,7 +60,7 @@ func TestSlices(t *testing.T) {
 	if err := record.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for crowd := 1; ; crowd++ {
+	for c := (crowds{}); ; {
 		low.tell(fmt.Sprintf("long 5 %d", times))
 		answer := make(chan string, 1)
 		go func() { answer <- low.hear() }()
@@ -90,7 +90,7 @@ func TestSlices(t *testing.T) {
 		if st.Coalescing.OpsSliced >= 4 {
 			break
 		}
-		if crowd == crowds {
+		if c.enough() {
 			t.Fatalf("%d kernels were sliced; %+v", st.Coalescing.OpsSliced, st.Classes)
 		}
 	}

@@ -40,7 +40,7 @@ func TestRecord(t *testing.T) {
 	b.formed(native, alike(clients, env...))
 	type recorded struct{ Ops, Words, Clients, Dropped, Requests int }
 	var summary recorded
-	for i := 1; ; i++ {
+	for c := (crowds{}); ; {
 		said.Reset()
 		explained.Reset()
 		record := b.heddle("record", "-o", file, "--seconds", "60", "--json", "--requests", file+".jsonl")
@@ -86,7 +86,7 @@ func TestRecord(t *testing.T) {
 		if summary.Requests > 0 && summary.Words < summary.Ops {
 			break
 		}
-		if i == crowds {
+		if c.enough() {
 			t.Fatalf("%s", said.String())
 		}
 	}
