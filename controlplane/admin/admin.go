@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/heddle-gpu/heddle/controlplane/runtimedir"
@@ -162,7 +163,7 @@ func (c *Conn) do(ctx context.Context, method, path string, into any) error {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return fmt.Errorf("%w on %s; start one with: heddle daemon (%v)", ErrUnreachable, c.path, err)
+		return c.unreachable(err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
@@ -183,6 +184,19 @@ func (c *Conn) do(ctx context.Context, method, path string, into any) error {
 		return fmt.Errorf("%s: the daemon's answer: %w; is it of another version? heddle version", path, err)
 	}
 	return nil
+}
+
+// unreachable says why a request was not answered, and what to do.
+func (c *Conn) unreachable(err error) error {
+	next := "see it with: heddle doctor"
+	var errno syscall.Errno
+	if errors.As(err, &errno) { // of the connection; the rest of the error only repeats the path
+		err = errno
+		if errno == syscall.ENOENT || errno == syscall.ECONNREFUSED {
+			next = "start one with: heddle daemon"
+		}
+	}
+	return fmt.Errorf("%w on %s (%w); %s", ErrUnreachable, c.path, err, next)
 }
 
 // Metrics returns what Prometheus would scrape.

@@ -59,7 +59,7 @@ func (c *Conn) Trace(ctx context.Context, o TraceOptions, take func(*TracePage) 
 	client.Timeout = 0 // the recording says how long it takes
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("%w on %s; start one with: heddle daemon (%v)", ErrUnreachable, c.path, err)
+		return c.unreachable(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {

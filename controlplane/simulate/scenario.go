@@ -199,7 +199,7 @@ func Load(name string) (*Scenario, error) {
 func LoadTrace(name string) (*Scenario, error) {
 	text, err := policy.ReadFile(name, MaxFileBytes)
 	if err != nil {
-		return nil, fmt.Errorf("trace %w", err)
+		return nil, fmt.Errorf("trace: %w", err)
 	}
 	return ParseTrace(name, text)
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -56,25 +58,33 @@ func (o *options) printJSON(v any) error {
 }
 
 // Main runs one command line and returns its exit code.
-func Main(args []string) int {
-	root := New(os.Stdout, os.Stderr)
+func Main(args []string) int { return execute(args, os.Stdout, os.Stderr) }
+
+func execute(args []string, stdout, stderr io.Writer) int {
+	root := New(stdout, stderr)
 	root.SetArgs(args)
-	err := root.Execute()
+	cmd, err := root.ExecuteC()
 	if err == nil {
 		return ExitOK
 	}
 	var e exitError
 	if errors.As(err, &e) {
 		if e.err != nil {
-			fmt.Fprintln(os.Stderr, "heddle:", e.err)
+			fmt.Fprintln(stderr, "heddle:", e.err)
 		}
 		return e.code
 	}
 	// Cobra's own errors: unknown commands and flags, wrong arguments.
-	fmt.Fprintln(os.Stderr, "heddle:", err)
-	fmt.Fprintln(os.Stderr, "next: heddle --help")
+	fmt.Fprintln(stderr, "heddle:", strings.TrimSpace(strconvWords.ReplaceAllString(err.Error(), "")))
+	if cmd.Runnable() && !cmd.HasSubCommands() {
+		fmt.Fprintln(stderr, "usage:", cmd.UseLine())
+	}
+	fmt.Fprintf(stderr, "next: %s --help\n", cmd.CommandPath())
 	return ExitUsage
 }
+
+// strconvWords are what package strconv says of a flag's value before it says what is wrong.
+var strconvWords = regexp.MustCompile(`strconv\.\w+: parsing "[^"]*": `)
 
 // New builds the command tree.
 func New(stdout, stderr io.Writer) *cobra.Command {
@@ -95,5 +105,12 @@ from one context. Begin with: heddle run -- python3 serve.py`,
 		newRun(o), newPs(o), newTop(o), newKernels(o), newExplain(o), newRecord(o), newPolicy(o), newSim(o), newReplay(o), newDoctor(o), newDemo(o), newVersion(o),
 		newDaemon(o), newDrain(o), newStop(o), newExecutor(o), newCompile(o),
 	)
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.HasSubCommands() { // cobra shows the help of one whose subcommand it does not know, as if nothing were wrong
+			cmd.Args = cobra.NoArgs
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
 	return root
 }

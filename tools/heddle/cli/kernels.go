@@ -23,8 +23,8 @@ func newKernels(o *options) *cobra.Command {
 		Short: "Kernels that clients launched, and what was coalesced",
 		Long: `Lists every kernel that clients launched: how often, how much of that in one
 launch with others, its time on the GPU where it was measured, where its PTX came
-from, the rewritten forms that there are, and why there is none. The codes are
-explained in docs/coalescing.md.`,
+from, the rewritten forms that there are, and why there is none. docs/cli.md has
+the columns, docs/reasons.md the codes.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, err := admin.Dial().Kernels(cmd.Context(), client)

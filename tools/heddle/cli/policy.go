@@ -29,6 +29,17 @@ func policyFile(args []string) string {
 	return policy.Path()
 }
 
+// loadPolicy reads the policy that the arguments name. Where the daemon looks there may be none; a file that is named has to be there.
+func (o *options) loadPolicy(args []string) (*policy.Policy, error) {
+	p, err := o.load(policyFile(args))
+	if err == nil && len(args) > 0 && len(p.Files) == 0 {
+		return nil, noPolicy(args[0])
+	}
+	return p, err
+}
+
+func noPolicy(file string) error { return fail(ExitFailed, "policy %s does not exist", file) }
+
 // load reads a policy; its mistakes are printed as they are, or as JSON.
 func (o *options) load(path string) (*policy.Policy, error) {
 	p, err := policy.Load(path)
@@ -62,7 +73,7 @@ func newPolicyCheck(o *options) *cobra.Command {
 		Short: "Every mistake of a policy at once",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			p, err := o.load(policyFile(args))
+			p, err := o.loadPolicy(args)
 			if err != nil {
 				return err
 			}
@@ -90,14 +101,17 @@ func newPolicyShow(o *options) *cobra.Command {
 			if err != nil {
 				return unreachable(err)
 			}
-			if o.json {
-				return o.printJSON(p)
-			}
 			text := p.Text
 			if origin {
 				text = p.Origins
 			}
-			fmt.Fprint(o.stdout, text)
+			if o.json {
+				if err := o.printJSON(p); err != nil {
+					return err
+				}
+			} else {
+				fmt.Fprint(o.stdout, text)
+			}
 			if p.Problem != "" {
 				return fail(ExitDegraded, "the files in %s are not in force:\n%s", p.Path, p.Problem)
 			}
@@ -114,7 +128,7 @@ func newPolicyDiff(o *options) *cobra.Command {
 		Short: "What a policy would change in the daemon",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			next, err := o.load(policyFile(args))
+			next, err := o.loadPolicy(args)
 			if err != nil {
 				return err
 			}

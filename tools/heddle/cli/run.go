@@ -30,7 +30,11 @@ When Heddle cannot serve, the program runs natively and one line says why.`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			program, err := exec.LookPath(args[0])
 			if err != nil {
-				return fail(ExitUsage, "%q: %w; give the program after --, as in: heddle run -- python3 serve.py", args[0], err)
+				var lookup *exec.Error
+				if errors.As(err, &lookup) {
+					err = lookup.Err // without the name once more
+				}
+				return fail(ExitUsage, "%s: %w; give the program after --, as in: heddle run -- python3 serve.py", args[0], err)
 			}
 			env, err := clientEnv(label)
 			if err != nil {
@@ -87,8 +91,8 @@ func nvtxLibrary(pattern, current, library string) string {
 
 // withoutCommandBuffers tells XLA (JAX, TensorFlow) to launch its kernels one by
 // one, unless the user has decided. XLA wraps nearly everything in CUDA graphs
-// otherwise, and graphs run natively for now: each would cost a context switch,
-// and a matrix product captured by JAX 0.11 failed to launch (docs/results.md).
+// otherwise, and a matrix product captured by JAX 0.11 failed to launch under
+// Heddle; it was not run again since graphs are forwarded (docs/results.md).
 func withoutCommandBuffers(flags string) string {
 	const flag = "--xla_gpu_enable_command_buffer"
 	if strings.Contains(flags, flag) {

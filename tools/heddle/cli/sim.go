@@ -98,7 +98,7 @@ func (o *options) simulate(sc *simulate.Scenario, file string, seed uint64) erro
 			return err
 		}
 		if len(p.Files) == 0 {
-			return fail(ExitFailed, "policy %s does not exist", file)
+			return noPolicy(file)
 		}
 	}
 	began := time.Now()

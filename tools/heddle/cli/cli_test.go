@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"bytes"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Whoever mistypes is told what was wrong, how it is written and what to type next, on standard error, with the exit code of docs/cli.md.
+func TestMistakesAreNamed(t *testing.T) {
+	t.Setenv("HEDDLE_RUNTIME_DIR", t.TempDir())
+	missing := filepath.Join(t.TempDir(), "policy.toml")
+	for _, tc := range []struct {
+		args string
+		code int
+		says []string
+	}{
+		{"pps", ExitUsage, []string{`unknown command "pps"`, "ps", "next: heddle --help"}},
+		{"policy shwo", ExitUsage, []string{`unknown command "shwo"`, "next: heddle policy --help"}},
+		{"completion tcsh", ExitUsage, []string{`unknown command "tcsh"`, "next: heddle completion --help"}},
+		{"explain", ExitUsage, []string{"received 0", "usage: heddle explain CLIENT|KERNEL", "next: heddle explain --help"}},
+		{"kernels --client a", ExitUsage, []string{`"a" for "--client"`, "next: heddle kernels --help"}},
+		{"policy test --pid a", ExitUsage, []string{`"a" for "--pid"`, "usage: heddle policy test --pid PID", "next: heddle policy test --help"}},
+		{"run -- /no/such/program", ExitUsage, []string{"/no/such/program: ", "no such file", "heddle run -- "}},
+		{"ps", ExitUnreachable, []string{"control.sock (no such file or directory)", "heddle daemon"}},
+		{"policy check " + missing, ExitFailed, []string{missing + " does not exist"}},
+		{"policy diff " + missing, ExitFailed, []string{missing + " does not exist"}},
+	} {
+		var stdout, stderr bytes.Buffer
+		if code := execute(strings.Fields(tc.args), &stdout, &stderr); code != tc.code || stdout.Len() != 0 {
+			t.Errorf("heddle %s: exit code %d, want %d; %s", tc.args, code, tc.code, stdout.String())
+		}
+		for _, want := range tc.says {
+			if !strings.Contains(stderr.String(), want) {
+				t.Errorf("heddle %s: %q is not in %q", tc.args, want, stderr.String())
+			}
+		}
+		if strings.Contains(stderr.String(), "strconv") || strings.Contains(stderr.String(), "http") {
+			t.Errorf("heddle %s: %q tells of its own insides", tc.args, stderr.String())
+		}
+	}
+}
