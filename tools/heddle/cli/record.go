@@ -79,7 +79,7 @@ op to the word that it went in. ^C ends it early. docs/tracing.md explains it.`,
 					return exitError{ExitFailed, err}
 				}
 			}
-			return o.recorded(r, output)
+			return o.recorded(r, output, requests)
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "heddle.pftrace", "file to write")
@@ -258,7 +258,7 @@ func (r *recording) summary(file string) recordSummary {
 }
 
 // recorded tells what is in the file.
-func (o *options) recorded(r *recording, output string) error {
+func (o *options) recorded(r *recording, output, requests string) error {
 	s := r.summary(output)
 	if o.json {
 		if err := o.printJSON(s); err != nil {
@@ -267,7 +267,7 @@ func (o *options) recorded(r *recording, output string) error {
 	} else {
 		fmt.Fprintf(o.stdout, "%s: %d ops of %d clients in %d words, %.2f s, %d events\n", s.File, s.Ops, s.Clients, s.Words, s.Seconds, s.Events)
 		if r.requests >= 0 {
-			fmt.Fprintf(o.stdout, "%d whole requests; next: heddle replay FILE\n", r.requests)
+			fmt.Fprintf(o.stdout, "%d whole requests; next: heddle replay %s\n", r.requests, requests)
 		}
 		fmt.Fprintln(o.stdout, "next: open it on https://ui.perfetto.dev (it stays in your browser)")
 	}
