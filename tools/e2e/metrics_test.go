@@ -12,8 +12,8 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/executor"
 )
 
-// TestEyes: what metrics, status and `heddle top` say of real clients agrees, and adds up to what the clients did.
-func TestEyes(t *testing.T) {
+// TestMetrics: what metrics, status and `heddle top` say of real clients agrees, and adds up to what the clients did.
+func TestMetrics(t *testing.T) {
 	b := newBed(t)
 	b.startDaemon(gather)
 	const clients = 4

@@ -2,13 +2,12 @@ package e2e
 
 import (
 	"fmt"
-
 	"strings"
 	"sync"
 	"testing"
 )
 
-// suite is every client program, with what it is for.
+// suite is the client programs whose output is the same wherever they run.
 var suite = []string{
 	"vector", "reduction", "matmul", "stencil", "histogram", "streams", "threads", "allocators", "modules", "globals", "hostmem", "callbacks", "forks", "errors", "mapping", "pools", "queries", "libraries", "contexts", "full", "crowd", "devices", "hybrid", "graphs", "nodes", "flood", "marked", "sequences", "misbehave", "lost",
 }
