@@ -62,6 +62,7 @@ static void *life(void *arg) {
       CK(cuMemHostAlloc(&pinned, 4096 + random_next(&rnd) % (3 << 20), 0));
     }
   }
+  CK(cuStreamSynchronize(s)); // cuMemFree of stream-ordered memory waits for nothing
   for (int k = 0; k < SLOTS; k++) if (p[k]) CK(cuMemFree(p[k]));
   CK(cuMemFreeHost(pinned));
   CK(cuStreamDestroy(s));

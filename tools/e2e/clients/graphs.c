@@ -257,6 +257,7 @@ struct work {
   unsigned times;
   CUgraphExec shared;
 };
+static pthread_mutex_t shared_lock = PTHREAD_MUTEX_INITIALIZER; // the driver does not synchronise calls with one executable graph
 static void *launcher(void *arg) {
   struct work *w = arg;
   CUgraph g;
@@ -273,7 +274,9 @@ static void *launcher(void *arg) {
     CUgraphExec x = instantiate(g);
     CK(cuGraphDestroy(g));
     CK(cuGraphLaunch(x, own));
+    pthread_mutex_lock(&shared_lock);
     CK(cuGraphLaunch(w->shared, own)); // one that others launch too: additions, in whatever order
+    pthread_mutex_unlock(&shared_lock);
     CK(cuGraphLaunch(x, own));
     CK(cuGraphExecDestroy(x));
   }

@@ -19,7 +19,7 @@ int main(void) {
     if (i > 1) CK(cuStreamWaitEvent(stream[k], counted[k], 0));
     LAUNCH(fill, n / 256, 256, 0, stream[k], &data[k], &n, &x);
     CK(cuEventRecord(filled[k], stream[k]));
-    if (i % 4 == 0) CK(cuMemsetD32Async(bins[k], 0, 256, stream[!k]));
+    if (i % 4 < 2) CK(cuMemsetD32Async(bins[k], 0, 256, stream[!k]));
     CK(cuStreamWaitEvent(stream[!k], filled[k], 0));
     LAUNCH(histogram, 8, 256, 0, stream[!k], &bins[k], &data[k], &n);
     CK(cuEventRecord(counted[k], stream[!k]));

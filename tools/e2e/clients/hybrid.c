@@ -65,6 +65,7 @@ int main(void) {
     digest_device(p, N * 4);
     for (unsigned i = 0; i < 4; i++) factors[i] = 1000 * round + i;
     CK(cuMemcpyHtoD(scale, factors, sizeof factors));
+    CK(cuCtxSynchronize()); // the copy may return before the device has the bytes, and s does not wait for the null stream
   }
   CK(cuGraphExecDestroy(exec));
   CK(cuGraphDestroy(graph));

@@ -49,6 +49,7 @@ int main(void) {
   CUdeviceptr a, b;
   CK(cuMemAllocAsync(&a, 4096, s[0]));
   CK(cuMemsetD8Async(a, 1, 4096, s[0]));
+  CK(cuStreamSynchronize(s[0])); // cuMemFree of stream-ordered memory waits for nothing
   CK(cuMemFree(a));
   CK(cuMemAlloc(&b, 4096));
   CK(cuMemFreeAsync(b, s[0]));

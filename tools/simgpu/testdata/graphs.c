@@ -38,6 +38,7 @@ static void captured(void)
     OK(cuEventCreate(&fork, CU_EVENT_DISABLE_TIMING));
     OK(cuEventCreate(&join, CU_EVENT_DISABLE_TIMING));
     OK(cuMemsetD32Async(b, 0, N, s));
+    OK(cuStreamSynchronize(s)); /* expect reads on the null stream, which does not wait for s */
     OK(cuStreamBeginCapture(s, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
     OK(cuEventRecord(fork, s));
     OK(cuStreamWaitEvent(t, fork, 0));
@@ -256,6 +257,7 @@ int main(void)
     for (int i = 0; i < N; i++)
         host[i] = (float)i;
     OK(cuMemcpyHtoD(a, host, sizeof host));
+    OK(cuCtxSynchronize()); /* the copy may return before the device has the bytes */
     captured();
     forbidden();
     by_hand(ctx);

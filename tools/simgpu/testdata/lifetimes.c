@@ -31,8 +31,8 @@ static void streams_and_events(void)
     CUevent e;
     unsigned v = 0;
     OK(cuMemAlloc(&p, 4));
-    OK(cuMemsetD32(p, 0, 1));
     OK(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
+    OK(cuMemsetD32Async(p, 0, 1, s)); /* not cuMemsetD32: s would not wait for it */
     OK(cuEventCreate(&e, 0));
     launch(p, s);
     OK(cuEventRecord(e, s));
@@ -42,8 +42,8 @@ static void streams_and_events(void)
     OK(cuMemcpyDtoH(&v, p, 4));
     TRUE(v == 77);
 
-    OK(cuMemsetD32(p, 0, 1));
     OK(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
+    OK(cuMemsetD32Async(p, 0, 1, s));
     launch(p, s);
     OK(cuStreamDestroy(s));
     OK(cuCtxSynchronize()); /* also waits for streams that are gone */
@@ -115,6 +115,7 @@ static void crowd(void)
     *(volatile unsigned *)page = 0;
     OK(cuMemAlloc(&p, sizeof v));
     OK(cuMemsetD8(p, 0, sizeof v));
+    OK(cuCtxSynchronize()); /* the streams below do not wait for it */
     for (unsigned i = 0; i < N; i++) {
         OK(cuStreamCreate(&s[i], CU_STREAM_NON_BLOCKING));
         OK(cuStreamWaitValue32(s[i], gate, i + 1, CU_STREAM_WAIT_VALUE_GEQ));

@@ -32,19 +32,24 @@ static unsigned read_back(CUstream s)
 static void order_in_stream(void)
 {
     CUstream s;
+    CUevent first;
     OK(cuStreamCreate(&s, CU_STREAM_NON_BLOCKING));
+    OK(cuEventCreate(&first, CU_EVENT_DISABLE_TIMING));
     *word = 0;
     OK(cuMemsetD32Async(data, 1, 1, s));
+    OK(cuEventRecord(first, s));
     OK(cuStreamWaitValue32(s, gate, 1, CU_STREAM_WAIT_VALUE_GEQ));
     OK(cuMemsetD32Async(data, 2, 1, s));
     IS(CUDA_ERROR_NOT_READY, cuStreamQuery(s));
     CUstream other;
     OK(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING));
-    TRUE(read_back(other) == 1 || read_back(other) == 1); /* the wait holds back the second fill */
+    OK(cuStreamWaitEvent(other, first, 0));
+    TRUE(read_back(other) == 1); /* the wait holds back the second fill */
     *word = 1;
     OK(cuStreamSynchronize(s));
     OK(cuStreamQuery(s));
     TRUE(read_back(other) == 2);
+    OK(cuEventDestroy(first));
     OK(cuStreamDestroy(s));
     OK(cuStreamDestroy(other));
 }

@@ -78,7 +78,7 @@ int main(void)
     TRUE(n == 3);
     OK(cuMemAlloc(&out, 64 << 20));
     OK(cuMemAlloc(&counters, MOST * 4));
-    OK(cuMemsetD32(counters, 0, MOST));
+    OK(cuMemsetD32Async(counters, 0, MOST, s));
     /* One H100, µs: blocks, rounds that take about so many µs, instances, one after another, as one launch. */
     static const struct {
         unsigned blocks, us, instances;
