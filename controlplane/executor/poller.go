@@ -305,6 +305,9 @@ func (p *poller) pass() bool {
 	if p.leaving != leaveNow && p.schedule() {
 		did = true
 	}
+	if p.engine.Full != 0 {
+		p.unfill()
+	}
 	p.stats.Passes++
 	p.trace.Tick(p.now)
 	p.engine.Measured(p.learn)

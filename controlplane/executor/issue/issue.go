@@ -55,9 +55,10 @@ const (
 	MaxStreams = 32
 	// MaxThreads is the most issue threads; the driver's locks let few more than four help.
 	MaxThreads = 16
-	// streamDepth bounds what a stream holds: the driver blocks the caller at about 1,024 pending launches.
-	streamDepth = 900
-	orderEvents = 512
+	// streamDepth bounds what a stream holds: the driver blocks the caller at about 1,024 pending launches. What others wait for there may
+	// exceed it by forWaits; done words have no bound but the lanes, because nothing else shows that the stream has come further.
+	streamDepth, forWaits = 900, 32
+	orderEvents           = 512
 	// samples is how many words can be measured at a time; measureEvery is the time between two questions for one's result, ns.
 	samples      = 16
 	measureEvery = 50_000
@@ -130,6 +131,9 @@ type Engine struct {
 	command command // the one that is executed directly
 	// Directly counts commands that the poller executed itself.
 	Directly uint64
+	// Full are streams (a bit each) that had no room for a word, or for what waits for it. They have room when all that they hold is known
+	// done: whoever is told so asks for the done words of lanes there, and stores 0.
+	Full uint32
 }
 
 // Bind makes the calling thread, the poller's, fit for direct calls.
@@ -476,7 +480,11 @@ func (e *Engine) Issue(w *word.Word) bool {
 	if w.Batch != nil || w.Team != nil {
 		more = 2
 	}
-	if on.depth()+n+more > streamDepth || t.q.room() < need {
+	if on.depth()+n+more > streamDepth {
+		e.Full |= 1 << uint(stream)
+		return false
+	}
+	if t.q.room() < need {
 		return false
 	}
 	if n > 0 && !e.order(stream, waits, n) {
@@ -652,7 +660,11 @@ func (e *Engine) order(stream int, waits uint32, n int) bool {
 	}
 	for m := waits; m != 0; m &= m - 1 {
 		on := &e.streams[bits.TrailingZeros32(m)]
-		if on.depth() >= streamDepth+64 || e.threads[on.thread].q.room() < 2*n+2 {
+		if on.depth() >= streamDepth+forWaits {
+			e.Full |= m & -m
+			return false
+		}
+		if e.threads[on.thread].q.room() < 2*n+2 {
 			return false
 		}
 	}
@@ -693,6 +705,9 @@ func (e *Engine) SignalAgain(s *scoreboard.Session, l *scoreboard.Lane) bool {
 	if l.Stream == scoreboard.NoStream {
 		return true
 	}
+	if e.streams[l.Stream].depth() >= streamDepth+2*forWaits {
+		return false // whoever forges done words again and again fills no stream
+	}
 	s.Mend(l)
 	return e.signal(s, l)
 }
@@ -700,7 +715,7 @@ func (e *Engine) SignalAgain(s *scoreboard.Session, l *scoreboard.Lane) bool {
 func (e *Engine) signal(s *scoreboard.Session, l *scoreboard.Lane) bool {
 	on := &e.streams[l.Stream]
 	t := e.threads[on.thread]
-	if t.q.room() < 1 || on.depth() >= streamDepth+64 {
+	if t.q.room() < 1 {
 		return false
 	}
 	l.Signalled, l.Want = l.Whole, false

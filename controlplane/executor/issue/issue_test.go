@@ -359,7 +359,7 @@ func TestElapsed(t *testing.T) {
 	}
 }
 
-// A stream with a thousand ops in few launches is not full: what is issued there can be signalled, and waited for.
+// A stream with a thousand ops in few launches is not full: what is issued there can be waited for. Done words have room anywhere.
 func TestDepth(t *testing.T) {
 	for _, joined := range []bool{false, true} {
 		e := engine(t, newRecorder(), 1)
@@ -373,8 +373,39 @@ func TestDepth(t *testing.T) {
 		if room := e.Issue(one(p.launch(2, 0, shm.Dep{Lane: 1, Value: 1}))); room != joined {
 			t.Errorf("%d ops, joined: %v: an op of another stream can wait for them: %v", on.Ops, joined, room)
 		}
-		if room := e.Signal(p.s, lane); room != joined {
-			t.Errorf("%d ops, joined: %v: they can be signalled: %v", on.Ops, joined, room)
+		if full := e.Full != 0; full == joined {
+			t.Errorf("%d ops, joined: %v: the stream is said to be full: %v", on.Ops, joined, full)
 		}
+		if !e.Signal(p.s, lane) {
+			t.Errorf("%d ops, joined: %v: they cannot be signalled", on.Ops, joined)
+		}
+	}
+}
+
+// However many ops of other streams wait for a lane, its done word can be asked for: until it is known nothing frees the stream, and
+// everybody would wait for ever.
+func TestRoomForDoneWords(t *testing.T) {
+	e := engine(t, newRecorder(), 2)
+	p := newProgram(t)
+	if !e.Issue(one(p.launch(1, 0))) {
+		t.Fatal("no room")
+	}
+	lane := p.s.Lane(1)
+	n := 0
+	for ; n < 2*streamDepth; n++ {
+		settle(t, e)
+		dep := shm.Dep{Lane: 1, Value: 1}
+		if n == 0 { // the first one goes behind it on its stream
+			e.Issue(one(p.launch(2, 0, dep)))
+		} else if !e.Issue(one(p.launch(3+uint32(n%8), 0, dep))) {
+			break
+		}
+	}
+	if n == 2*streamDepth {
+		t.Fatalf("%d ops wait for a stream that holds %d", n, streamDepth)
+	}
+	settle(t, e)
+	if !e.Signal(p.s, lane) {
+		t.Errorf("with %d ops that wait for a lane its done word cannot be asked for", n)
 	}
 }

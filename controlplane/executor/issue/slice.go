@@ -44,7 +44,11 @@ func (e *Engine) Follow(w *word.Word) bool {
 	l := op.Session.Lane(op.Lane)
 	on := &e.streams[l.Stream]
 	t := e.threads[on.thread]
-	if on.depth()+2 > streamDepth || t.q.room() < 1+queueLength-queueUse {
+	if on.depth()+2 > streamDepth {
+		e.Full |= 1 << uint(l.Stream)
+		return false
+	}
+	if t.q.room() < 1+queueLength-queueUse {
 		return false
 	}
 	on.extra++ // the launch; hand counts the word behind it
