@@ -497,10 +497,14 @@ func (g *Gather) fill(f *scoreboard.Form, s *scoreboard.Shape, limit int, b *Bat
 	b.Form, b.Count, b.Alike, b.Slice, b.Pair = f, 0, true, Slice{}, Pair{}
 	room := min(f.Layout.Capacity, MaxSlots)
 	g.take(f, s, min(room, limit), b)
-	if b.Count == room || f.Layout.Mapping == coalesce.ByZ && s.Level == 0 {
+	if b.Count == room || !g.pressed || f.Layout.Mapping == coalesce.ByZ && s.Level == 0 {
 		return
 	}
 	budget := 4*g.resident(s, f.Registers, f.StaticShared) - b.Count*int(min(s.Blocks, 1<<30))
+	longest := int64(math.MaxInt64) // how long the others may take, as limit is for those of s
+	if c := s.Ready.First().Session.Class; c != nil {
+		longest = c.Longest - int64(b.Count)*s.Ready.First().Cost
+	}
 	for _, c := range f.Bodies {
 		for _, o := range c.ReadyShapes() {
 			if o == s || !joins(f, s, o) || o.Blocks == 0 || int64(o.Blocks) > int64(budget) || o.Ready.First().Place() >= scoreboard.Blocked {
@@ -510,12 +514,13 @@ func (g *Gather) fill(f *scoreboard.Form, s *scoreboard.Shape, limit int, b *Bat
 				g.apart(s.Code, scoreboard.ReasonCompany)
 				continue
 			}
-			n := min(room-b.Count, g.limit(o), budget/int(o.Blocks))
+			each := max(1, o.Ready.First().Cost)
+			n := min(room-b.Count, g.limit(o), budget/int(o.Blocks), int(min(longest/each, MaxSlots)))
 			if n <= 0 || (n == 1 && o.Limit == 1) {
 				continue
 			}
 			if n = g.take(f, o, n, b); n > 0 {
-				budget -= n * int(o.Blocks)
+				budget, longest = budget-n*int(o.Blocks), longest-int64(n)*each
 				b.Alike = b.Alike && o.Code == s.Code && o.Grid == s.Grid
 				b.Pair.add(g, s, b.Count-n, o, n)
 			}

@@ -191,6 +191,32 @@ func TestClassBounds(t *testing.T) {
 	}
 }
 
+// Nor does one of several kernels take longer.
+func TestClassBoundsPacks(t *testing.T) {
+	b := newBench(t, nil)
+	x, y := code(1), code(2)
+	scoreboard.Publish(form(coalesce.ByTable, 8, x, y))
+	class := &scoreboard.Class{Longest: 3500}
+	for _, c := range []*scoreboard.Code{x, x, y, y, y} {
+		s := b.session(c)
+		s.board.Class = class
+		s.offer(launch{}, 0)
+	}
+	for _, c := range []*scoreboard.Code{x, y} {
+		s := c.ReadyShapes()[0]
+		s.Times.Add(1, 16_000)
+		b.g.Weigh(s)
+		for op := s.Ready.First(); op != nil; op = op.Alike() {
+			op.Cost = s.Cost // 1000: a sixteenth of the chip
+		}
+	}
+	for _, want := range []int{3, 2} {
+		if n := len(b.next(0)); n != want {
+			t.Errorf("%d ops in a word that may take as long as three; want %d", n, want)
+		}
+	}
+}
+
 // What is ready together goes together: at most what the form holds, oldest first.
 func TestTogether(t *testing.T) {
 	b := newBench(t, nil)

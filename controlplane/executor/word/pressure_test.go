@@ -58,3 +58,29 @@ func TestPressure(t *testing.T) {
 		}
 	}
 }
+
+// Without pressure an op goes by itself, whatever else one launch could hold: other kernels, other grids, or the same at another level.
+func TestAloneWithoutPressure(t *testing.T) {
+	for _, pressed := range []bool{false, true} {
+		b := newBench(t, nil)
+		b.g.pressed = pressed
+		x, y := code(1), code(2)
+		for _, c := range []*scoreboard.Code{x, y} {
+			scoreboard.Publish(form(coalesce.ByZ, 8, c))
+		}
+		scoreboard.Publish(form(coalesce.ByTable, 8, x, y))
+		b.session(x).offer(launch{blocks: 3}, 0)
+		b.session(y).offer(launch{blocks: 5}, 0)
+		b.session(x).offer(launch{blocks: 4}, 0)
+		want := map[bool]int{true: 1, false: 3}[pressed]
+		words := 0
+		for ; b.g.Len() > 0; words++ {
+			if b.next(int64(words)) == nil {
+				t.Fatal("ops wait, and nothing bounds them")
+			}
+		}
+		if words != want {
+			t.Errorf("pressed: %v: %d words of three ops; want %d", pressed, words, want)
+		}
+	}
+}
