@@ -216,7 +216,7 @@ func (d *Daemon) slotFor(key slotKey) (*slot, error) {
 		}
 		go sl.retire() // executors did not live in it: its clients finish alone, what it held is given back
 	}
-	sl, err := newSlot(key, d.log, func(sl *slot) (*executorProcess, error) {
+	sl, err := newSlot(key, d.log, d.files, func(sl *slot) (*executorProcess, error) {
 		return startExecutor(d.config.Executable, sl, d.log, d.policies.current.Load().Daemon.MaxKernelTime)
 	})
 	if err != nil {

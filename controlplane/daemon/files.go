@@ -14,8 +14,8 @@ const (
 	leastForOthers = 256
 )
 
-// fileBudget bounds the descriptors that the daemon keeps for clients, so that a successor of their executor gets the same memory and
-// graphs: one for each segment, host segment and graph. Without it one client could take all, and no other would be let in.
+// fileBudget bounds the descriptors that the daemon keeps for clients, so that a successor of their executor gets the same memory, graphs
+// and code: one for each segment, host segment, graph and image. Without it one client could take all, and no other would be let in.
 type fileBudget struct {
 	mu         sync.Mutex
 	kept, most int
@@ -27,12 +27,13 @@ func newFileBudget(limit uint64) *fileBudget {
 	return &fileBudget{most: max(0, n-max(n/filesForOthers, leastForOthers))}
 }
 
-// take counts one more for a client that has so many. No client gets more than are left for all others.
-func (b *fileBudget) take(has int) error {
+// take counts one more for what has so many: a client, or the code that all clients of a slot share. None gets more than are left for all
+// others.
+func (b *fileBudget) take(what string, has int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if left := b.most - b.kept; has >= left {
-		return fmt.Errorf("the client's memory and graphs keep %d files open in the daemon, and %d of %d are left for everybody: raise its limit (ulimit -Hn), or allocate in larger pieces", has, max(left, 0), b.most)
+		return fmt.Errorf("%s keep %d files open in the daemon, and %d of %d are left for everybody: raise its limit (ulimit -Hn), or allocate in larger pieces", what, has, max(left, 0), b.most)
 	}
 	b.kept++
 	return nil
@@ -47,7 +48,7 @@ func (b *fileBudget) give() {
 
 // keep counts one more descriptor of the session. mu is held.
 func (s *session) keep() error {
-	err := s.files.take(s.kept)
+	err := s.files.take("the client's memory and graphs", s.kept)
 	if err == nil {
 		s.kept++
 	}

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -58,6 +60,40 @@ func TestFilesAreBudgeted(t *testing.T) {
 	first.forgetGraph(1)
 	if first.kept != 2 || b.kept != 5 {
 		t.Errorf("after four were given back the first client has %d, all have %d", first.kept, b.kept)
+	}
+	store := newImageStore(b)
+	ask := func(s *session) (n int, err error) {
+		for ; err == nil; n++ {
+			_, _, err = store.query(s, shm.Image{Hash0: uint64(n), Hash1: s.id, Bytes: 1})
+		}
+		return n - 1, err
+	}
+	if n, err := ask(first); n != 4 || err == nil || !strings.Contains(err.Error(), "4 files") {
+		t.Errorf("%d images were taken: %v; expected half of what was left", n, err)
+	}
+	if _, fd, err := store.query(first, shm.Image{Hash0: 2, Hash1: first.id, Bytes: 1}); fd < 0 || err != nil {
+		t.Errorf("an image that is asked for again: %d, %v", fd, err)
+	}
+	if _, err := store.filled(first, shm.Image{Hash0: 1, Hash1: first.id, Bytes: 1}); err == nil || store.kept != 3 {
+		t.Errorf("an image with another content: %v, %d are counted; expected an error, 3", err, store.kept)
+	}
+	fill1 := []byte("x")
+	good := shm.Image{Hash0: shm.Hash64(fill1, 0), Hash1: shm.Hash64(fill1, 1), Bytes: 1}
+	if _, fd, err := store.query(second, good); err != nil {
+		t.Error(err)
+	} else if _, err := unix.Pwrite(fd, fill1, 0); err != nil {
+		t.Error(err)
+	}
+	if id, err := store.filled(second, good); id == 0 || err != nil {
+		t.Errorf("a good image: %d, %v", id, err)
+	}
+	store.release(first)
+	if store.release(second); store.kept != 1 || store.bytes != 1 {
+		t.Errorf("%d images of %d bytes are counted after their clients left; expected the good one", store.kept, store.bytes)
+	}
+	store.close()
+	if _, _, err := store.query(second, shm.Image{Hash0: 9, Bytes: 1}); err == nil {
+		t.Error("a closed store asks for an image")
 	}
 	first.release()
 	first.release()

@@ -25,15 +25,17 @@ type image struct {
 	fd    int
 }
 
-// imageStore holds images by content. Images stay while any client of the slot
-// lives, because a restarted executor needs them; when the last client leaves,
-// the store is emptied if it has grown large.
+// imageStore holds images by content. They stay as long as the slot, because a
+// restarted executor needs them, and clients that come again have them.
 type imageStore struct {
 	mu     sync.Mutex
 	next   uint64
 	byHash map[imageHash]*image
 	byID   map[uint64]*image
 	bytes  uint64
+	files  *fileBudget
+	kept   int  // descriptors in byID and asked
+	closed bool // nothing comes in any more
 	// asked holds the memfds that were handed out and are being filled, by session
 	// and hash.
 	asked map[askKey]int
@@ -45,8 +47,8 @@ type askKey struct {
 	bytes   uint64
 }
 
-func newImageStore() *imageStore {
-	return &imageStore{byHash: map[imageHash]*image{}, byID: map[uint64]*image{}, asked: map[askKey]int{}}
+func newImageStore(files *fileBudget) *imageStore {
+	return &imageStore{files: files, byHash: map[imageHash]*image{}, byID: map[uint64]*image{}, asked: map[askKey]int{}}
 }
 
 // query returns the id of a content, or a memfd for the client to fill.
@@ -58,6 +60,8 @@ func (st *imageStore) query(s *session, r shm.Image) (id uint64, fd int, err err
 		return img.id, -1, nil
 	}
 	switch {
+	case st.closed:
+		return 0, -1, errSlotClosed
 	case r.Bytes == 0 || r.Bytes > maxImageBytes:
 		return 0, -1, fmt.Errorf("image of %d bytes: expected 1 to %d", r.Bytes, maxImageBytes)
 	case st.bytes+r.Bytes > maxStoreBytes:
@@ -65,14 +69,18 @@ func (st *imageStore) query(s *session, r shm.Image) (id uint64, fd int, err err
 	}
 	key := askKey{s.id, h, r.Bytes}
 	if old, ok := st.asked[key]; ok {
-		unix.Close(old)
-		st.bytes -= r.Bytes
+		st.let(old, r.Bytes)
 		delete(st.asked, key)
+	}
+	if err := st.files.take("images of the code of all clients of this GPU and user", st.kept); err != nil {
+		return 0, -1, err
 	}
 	fd, err = shm.CreateMemfd("heddle-image", int64(r.Bytes))
 	if err != nil {
+		st.files.give()
 		return 0, -1, err
 	}
+	st.kept++
 	st.asked[key] = fd
 	st.bytes += r.Bytes
 	return 0, fd, nil
@@ -91,9 +99,8 @@ func (st *imageStore) filled(s *session, r shm.Image) (uint64, error) {
 		return 0, fmt.Errorf("image %016x%016x: nobody was asked for it", r.Hash0, r.Hash1)
 	}
 	drop := func(err error) (uint64, error) {
-		unix.Close(fd)
 		st.mu.Lock()
-		st.bytes -= r.Bytes
+		st.let(fd, r.Bytes)
 		st.mu.Unlock()
 		return 0, err
 	}
@@ -113,15 +120,26 @@ func (st *imageStore) filled(s *session, r shm.Image) (uint64, error) {
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	if st.closed {
+		st.let(fd, r.Bytes)
+		return 0, errSlotClosed
+	}
 	if img := st.byHash[h]; img != nil { // another client was faster
-		unix.Close(fd)
-		st.bytes -= r.Bytes
+		st.let(fd, r.Bytes)
 		return img.id, nil
 	}
 	st.next++
 	img := &image{id: st.next, hash: h, bytes: r.Bytes, fd: fd}
 	st.byHash[h], st.byID[img.id] = img, img
 	return img.id, nil
+}
+
+// let closes a descriptor that was counted, of a file of so many bytes. mu is held.
+func (st *imageStore) let(fd int, bytes uint64) {
+	unix.Close(fd)
+	st.bytes -= bytes
+	st.kept--
+	st.files.give()
 }
 
 func (st *imageStore) get(id uint64) (*image, bool) {
@@ -137,24 +155,24 @@ func (st *imageStore) release(s *session) {
 	defer st.mu.Unlock()
 	for k, fd := range st.asked {
 		if k.session == s.id {
-			unix.Close(fd)
-			st.bytes -= k.bytes
+			st.let(fd, k.bytes)
 			delete(st.asked, k)
 		}
 	}
 }
 
-// close forgets everything.
+// close forgets everything, and takes nothing more: clients of a slot that is given up may not know it yet.
 func (st *imageStore) close() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.closed = true
 	for _, img := range st.byID {
-		unix.Close(img.fd)
+		st.let(img.fd, img.bytes)
 	}
-	for _, fd := range st.asked {
-		unix.Close(fd)
+	for k, fd := range st.asked {
+		st.let(fd, k.bytes)
 	}
-	st.byHash, st.byID, st.asked, st.bytes = map[imageHash]*image{}, map[uint64]*image{}, map[askKey]int{}, 0
+	st.byHash, st.byID, st.asked = map[imageHash]*image{}, map[uint64]*image{}, map[askKey]int{}
 }
 
 func (st *imageStore) size() (images int, bytes uint64) {

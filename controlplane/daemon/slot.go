@@ -71,13 +71,13 @@ type slot struct {
 	ended    chan struct{}
 }
 
-func newSlot(key slotKey, log *slog.Logger, launch func(*slot) (*executorProcess, error)) (*slot, error) {
+func newSlot(key slotKey, log *slog.Logger, files *fileBudget, launch func(*slot) (*executorProcess, error)) (*slot, error) {
 	bell, err := shm.CreateDoorbell()
 	if err != nil {
 		return nil, err
 	}
 	sl := &slot{
-		key: key, launch: launch, doorbell: bell, images: newImageStore(), sessions: map[uint64]*session{},
+		key: key, launch: launch, doorbell: bell, images: newImageStore(files), sessions: map[uint64]*session{},
 		losses: map[string]uint64{}, state: slotStarting, changed: make(chan struct{}), emptyAt: time.Now(), ended: make(chan struct{}),
 	}
 	sl.log = log.With("gpu", sl.gpu(), "uid", key.uid)
