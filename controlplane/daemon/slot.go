@@ -342,6 +342,7 @@ func (sl *slot) enter(s *session) (*executorProcess, error) {
 	}
 	if err != nil && !leaving(err) {
 		delete(sl.sessions, s.id)
+		_, _ = sl.process.call(s.id, shm.TypeDetach, nil, nil) // what it has of the session: refused when that is nothing
 	}
 	return sl.process, err
 }

@@ -663,3 +663,49 @@ func TestNapsWhereCoresAreFew(t *testing.T) {
 	a.mustSync(1, first)
 	b.mustSync(1, second)
 }
+
+// fewEvents is a driver that makes only so many timed events.
+type fewEvents struct {
+	*fakeGPU
+	left atomic.Int64
+}
+
+func (g *fewEvents) EventCreate(timed bool) (gpu.Event, gpu.Result) {
+	if timed && g.left.Add(-1) < 0 {
+		return 0, gpu.OutOfMemory
+	}
+	return g.fakeGPU.EventCreate(timed)
+}
+
+// A client that cannot be attached leaves nothing behind, and comes again.
+func TestAttachRefused(t *testing.T) {
+	g := &fewEvents{fakeGPU: newFakeGPU()}
+	g.left.Store(1 << 20)
+	t.Cleanup(g.unmapAll)
+	d := start(t, func() (Driver, Facts, error) { return g, g.facts(), nil }, nil, nil)
+	d.image(1, testImage) // it has begun to serve
+	file, err := shm.CreateSessionFile(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	c := d.session(1, file, memfd(t, nil, segmentBytes))
+	c.d = d
+	held := func() (windows, hosts int) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.windows), len(g.hosts)
+	}
+	windows, hosts := held()
+	g.left.Store(10)
+	if r := d.do(c.attaching()); r.Status == shm.StatusOK {
+		t.Fatal("a client without events was attached")
+	}
+	if w, h := held(); w != windows || h != hosts {
+		t.Errorf("%d windows and %d host registrations are held; %d and %d were before", w, h, windows, hosts)
+	}
+	d.must(shm.Message{Type: shm.TypeDetach, ClientID: c.id})
+	g.left.Store(shm.EventSlots)
+	c.attach(d)
+	d.must(shm.Message{Type: shm.TypeDetach, ClientID: c.id})
+}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/request"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
@@ -226,17 +227,13 @@ func (s *session) attach(m *shm.Message) error {
 			return refuseCUDA("cuMemHostRegister of the session file", r)
 		}
 		board.LanesDevice = at + uint64(uintptr(unsafe.Pointer(&file.LaneBytes()[0]))) - s.base
-		for i := range windows {
-			if err := s.window(&windows[i]); err != nil {
-				s.releaseWindows()
-				s.x.driver.HostUnregister(s.base)
-				return err
-			}
+		err := s.prepare(board, windows)
+		if err != nil {
+			s.releaseWindows()
+			board.DestroyEvents(&s.x.events)
+			s.x.driver.HostUnregister(s.base)
 		}
-		if r := board.PrepareEvents(preparedEvents, &s.x.events); r != gpu.Success {
-			return refuseCUDA("cuEventCreate", r)
-		}
-		return nil
+		return err
 	})
 	if err != nil {
 		file.Close()
@@ -244,6 +241,19 @@ func (s *session) attach(m *shm.Message) error {
 	}
 	s.client = &client{memory: memory{program: s.program}, id: s.id, board: board, file: file, ring: shm.NewConsumer(file), words: words, status: file.Status()}
 	atomic.StoreUint32(&s.client.status.ExecutorPID, uint32(unix.Getpid()))
+	return nil
+}
+
+// prepare reserves a session's windows and makes its first events. It runs on the loader's thread.
+func (s *session) prepare(board *scoreboard.Session, windows []shm.Range) error {
+	for i := range windows {
+		if err := s.window(&windows[i]); err != nil {
+			return err
+		}
+	}
+	if r := board.PrepareEvents(preparedEvents, &s.x.events); r != gpu.Success {
+		return refuseCUDA("cuEventCreate", r)
+	}
 	return nil
 }
 
@@ -727,7 +737,7 @@ func (s *session) teardown(c *client) error {
 // that others are served meanwhile. What the client that leaves may have left there ends the executor after DeadKernelTime. Ops of
 // others may take longer: where some are in flight, their streams are waited for companyTimes as long, and nobody is blamed then.
 func (x *executor) quiet(leaver uint64, streams uint32) error {
-	for i := range x.engine.Streams() {
+	for i := range issue.MaxStreams {
 		if streams&(1<<uint(i)) == 0 {
 			continue
 		}
