@@ -54,7 +54,15 @@ type options struct {
 func (o *options) printJSON(v any) error {
 	enc := json.NewEncoder(o.stdout)
 	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	return written(enc.Encode(v))
+}
+
+// written says that standard output could not be written; nil: it could.
+func written(err error) error {
+	if err != nil {
+		return fail(ExitFailed, "standard output: %w", err)
+	}
+	return nil
 }
 
 // Main runs one command line and returns its exit code.

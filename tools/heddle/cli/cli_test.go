@@ -2,9 +2,14 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode"
+
+	"github.com/heddle-gpu/heddle/controlplane/admin"
+	"github.com/heddle-gpu/heddle/controlplane/executor"
 )
 
 // Whoever mistypes is told what was wrong, how it is written and what to type next, on standard error, with the exit code of docs/cli.md.
@@ -38,6 +43,32 @@ func TestMistakesAreNamed(t *testing.T) {
 		}
 		if strings.Contains(stderr.String(), "strconv") || strings.Contains(stderr.String(), "http") {
 			t.Errorf("heddle %s: %q tells of its own insides", tc.args, stderr.String())
+		}
+	}
+}
+
+// What clients chose, labels, programs and kernels, is text in every table: no command of a terminal, no other direction of writing.
+func TestNamesOfClientsAreText(t *testing.T) {
+	serveStatus(t)
+	var ps, kernels, stderr bytes.Buffer
+	if code := execute([]string{"ps"}, &ps, &stderr); code != ExitOK {
+		t.Fatalf("exit code %d: %s", code, stderr.String())
+	}
+	row, err := json.Marshal(executor.CodeStats{Name: hostileLabel, Launches: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := printKernels(&kernels, []admin.Kernels{{Kernels: []json.RawMessage{row}}}, true); err != nil {
+		t.Fatal(err)
+	}
+	for _, out := range []string{ps.String(), kernels.String()} {
+		if !strings.Contains(out, "taken") {
+			t.Errorf("the name is not there:\n%s", out)
+		}
+		for _, r := range out {
+			if r != '\n' && !unicode.IsPrint(r) {
+				t.Errorf("%q in %q", r, out)
+			}
 		}
 	}
 }

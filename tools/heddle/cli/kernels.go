@@ -66,9 +66,9 @@ func printKernels(out io.Writer, list []admin.Kernels, full bool) error {
 		}
 		sort.SliceStable(rows, func(i, k int) bool { return rows[i].Launches+rows[i].InGraphs > rows[k].Launches+rows[k].InGraphs })
 		for _, r := range rows {
-			name := r.Name
-			if !full && len(name) > nameWidth {
-				name = name[:nameWidth] + "…"
+			name := printable(r.Name)
+			if cut := fit(name, nameWidth); !full && cut != name {
+				name = cut + "…"
 			}
 			share, width := "-", "-"
 			if r.Coalesced > 0 {
@@ -78,7 +78,7 @@ func printKernels(out io.Writer, list []admin.Kernels, full bool) error {
 				gpuTime(together(&r)), dash(r.PTX), dash(strings.Join(r.Forms, ", ")), whyNot(&r))
 		}
 	}
-	return w.Flush()
+	return written(w.Flush())
 }
 
 // together is an instance's share of the widest words that were measured, 0 when none was.

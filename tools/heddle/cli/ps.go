@@ -27,14 +27,14 @@ func newPs(o *options) *cobra.Command {
 			w := tabwriter.NewWriter(o.stdout, 0, 8, 2, ' ', 0)
 			fmt.Fprintln(w, "ID\tPID\tUID\tSTATE\tGPU\tDEVICE\tKERNELS\tOPS\tIN FLIGHT\tLABEL\tPROGRAM")
 			for _, c := range s.Clients {
-				fmt.Fprintf(w, "%d\t%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", c.ID, c.Pid, c.UID, c.State, short(c.GPU), mib(c.DeviceBytes), c.Kernels, c.Ops, c.InFlight, dash(c.Label), c.Exe)
+				fmt.Fprintf(w, "%d\t%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", c.ID, c.Pid, c.UID, c.State, short(c.GPU), mib(c.DeviceBytes), c.Kernels, c.Ops, c.InFlight, dash(printable(c.Label)), printable(c.Exe))
 			}
 			fmt.Fprintln(w, "\nEXECUTOR\tPID\tUID\tSTATE\tGPU\tSTARTS\tCLIENTS\tIMAGES\tLAST FAULT")
 			for i, e := range s.Executors {
-				fmt.Fprintf(w, "%d\t%d\t%d\t%s\t%s\t%d\t%d\t%d\t%s\n", i, e.Pid, e.UID, e.State, short(e.GPU), e.Epoch, e.Clients, e.Images, dash(e.Fault))
+				fmt.Fprintf(w, "%d\t%d\t%d\t%s\t%s\t%d\t%d\t%d\t%s\n", i, e.Pid, e.UID, e.State, short(e.GPU), e.Epoch, e.Clients, e.Images, dash(printable(e.Fault)))
 			}
 			if err := w.Flush(); err != nil {
-				return err
+				return written(err)
 			}
 			fmt.Fprintf(o.stdout, "\ndaemon %d, version %s, up %s\n", s.Pid, s.Version, time.Since(s.Since).Round(time.Second))
 			return nil

@@ -115,7 +115,7 @@ func (o *options) simulate(sc *simulate.Scenario, file string, seed uint64) erro
 	if o.json {
 		return o.printJSON(rep)
 	}
-	return rep.Print(o.stdout)
+	return written(rep.Print(o.stdout))
 }
 
 // printScenarios lists what --scenario takes by name.

@@ -98,18 +98,18 @@ func runTop(ctx context.Context, o *options, interval time.Duration, once bool) 
 			return o.printJSON(r)
 		case o.json:
 			if err := json.NewEncoder(o.stdout).Encode(r); err != nil {
-				return err
+				return written(err)
 			}
 		case live:
 			if err := r.draw(o.stdout, screen); err != nil {
-				return err
+				return written(err)
 			}
 		default:
 			if !first {
 				fmt.Fprintln(o.stdout)
 			}
 			if err := r.print(o.stdout, layout{columns: 80, colour: screen.colour()}); err != nil {
-				return err
+				return written(err)
 			}
 		}
 		if once {
