@@ -12,9 +12,12 @@ export GOEXPERIMENT := norandomizedheapbase64
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -X github.com/heddle-gpu/heddle/tools/heddle/cli.Version=$(VERSION)
 
-.PHONY: build deps tools-deps interposer heddle simgpu generate demo demo-programs test test-go test-race test-c lint nightly bench gpu-test gpu-carry dist clean
+.PHONY: help build deps tools-deps interposer heddle simgpu generate demo demo-programs test test-go test-race test-c lint nightly bench gpu-test gpu-carry dist clean
 
 build: heddle interposer simgpu ## everything, into build/
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 deps: ## CUDA headers and ptxas (PyPI wheels, pinned) into .deps/
 	@tools/deps/fetch.sh cuda

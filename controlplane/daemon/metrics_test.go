@@ -27,6 +27,7 @@ import (
 	"github.com/heddle-gpu/heddle/shm"
 )
 
+//go:generate go test -run ^TestMetricsAreDocumented$ -update
 var update = flag.Bool("update", false, "rewrite docs/metrics.md")
 
 // someStats has every number that metrics are made of.

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 )
 
+//go:generate go test -run ^TestDocs$ -update
 var update = flag.Bool("update", false, "rewrite docs/policy.md")
 
 const example = `schema_version = 1

@@ -16,6 +16,7 @@ import (
 	"github.com/heddle-gpu/heddle/jit/harvest"
 )
 
+//go:generate go test -run ^TestDocs$ -update
 var update = flag.Bool("update", false, "rewrite docs/reasons.md")
 
 // constants finds in a source file the text of the first group of a pattern.

@@ -6,6 +6,7 @@ import (
 	"testing"
 )
 
+//go:generate go test -run ^TestCoverage$ -update
 var update = flag.Bool("update", false, "write docs/ptx-coverage.md")
 
 // TestCoverage keeps docs/ptx-coverage.md equal to the decode table.

@@ -6,6 +6,8 @@
 // the C preprocessor ($CC, or cc), so gcc or clang must be installed.
 package main
 
+//go:generate go run . -include ../../.deps/cuda/nvidia/cu13/include -table ../../interposer/src/hooks/table.toml -out ../../interposer/src/hooks
+
 import (
 	"bytes"
 	"flag"

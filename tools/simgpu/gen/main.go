@@ -7,6 +7,8 @@
 // without the suffix of per-thread default streams.
 package main
 
+//go:generate go run . -include ../../../.deps/cuda/nvidia/cu13/include -src ../libcuda -doc ../../../docs/simgpu-driver-api.md
+
 import (
 	"flag"
 	"fmt"
