@@ -22,9 +22,9 @@ help: ## this list
 deps: ## CUDA headers and ptxas (PyPI wheels, pinned) into .deps/
 	@tools/deps/fetch.sh cuda
 
-tools-deps: deps ## what only the tests use: Debian packages, headers of NVTX, ruff
+tools-deps: deps ## what only the tests use: Debian packages, headers of NVTX
 	@tools/deps/packages.sh
-	@tools/deps/fetch.sh nvtx ruff
+	@tools/deps/fetch.sh nvtx
 
 heddle:
 	@mkdir -p $(BUILD)/bin
@@ -57,7 +57,6 @@ test: tools-deps build ## everything CI runs
 	tools/test/run.sh
 
 lint: deps ## formatting, vet, ruff, import boundaries, file rules
-	@tools/deps/fetch.sh ruff
 	tools/test/lint.sh
 
 nightly: tools-deps build ## the long versions: fuzzing, thousands of kills

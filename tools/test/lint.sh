@@ -9,6 +9,7 @@ if [ -n "$unformatted" ]; then
   echo "next: gofmt -w $unformatted" >&2
   exit 1
 fi
+tools/deps/fetch.sh ruff
 ruff=(.deps/ruff/ruff-*.data/scripts/ruff)
 "${ruff[0]}" check --no-cache --quiet || { echo "next: ${ruff[0]} check --fix, or mend by hand" >&2; exit 1; }
 "${ruff[0]}" format --check --no-cache --quiet || { echo "next: ${ruff[0]} format" >&2; exit 1; }
