@@ -302,7 +302,7 @@ func (s *Session) Accept(v *shm.RecordView, arrival uint64) (a Action, steps int
 	deps := s.takeDeps(len(v.Deps()))
 	copy(deps, v.Deps())
 	op.Session, op.Kind, op.Lane, op.Seq, op.Ready, op.Arrival = s, v.Kind, v.Lane, v.Seq, v.Ready, arrival
-	op.ReadyAt, op.Latest, op.Deadline, op.Cost, op.Held, op.Ordered = 0, 0, 0, 0, 0, false
+	op.ReadyAt, op.Latest, op.Deadline, op.Cost, op.Held, op.Harm, op.Ordered, op.Hurts, op.Avoided = 0, 0, 0, 0, 0, 0, false, false, false
 	op.Signal = v.WantSignal()
 	op.deps, op.depsAt, op.depEnd, op.end = deps, 0, s.depTail, v.End
 	s.order[s.opTail%OpsPerSession] = cell

@@ -2,6 +2,7 @@ package scoreboard
 
 import (
 	"encoding/binary"
+	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -320,6 +321,43 @@ func TestCount(t *testing.T) {
 	}
 	if after(^uint32(0)) != 1 || before(1) != 0 || after(5) != 6 || before(6) != 5 {
 		t.Error("0 is never a number")
+	}
+}
+
+// The place of an op that is done says nothing of it to who gets it next.
+func TestPlacesAreClean(t *testing.T) {
+	b := newBoard(t)
+	l := b.s.Lane(1)
+	next := func() *Op {
+		b.memset(1, 0, 8)
+		b.scan(t)
+		return b.s.Ready(l)
+	}
+	op := next()
+	fresh := *op
+	b.s.Issue(op, 0)
+	v := reflect.ValueOf(op).Elem()
+	for i := range v.NumField() {
+		switch f := v.Field(i); {
+		case f.CanSet() && f.Kind() == reflect.Bool:
+			f.SetBool(true)
+		case f.CanSet() && f.Kind() == reflect.Int64:
+			f.SetInt(77)
+		}
+	}
+	l.Signalled = 1
+	atomic.StoreUint32(&b.file.Lane(1).Done, 1)
+	if n, ok := b.s.Poll(l); n != 1 || !ok || !b.s.Release() {
+		t.Fatal("the op is not done")
+	}
+	if again := next(); again != op {
+		t.Fatal("the next op has another place")
+	}
+	for i := range v.NumField() {
+		f, was := v.Field(i), reflect.ValueOf(fresh).Field(i)
+		if k := f.Kind(); (k == reflect.Bool || k == reflect.Int64) && f.CanSet() && !f.Equal(was) {
+			t.Errorf("%s is %v; of an op without a predecessor it is %v", v.Type().Field(i).Name, f, was)
+		}
 	}
 }
 

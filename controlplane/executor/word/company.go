@@ -94,6 +94,7 @@ func (g *Gather) regard(op *scoreboard.Op, alone int64) {
 	if in == nil || in.Above == 0 || t == nil {
 		return
 	}
+	op.Hurts, op.Harm = false, 0 // another class was above when it was ready before
 	if x, sure := t.Excess(in.Above, op.Key(), op.ReadyAt); sure {
 		op.Hurts = x >= company.Hurts
 		op.Harm = int64(float64(alone) * x / (1 + x)) // by so much less the class above gets on meanwhile
