@@ -209,8 +209,8 @@ func TestDemoSaysWhatIsMissing(t *testing.T) {
 	}{
 		"no programs":   {[]string{"--programs", empty}, 1, "make demo"},
 		"senseless":     {[]string{"--rounds", "-3"}, 2, "--rounds -3"},
-		"not a number":  {[]string{"--rounds", "many"}, 2, "heddle --help"},
-		"one too many":  {[]string{"twice"}, 2, "heddle --help"},
+		"not a number":  {[]string{"--rounds", "many"}, 2, "heddle demo --help"},
+		"one too many":  {[]string{"twice"}, 2, "heddle demo --help"},
 		"kernels alone": {[]string{"--programs", filepath.Join(demoFolder(t), "kernels")}, 1, "make demo"},
 	} {
 		t.Run(name, func(t *testing.T) {
