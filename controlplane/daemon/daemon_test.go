@@ -160,6 +160,9 @@ func fakeExecutor() int {
 				return 3
 			}
 		case shm.TypeResume:
+			if os.Getenv("FAKE_EXECUTOR_REFUSES") != "" && m.ClientID == 2 {
+				status, tail = shm.StatusNoMemory, []byte("no memory")
+			}
 			if deadly[m.ClientID] && atomic.LoadUint32(&files[m.ClientID].Status().Error) == 0 {
 				return 3
 			}
@@ -462,6 +465,27 @@ func TestAHelloOutlivesAnExecutor(t *testing.T) {
 				t.Errorf("the second executor was told:\n%s", told)
 			}
 		})
+	}
+}
+
+// TestARefusedClientLeavesNothing: what the executor took of a client before it refused a step of its attach, it is told to give back.
+func TestARefusedClientLeavesNothing(t *testing.T) {
+	t.Setenv("FAKE_EXECUTOR_REFUSES", "1")
+	h := start(t)
+	first := h.dial()
+	eventually(t, "live", func() bool { return first.state() == shm.StateLive })
+	if c, err := dial(h.dir); err == nil || !strings.Contains(err.Error(), "no memory") {
+		t.Fatalf("a client that the executor refuses is answered with %v, %v", c, err)
+	}
+	third := h.dial()
+	eventually(t, "live", func() bool { return third.state() == shm.StateLive })
+	told := h.told()
+	for _, want := range []string{"ATTACH client=2", "DETACH client=2", "RESUME client=3"} {
+		_, rest, found := strings.Cut(told, want)
+		if !found {
+			t.Fatalf("the executor was told, from %q on:\n%s", want, told)
+		}
+		told = rest
 	}
 }
 

@@ -458,9 +458,6 @@ func (s *session) segment(m *shm.Message, r *shm.Range) error {
 	if r.Offset != 0 {
 		return refuse(shm.StatusInvalid, "segment %#x: offset %d; the driver maps whole handles only", r.Address, r.Offset)
 	}
-	if err := s.addMemory(r.Address, r.Bytes, r.Flags); err != nil {
-		return err
-	}
 	single := !slices.ContainsFunc(s.windows, func(w shm.Range) bool { return inside(*r, w) })
 	err = s.x.mapper.do(func() error {
 		d := s.x.driver
@@ -483,8 +480,11 @@ func (s *session) segment(m *shm.Message, r *shm.Range) error {
 		return nil
 	})
 	if err != nil {
-		s.x.poller.call(func() { s.client.board.Memory.Remove(r.Address) })
 		return err
+	}
+	// Only now may ops name it: one that came before would fault in everybody's context.
+	if err := s.addMemory(r.Address, r.Bytes, r.Flags); err != nil {
+		return errors.Join(err, s.x.mapper.do(func() error { return s.unmap(r.Address, r.Bytes, single) }))
 	}
 	s.segments[r.Address] = r.Bytes
 	if single {
