@@ -50,11 +50,12 @@ static bool window_add(struct heddle_memory *m, uint64_t base, uint64_t bytes) {
   for (int i = 0; i < TRIES; i++) {
     if (window_good(base, bytes) && reserve(base, bytes)) {
       pthread_mutex_lock(&m->lock);
-      bool ok = heddle_heap_add(&m->space, base, bytes, NULL) != NULL;
+      struct heddle_span *span = heddle_heap_add(&m->space, base, bytes, NULL);
+      bool ok = span != NULL && heddle_region_add(m, base, bytes, false);
+      if (span != NULL && !ok) heddle_heap_remove(&m->space, span); // nobody has taken an address of it: the lock was held
       pthread_mutex_unlock(&m->lock);
-      if (ok && heddle_region_add(m, base, bytes, false)) return true;
-      heddle_real.cuMemAddressFree(base, bytes);
-      return false;
+      if (!ok) heddle_real.cuMemAddressFree(base, bytes);
+      return ok;
     }
     struct heddle_wire_range ask = {.bytes = bytes}, reply = {0};
     int nfds = 0;
