@@ -75,9 +75,10 @@ func reasons(n *[scoreboard.ReasonCount]uint64) map[string]uint64 {
 	return out
 }
 
-// codesPerPage bounds how many rows the poller collects at a time, codesBytes the JSON of a page.
+// codesPerPage bounds how many rows a page has, codesAtOnce how many of them the poller collects at a time, codesBytes the JSON of a page.
 const (
 	codesPerPage = 64
+	codesAtOnce  = 8
 	codesBytes   = 30 << 10
 )
 
@@ -86,23 +87,36 @@ const (
 // which it asked for them; a client that is not there has none.
 func (x *executor) codes(from int, client uint64) (rows []byte, next, total int, err error) {
 	all := x.forms.known()
-	var page []CodeStats
-	var known *acquaintances
+	var asked []*scoreboard.Code
 	ok := x.poller.call(func() {
 		for _, c := range x.poller.clients {
 			c.board.CountGraphs()
 		}
 		if client != 0 {
-			all = x.poller.codesOf(client, all)
+			asked = x.poller.codesOf(client)
 		}
-		total = len(all)
-		from = min(max(from, 0), total)
-		for _, c := range all[from:min(total, from+codesPerPage)] {
-			page = append(page, codeRow(c.code, c.origin))
-		}
-		known = x.poller.acquaintances()
 	})
+	if client != 0 {
+		all = those(all, asked)
+	}
+	total = len(all)
+	from = min(max(from, 0), total)
+	rest := all[from:min(total, from+codesPerPage)]
+	page := make([]CodeStats, 0, len(rest))
+	for ok && len(rest) > 0 {
+		some := rest[:min(len(rest), codesAtOnce)]
+		rest = rest[len(some):]
+		ok = x.poller.call(func() {
+			for _, c := range some {
+				page = append(page, codeRow(c.code, c.origin))
+			}
+		})
+	}
 	if !ok {
+		return nil, 0, 0, errStopping
+	}
+	known := x.acquaintances(x.poller.call)
+	if known == nil {
 		return nil, 0, 0, errStopping
 	}
 	slowedBy, slows := known.partners()
@@ -148,27 +162,32 @@ func (f *forms) known() []knownCode {
 	return all
 }
 
-// codesOf gives those of all that a client asked for; it runs on the poller's thread.
-func (p *poller) codesOf(client uint64, all []knownCode) []knownCode {
-	byCode := map[*scoreboard.Code]knownCode{}
-	for _, c := range all {
-		byCode[c.code] = c
-	}
-	var of []knownCode
+// codesOf gives the kernels that a client asked for, one that has several numbers as often; it runs on the poller's thread.
+func (p *poller) codesOf(client uint64) (of []*scoreboard.Code) {
 	for _, c := range p.clients {
 		if c.id != client {
 			continue
 		}
 		for id, n := uint32(1), c.board.Kernels(); n > 0 && id < maxKernelID; id++ {
-			k := c.board.KernelByID(id)
-			if k == nil {
-				continue
+			if k := c.board.KernelByID(id); k != nil {
+				n--
+				of = append(of, k.Code)
 			}
-			n--
-			if known, ok := byCode[k.Code]; ok && k.Code != nil {
-				delete(byCode, k.Code) // a code may have several numbers
-				of = append(of, known)
-			}
+		}
+	}
+	return of
+}
+
+// those gives the ones of all that were asked for, each once, in the order of the question.
+func those(all []knownCode, asked []*scoreboard.Code) (of []knownCode) {
+	byCode := map[*scoreboard.Code]knownCode{}
+	for _, c := range all {
+		byCode[c.code] = c
+	}
+	for _, c := range asked {
+		if known, ok := byCode[c]; ok {
+			delete(byCode, c)
+			of = append(of, known)
 		}
 	}
 	return of

@@ -54,13 +54,27 @@ type named struct {
 	code *scoreboard.Code
 }
 
-// acquaintances copies; it runs on the poller's thread.
-func (p *poller) acquaintances() *acquaintances {
-	a := &acquaintances{now: p.now, table: company.New(), classes: map[uint64]string{}}
-	p.company.CopyTo(a.table, 0, company.Rows, p.now)
-	p.gather.Shapes().Each(func(s *scoreboard.Shape) { a.shapes = append(a.shapes, named{s.Key, s.Code}) })
-	for _, k := range p.sched.Classes() {
-		a.classes[k.Key] = "class " + k.Name
+// acquaintances copies them; call runs a function on the poller's thread, which every call holds up for a few µs. Nil: it did not.
+func (x *executor) acquaintances(call func(func()) bool) *acquaintances {
+	p := x.poller
+	a := &acquaintances{table: company.New(), classes: map[uint64]string{}}
+	for part := range scoreboard.Parts {
+		const n = company.Rows / scoreboard.Parts
+		shapes := make([]named, 0, scoreboard.ShapesPerPart)
+		ok := call(func() {
+			if part == 0 {
+				a.now = p.now // later parts are a little younger
+				for _, k := range p.sched.Classes() {
+					a.classes[k.Key] = k.Name
+				}
+			}
+			p.company.CopyTo(a.table, part*n, n, a.now)
+			p.gather.Shapes().Each(part, func(s *scoreboard.Shape) { shapes = append(shapes, named{s.Key, s.Code}) })
+		})
+		if !ok {
+			return nil
+		}
+		a.shapes = append(a.shapes, shapes...)
 	}
 	return a
 }
@@ -81,7 +95,7 @@ func (a *acquaintances) partners() (slowedBy, slows map[uint32][]CompanyStats) {
 			return c.Name[:min(len(c.Name), partnerName)]
 		}
 		if n := a.classes[key]; n != "" {
-			return n
+			return "class " + n
 		}
 		return kinds[key>>8]
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/heddle-gpu/heddle/controlplane/compiler"
 	"github.com/heddle-gpu/heddle/controlplane/executor/company"
+	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/jit/cache"
 	"github.com/heddle-gpu/heddle/shm"
 )
@@ -82,6 +83,38 @@ func TestCompanyAcrossRestarts(t *testing.T) {
 	}
 	if st := b.stats().Interference; st.Pairs < 2 || st.Hurting != 0 {
 		t.Errorf("%+v: what it has not measured itself counts not yet", st)
+	}
+}
+
+// Showing who slows whom copies the table in parts, between which the poller does its work: what it learns meanwhile is in the parts that
+// come later, and what was known is there.
+func TestCompanyIsCopiedInParts(t *testing.T) {
+	b := newBench(t)
+	table := b.poller.company
+	learn := func(from, to uint64) {
+		for i := from; i < to; i++ {
+			table.Learn(i, []uint64{i + 1<<32}, []float64{0}, 1, 0)
+		}
+	}
+	learn(1, company.Rows/16)
+	known := table.Len()
+	calls := 0
+	x := &executor{poller: b.poller}
+	a := x.acquaintances(func(f func()) bool {
+		f()
+		if calls++; calls == scoreboard.Parts/2 {
+			learn(1<<20, 1<<20+company.Rows/16)
+		}
+		return true
+	})
+	later := table.Len() - known // of which about half is in parts that were copied already
+	got := map[bool]int{}
+	a.table.Each(0, func(k company.Known) { got[k.Victim < 1<<20]++ })
+	if calls != scoreboard.Parts || got[true] != known || got[false] == 0 || got[false] == later {
+		t.Errorf("%d calls; of %d pairs that were known and %d that came half way %d and %d are there", calls, known, later, got[true], got[false])
+	}
+	if x.acquaintances(func(func()) bool { return false }) != nil {
+		t.Error("a copy is given when the poller has ended")
 	}
 }
 

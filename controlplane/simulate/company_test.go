@@ -41,7 +41,9 @@ func learned(t *testing.T, text string, p *policy.Policy, at func(*heddle, int64
 // keys are the contents of the kernels that were launched, and of the classes, by name.
 func (h *heddle) keys() map[string]uint64 {
 	out := map[string]uint64{}
-	h.Gather.Shapes().Each(func(s *scoreboard.Shape) { out[s.Code.Name] = s.Key })
+	for part := range scoreboard.Parts {
+		h.Gather.Shapes().Each(part, func(s *scoreboard.Shape) { out[s.Code.Name] = s.Key })
+	}
 	for _, k := range h.Sched.Classes() {
 		out["class "+k.Name] = k.Key
 	}
@@ -194,7 +196,9 @@ func TestWrongCompany(t *testing.T) {
 				h.company.Learn(keys["a"], []uint64{keys["b"]}, []float64{0}, 1e6, now)
 				h.company.Learn(keys["b"], []uint64{keys["a"]}, []float64{0}, 1e6, now)
 			}
-			h.Gather.Shapes().Each(h.Gather.Distrust)
+			for part := range scoreboard.Parts {
+				h.Gather.Shapes().Each(part, h.Gather.Distrust)
+			}
 		}
 	})
 	if lies < 3 {

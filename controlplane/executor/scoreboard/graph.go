@@ -233,6 +233,9 @@ func (g *Graph) Cuts(in *Class) bool {
 // Count brings what its kernels were launched up to date in their codes.
 func (g *Graph) Count() {
 	n := g.Launched - g.counted
+	if n == 0 {
+		return
+	}
 	g.counted = g.Launched
 	for _, c := range g.Codes {
 		c.Code.Use.InGraphs += n * c.Count

@@ -165,17 +165,15 @@ func NewShapes() *Shapes {
 // Recall takes what an earlier executor measured.
 func (t *Shapes) Recall(b *cost.Book) { t.book = b }
 
-// Parts is in how many parts Measured gives what it has: each is some µs of the poller's time.
+// Parts is in how many parts Measured and Each give what there is: each is some µs of the poller's time.
 const Parts = 16
+
+// ShapesPerPart is the most shapes that a part holds.
+const ShapesPerPart = maxShapes / Parts
 
 // Measured copies a part of what was measured, 0 to Parts-1 one after the other.
 func (t *Shapes) Measured(to *cost.Book, part int) {
-	cells := len(t.cells) / Parts
-	for i := range t.cells[part*cells : (part+1)*cells] {
-		if s := &t.cells[part*cells+i]; s.occupied {
-			t.book.Put(s.content(), &s.Times)
-		}
-	}
+	t.Each(part, func(s *Shape) { t.book.Put(s.content(), &s.Times) })
 	t.book.CopyTo(to, part*cost.BookRows/Parts, cost.BookRows/Parts)
 }
 
@@ -332,11 +330,11 @@ func (t *Shapes) Remove(op *Op) bool {
 	return true
 }
 
-// Each calls f for every shape that is known.
-func (t *Shapes) Each(f func(*Shape)) {
-	for i := range t.cells {
-		if t.cells[i].occupied {
-			f(&t.cells[i])
+// Each calls f for every shape of a part that is known, 0 to Parts-1.
+func (t *Shapes) Each(part int, f func(*Shape)) {
+	for i := range t.cells[part*ShapesPerPart : (part+1)*ShapesPerPart] {
+		if s := &t.cells[part*ShapesPerPart+i]; s.occupied {
+			f(s)
 		}
 	}
 }

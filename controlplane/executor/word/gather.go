@@ -597,7 +597,11 @@ func (g *Gather) Learn(s *scoreboard.Shape, n int, ns int64, of []*scoreboard.Se
 }
 
 // Forget gives up what was measured of words of several ops: a straggler was in them.
-func (g *Gather) Forget() { g.shapes.Each(func(s *scoreboard.Shape) { s.Times.Forget() }) }
+func (g *Gather) Forget() {
+	for part := range scoreboard.Parts {
+		g.shapes.Each(part, func(s *scoreboard.Shape) { s.Times.Forget() })
+	}
+}
 
 // PlainIssued counts a word of Plain.
 func (g *Gather) PlainIssued(w *Word) {
