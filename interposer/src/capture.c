@@ -9,10 +9,19 @@ bool heddle_stream_captures(CUstream stream) {
   return heddle_real.cuStreamIsCapturing(stream, &status) != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
+struct heddle_lane *heddle_capture_enter(CUstream stream) {
+  struct heddle_lane *lane = heddle_lane_of(stream);
+  if (lane != NULL) heddle_lane_lock(lane);
+  return lane;
+}
+
+void heddle_capture_entered(struct heddle_lane *lane) {
+  if (lane != NULL) heddle_mutex_unlock(lane->lock);
+}
+
+// Also while no stream captures: another thread may begin a capture before the call that follows.
 CUstreamCaptureMode heddle_capture_relax(void) {
   CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-  // Only a capture in progress can be upset; without one the exchange would be two needless driver calls.
-  if (atomic_load_explicit(&heddle_hooks_captures, memory_order_relaxed) == 0) return CU_STREAM_CAPTURE_MODE_RELAXED;
   if (heddle_real.cuThreadExchangeStreamCaptureMode != NULL) (void)heddle_real.cuThreadExchangeStreamCaptureMode(&mode);
   return mode;
 }

@@ -292,7 +292,7 @@ CUresult heddle_hook_cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigne
     if (settled > 0) return (CUresult)settled;
   }
   if (at.how == NATIVELY) {
-    heddle_mutex_lock(lane->lock);
+    heddle_lane_lock(lane); // a captured event has the stream join its capture
     r = heddle_real.cuStreamWaitEvent(hStream, hEvent, Flags);
     heddle_lane_native(lane); // the next forwarded op follows it by a ready write
     heddle_mutex_unlock(lane->lock);
@@ -316,7 +316,7 @@ CUresult heddle_hook_cuStreamWaitEvent(CUstream hStream, CUevent hEvent, unsigne
     }
     return heddle_wait_number(at.session, at.lane, at.seq, 20);
   }
-  heddle_mutex_lock(lane->lock); // another device's lane, or a stream that is not forwarded: the real stream waits for the word
+  heddle_lane_lock(lane); // another device's lane, or a stream that is not forwarded: the real stream waits for the word
   lost = !heddle_stream_wait_number(lane, at.session, at.lane, at.seq, &r);
   heddle_lane_native(lane);
   heddle_mutex_unlock(lane->lock);
@@ -337,9 +337,12 @@ CUresult heddle_hook_cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent) {
   CUresult r = before_context_wait(hEvent);
   struct heddle_context *c = hCtx == NULL ? heddle_context_current() : heddle_context_peek(hCtx);
   if (r != CUDA_SUCCESS) return r;
-  // All streams of the context now wait for native work that no lane knows of: wait for it here too.
-  if (c != NULL && c->session != NULL && heddle_session_live(c->session)) return heddle_real.cuEventSynchronize(hEvent);
-  return heddle_real.cuCtxWaitEvent(hCtx, hEvent);
+  if (c == NULL || c->session == NULL || !heddle_session_live(c->session)) return heddle_real.cuCtxWaitEvent(hCtx, hEvent);
+  // All streams of the context now wait for native work that no lane knows of: wait for it here.
+  CUstreamCaptureMode mode = heddle_capture_relax();
+  r = heddle_real.cuEventSynchronize(hEvent);
+  heddle_capture_restore(mode);
+  return r;
 }
 
 CUresult heddle_hook_cuGreenCtxWaitEvent(CUgreenCtx hCtx, CUevent hEvent) {

@@ -205,6 +205,15 @@ bool heddle_event_forwarded(CUevent e);
 extern _Atomic int heddle_hooks_captures; // hooks/hooks.h: captures in progress in this process; 0 in the common case
 // True when the stream captures, or when only the driver can tell (it returns an error): leave the call to the driver.
 bool heddle_stream_captures(CUstream stream);
+// Whether a locked lane's stream captures. No capture begins there, and the stream joins none, before the lane is unlocked.
+static inline bool heddle_lane_captures(const struct heddle_lane *lane) {
+  return __builtin_expect(atomic_load_explicit(&heddle_hooks_captures, memory_order_relaxed) != 0, 0) &&
+         heddle_stream_captures(atomic_load_explicit(&lane->handle, memory_order_relaxed));
+}
+// Around the driver's call that begins a capture of the stream, or has it join one: waits until nobody's ops there are half done, and
+// keeps all others out. NULL: a stream that is not ours to order.
+struct heddle_lane *heddle_capture_enter(CUstream stream);
+void heddle_capture_entered(struct heddle_lane *lane);
 
 // ---- order.c ----
 // A native call in one line: begin, call, end. CALL is an expression of type CUresult.

@@ -141,6 +141,11 @@ CUresult heddle_order_begin(struct heddle_order *o, CUstream stream, enum heddle
   } else {
     struct enqueued w = {CUDA_SUCCESS, false};
     heddle_lane_lock(lane);
+    if (heddle_lane_captures(lane)) { // since we asked: a wait would be captured
+      heddle_mutex_unlock(lane->lock);
+      heddle_count_native(HEDDLE_NATIVE_CAPTURE);
+      return CUDA_SUCCESS;
+    }
     each_before_native(lane, enqueue_wait, &w);
     if (w.lost || w.error != CUDA_SUCCESS) {
       heddle_lane_native(lane); // some waits may be enqueued: the next record must not overtake them unseen

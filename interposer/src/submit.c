@@ -263,16 +263,16 @@ int heddle_op_open(struct heddle_op *op, struct heddle_lane *lane, uint16_t kind
   op->lane = lane;
   op->why = HEDDLE_NATIVE_CLOSED;
   if (__builtin_expect(!heddle_session_live(s), 0)) return HEDDLE_OP_NATIVE;
-  if (__builtin_expect(atomic_load_explicit(&heddle_hooks_captures, memory_order_relaxed) != 0, 0) &&
-      heddle_stream_captures(atomic_load_explicit(&lane->handle, memory_order_relaxed))) {
-    op->why = HEDDLE_NATIVE_CAPTURE;
-    return HEDDLE_OP_NATIVE;
-  }
   if (__builtin_expect(lane->id == HEDDLE_LANE_NATIVE, 0)) {
-    op->why = HEDDLE_NATIVE_LANES;
+    op->why = heddle_lane_captures(lane) ? HEDDLE_NATIVE_CAPTURE : HEDDLE_NATIVE_LANES;
     return HEDDLE_OP_NATIVE;
   }
   heddle_lane_lock(lane);
+  if (__builtin_expect(heddle_lane_captures(lane), 0)) {
+    heddle_mutex_unlock(lane->lock);
+    op->why = HEDDLE_NATIVE_CAPTURE;
+    return HEDDLE_OP_NATIVE;
+  }
   gather(&g, lane);
   uint32_t ready = 0;
   if (__builtin_expect(g.write_ready && g.error == CUDA_SUCCESS && !g.lost, 0)) g.error = write_ready(lane, &ready);

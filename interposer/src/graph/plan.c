@@ -32,10 +32,12 @@ void heddle_plan_context_gone(struct heddle_plan *p) {
 }
 
 void heddle_plan_drop(struct heddle_plan *p) {
+  CUstreamCaptureMode mode = heddle_capture_relax();
   for (uint32_t i = 0; i < p->n; i++) {
     if (p->steps[i].mirror != NULL) heddle_mirror_drop(p->steps[i].mirror);
     if (p->steps[i].native != NULL) (void)heddle_real.cuGraphExecDestroy(p->steps[i].native);
   }
+  heddle_capture_restore(mode);
   free(p->own);
   free(p);
 }
@@ -125,6 +127,11 @@ int heddle_plan_launch(struct heddle_plan *p, struct heddle_lane *lane, CUstream
   int r = HEDDLE_OP_OPEN;
   *seq = 0;
   heddle_turn_take(lane);
+  if (heddle_lane_captures(lane)) { // since we asked; none begins there until we give the turn
+    heddle_turn_give(lane);
+    *why = HEDDLE_NATIVE_CAPTURE;
+    return HEDDLE_OP_NATIVE;
+  }
   for (uint32_t i = 0; i < p->n && r == HEDDLE_OP_OPEN; i++) {
     const struct heddle_step *t = &p->steps[i];
     if (t->kind != 0) {
@@ -144,7 +151,9 @@ int heddle_plan_launch(struct heddle_plan *p, struct heddle_lane *lane, CUstream
   if (over) {
     // No number tells when the steps are done, and what the graph keeps for them may be let go of with it.
     *seq = 0;
+    CUstreamCaptureMode mode = heddle_capture_relax();
     if (r == HEDDLE_OP_OPEN) r = (int)heddle_real.cuStreamSynchronize(stream);
+    heddle_capture_restore(mode);
   }
   return r;
 }

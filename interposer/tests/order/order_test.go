@@ -72,7 +72,7 @@ func library(t *testing.T, flags []string) []string {
 		t.Fatal(err)
 	}
 	var sources []string
-	for _, file := range []string{"lane", "turn", "submit", "order", "sync", "event", "stream", "context", "capture", "launch", "copy", "memset", "alone", "config", "log",
+	for _, file := range []string{"lane", "turn", "submit", "order", "sync", "event", "stream", "context", "capture", "launch", "copy", "memset", "alone", "config", "log", "hooks/captures",
 		"graph/describe", "graph/records", "graph/cut", "graph/plan", "graph/mirror", "graph/exec", "graph/update"} {
 		sources = append(sources, filepath.Join(root(t), "interposer/src", file+".c"))
 	}
@@ -152,7 +152,7 @@ func TestGraphs(t *testing.T) {
 	for file, names := range map[string][]string{
 		"graphs":  {"records", "edges", "kinds", "native", "refused", "order", "code", "globals", "memory", "beside", "alone", "doubt", "large"},
 		"changes": {"changes", "update", "child", "alternating", "hasty", "drop", "restarted", "detached", "objects"},
-		"steps":   {"cuts", "kinds", "branches", "events", "changed", "changes", "closed", "bounded"},
+		"steps":   {"cuts", "kinds", "branches", "events", "changed", "changes", "closed", "bounded", "captured", "captured-since"},
 	} {
 		path := build(t, file, "-O1", "-fsanitize=address,undefined")
 		for _, name := range names {
@@ -171,6 +171,9 @@ func TestThreads(t *testing.T) {
 			run(t, []string{"TSAN_OPTIONS=halt_on_error=1"}, build(t, file, "-O1", "-fsanitize=thread"), "threads")
 		})
 	}
+	t.Run("captures", func(t *testing.T) {
+		run(t, []string{"TSAN_OPTIONS=halt_on_error=1"}, build(t, "steps", "-O1", "-fsanitize=thread"), "capture-threads")
+	})
 }
 
 func TestLaunchStaysWithinItsInstructions(t *testing.T) {

@@ -1,6 +1,8 @@
 // Graphs that go in parts with steps of the client's own stream between them, one behaviour a run: steps NAME.
 #include "graphfake.h"
 
+#include <sched.h>
+
 static void CUDA_CB nothing(void *arg) { (void)arg; }
 
 static struct node *host_node(struct graph *g) {
@@ -354,8 +356,208 @@ static void threads(void) {
   graph_free(two);
 }
 
+// ---- captures ----
+
+// One stream captures at a time. As with the driver the legacy stream is not to be used beside a blocking stream that does.
+static _Atomic(CUstream) capturing;
+static bool in_capture(CUstream s) {
+  CUstream now = atomic_load(&capturing);
+  return now != NULL && (now == s || (s == CU_STREAM_LEGACY && now == streams[1]));
+}
+static CUresult is_capturing(CUstream s, CUstreamCaptureStatus *status) {
+  CUstream now = atomic_load(&capturing);
+  *status = now == s ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
+  return now != s && in_capture(s) ? CUDA_ERROR_STREAM_CAPTURE_IMPLICIT : CUDA_SUCCESS;
+}
+static _Atomic uint32_t behind; // launches of parts that were published when the driver heard of the capture; 0: it did not yet
+static CUresult begin_capture(CUstream s, CUstreamCaptureMode mode) {
+  CHECK(mode == CU_STREAM_CAPTURE_MODE_GLOBAL, "mode %d", (int)mode);
+  atomic_store(&capturing, s);
+  return CUDA_SUCCESS;
+}
+static CUresult begin_capture_behind(CUstream s, CUstreamCaptureMode mode) {
+  execute();
+  atomic_store(&behind, launches);
+  return begin_capture(s, mode);
+}
+static CUresult end_capture(CUstream s, CUgraph *g) {
+  (void)g;
+  CHECK(atomic_load(&capturing) == s, "no capture");
+  atomic_store(&capturing, NULL);
+  return CUDA_SUCCESS;
+}
+static void with_captures(void) {
+  heddle_real.cuStreamIsCapturing = is_capturing;
+  heddle_real.cuStreamBeginCapture_v2 = begin_capture;
+  heddle_real.cuStreamEndCapture = end_capture;
+  streams[0] = CU_STREAM_LEGACY;
+  streams[1] = fake_stream(CU_STREAM_DEFAULT);
+  streams[2] = fake_stream(CU_STREAM_NON_BLOCKING);
+}
+
+// What another thread does in the middle of a launch, and where.
+static void (*intrude)(void);
+static CUstream intruded;
+static CUevent captured_event;
+static _Atomic bool intruding;
+static pthread_t intruder;
+static void begin_there(void) { OK(heddle_hook_cuStreamBeginCapture_v2(intruded, CU_STREAM_CAPTURE_MODE_GLOBAL)); }
+static void join_there(void) { OK(heddle_hook_cuStreamWaitEvent(intruded, captured_event, 0)); }
+static void joined(const char *what, CUstream stream, CUdeviceptr address, uint32_t value, CUevent event) {
+  (void)address, (void)value;
+  if (strcmp(what, "wait-event") != 0) return;
+  CHECK(stream == intruded && event == captured_event, "another wait");
+  execute();
+  atomic_store(&behind, launches);
+}
+static void *intrudes(void *arg) {
+  (void)arg;
+  atomic_store(&intruding, true);
+  intrude();
+  return NULL;
+}
+static void let_intrude(void) {
+  on_told = NULL;
+  CHECK(pthread_create(&intruder, NULL, intrudes, NULL) == 0, "thread");
+  while (!atomic_load(&intruding)) sched_yield();
+  for (int i = 0; i < 1000 && atomic_load(&behind) == 0; i++) sched_yield(); // who does not wait for its turn has the time not to
+}
+
+// A launch in steps is one thing to a capture too: one that another thread begins in its stream, or has it join, comes behind all of it.
+static void captured(void) {
+  with_captures();
+  heddle_real.cuStreamBeginCapture_v2 = begin_capture_behind;
+  struct graph *g = graph_new();
+  struct node *k = add(g, CU_GRAPH_NODE_TYPE_MEMSET), *h = host_node(g), *l = add(g, CU_GRAPH_NODE_TYPE_MEMSET);
+  edge(g, k, h);
+  edge(g, h, l);
+  l->set.value = 8;
+  CUgraphExec x = make(g);
+  const struct { CUstream launch, intruded; void (*intrude)(void); } all[] = {
+      {streams[2], streams[2], begin_there}, {streams[0], streams[1], begin_there}, {streams[1], streams[1], begin_there}, {streams[2], streams[2], join_there}};
+  for (uint32_t i = 0; i < sizeof all / sizeof *all; i++) {
+    CUgraph none = NULL;
+    uint32_t before = launches, native = natively, counted = fake_native_counts[HEDDLE_NATIVE_CAPTURE];
+    atomic_store(&behind, 0);
+    atomic_store(&intruding, false);
+    intrude = all[i].intrude;
+    intruded = all[i].intruded;
+    if (intrude == join_there) {
+      OK(heddle_hook_cuEventCreate(&captured_event, CU_EVENT_DISABLE_TIMING));
+      heddle_event_natively(captured_event);
+      fake_native = joined;
+    }
+    on_told = let_intrude;
+    go(x, all[i].launch);
+    pthread_join(intruder, NULL);
+    execute();
+    CHECK(launches == before + 2 && behind == before + 2, "case %u: %u parts, %u of them before the capture", i, launches - before, behind - before);
+    fake_native = NULL;
+    if (intrude == join_there) continue;
+    // Beside the capture nothing of it goes to the executor, nor in steps; behind it everything does again.
+    uint32_t told_before = ntold;
+    go(x, intruded);
+    execute();
+    CHECK(launches == before + 2 && ntold == told_before && natively == native + 1 && fake_native_counts[HEDDLE_NATIVE_CAPTURE] > counted, "case %u: %u parts beside the capture", i, launches - before - 2);
+    OK(heddle_hook_cuStreamEndCapture(intruded, &none));
+    CHECK(atomic_load(&heddle_hooks_captures) == 0, "%d captures", atomic_load(&heddle_hooks_captures));
+    go(x, intruded);
+    execute();
+    CHECK(launches == before + 4, "case %u: %u parts behind the capture", i, launches - before - 2);
+    ntold = 0;
+  }
+  graph_free(g);
+}
+
+// A capture that begins between the question and the call: no wait of ours comes into it.
+static uint32_t questions;
+static CUresult captures_since(CUstream s, CUstreamCaptureStatus *status) {
+  (void)s;
+  *status = questions++ == 0 ? CU_STREAM_CAPTURE_STATUS_NONE : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+  return CUDA_SUCCESS;
+}
+static uint32_t waits_enqueued;
+static void count_waits(const char *what, CUstream stream, CUdeviceptr address, uint32_t value, CUevent event) {
+  (void)stream, (void)address, (void)value, (void)event;
+  if (strcmp(what, "wait") == 0) waits_enqueued++;
+}
+static void captured_since(void) {
+  CUstream s = fake_stream(CU_STREAM_NON_BLOCKING);
+  hold_back = true;
+  OK(heddle_hook_cuMemsetD32Async(DEVICE_BASE, 1, 16, s));
+  execute();
+  fake_native = count_waits;
+  heddle_real.cuStreamIsCapturing = captures_since;
+  atomic_store(&heddle_hooks_captures, 1);
+  OK(heddle_hook_cuMemsetD8Async(0x1000, 1, 16, s));
+  CHECK(questions >= 2 && waits_enqueued == 0, "%u questions, %u waits in the capture", questions, waits_enqueued);
+  atomic_store(&heddle_hooks_captures, 0);
+  OK(heddle_hook_cuMemsetD8Async(0x1000, 1, 16, s));
+  CHECK(waits_enqueued == 1, "%u waits behind it", waits_enqueued);
+}
+
+// The same with many threads, and with work of both kinds.
+static CUresult host_func_outside(CUstream s, CUhostFn f, void *data) {
+  (void)f, (void)data;
+  CHECK(!in_capture(s), "a step of a launch came into a capture");
+  return CUDA_SUCCESS;
+}
+static void memop_outside(const char *what, CUstream stream, CUdeviceptr address, uint32_t value, CUevent event) {
+  (void)event;
+  if (strcmp(what, "write") != 0 && strcmp(what, "wait") != 0) return;
+  CHECK(!in_capture(stream), "a %s of ours came into a capture", what);
+  if (strcmp(what, "write") == 0) heddle_store_release32((uint32_t *)(uintptr_t)address, value);
+}
+static _Atomic bool stepped;
+static void *capturer(void *arg) {
+  (void)arg;
+  for (int i = 0; !atomic_load(&stepped); i++) {
+    CUgraph none = NULL;
+    CUstream s = streams[1 + i % 2];
+    OK(heddle_hook_cuStreamBeginCapture_v2(s, CU_STREAM_CAPTURE_MODE_GLOBAL));
+    OK(heddle_hook_cuMemsetD32Async(DEVICE_BASE, 1, 16, s));
+    OK(heddle_hook_cuMemsetD8Async(0x1000, 1, 16, s));
+    OK(heddle_hook_cuStreamEndCapture(s, &none));
+    sched_yield();
+  }
+  return NULL;
+}
+static void *mixer(void *arg) {
+  CUgraphExec x = *(CUgraphExec *)arg;
+  for (int i = 0; i < TIMES; i++) {
+    go(x, streams[i % 3]);
+    OK(heddle_hook_cuMemsetD8Async(0x1000, 1, 16, streams[(i + 1) % 3]));
+  }
+  return NULL;
+}
+static void capture_threads(void) {
+  pthread_t t[3], c;
+  CUgraphExec x[3];
+  with_captures();
+  struct graph *g = graph_new();
+  struct node *h = host_node(g), *k = add(g, CU_GRAPH_NODE_TYPE_MEMSET);
+  edge(g, h, k);
+  edge(g, k, host_node(g));
+  heddle_real.cuLaunchHostFunc = host_func_outside;
+  fake_native = memop_outside;
+  for (int i = 0; i < 3; i++) x[i] = make(g);
+  for (int i = 0; i < 3; i++) OK(heddle_hook_cuMemsetD32Async(DEVICE_BASE, 1, 16, streams[i]));
+  start_executor();
+  CHECK(pthread_create(&c, NULL, capturer, NULL) == 0, "thread");
+  for (size_t i = 0; i < 3; i++) CHECK(pthread_create(&t[i], NULL, mixer, &x[i]) == 0, "thread");
+  for (size_t i = 0; i < 3; i++) pthread_join(t[i], NULL);
+  atomic_store(&stepped, true);
+  pthread_join(c, NULL);
+  OK(heddle_order_drain(fake_session, NULL));
+  stop_executor();
+  CHECK(heddle_session_live(fake_session) && atomic_load(&heddle_hooks_captures) == 0, "the session ended, or a capture did not");
+  CHECK(launches + atomic_load(&natively) == 3 * TIMES, "%u launches in steps and %u whole ones", launches, atomic_load(&natively));
+  graph_free(g);
+}
+
 int main(int argc, char **argv) {
   static const struct test all[] = {{"cuts", cuts}, {"kinds", kinds}, {"branches", branches}, {"events", events}, {"changed", changed_events}, {"changes", changes},
-                                    {"closed", closed}, {"bounded", bounded}, {"threads", threads}};
+                                    {"closed", closed}, {"bounded", bounded}, {"threads", threads}, {"captured", captured}, {"captured-since", captured_since},
+                                    {"capture-threads", capture_threads}};
   return run_test(argc, argv, all, sizeof all / sizeof *all);
 }

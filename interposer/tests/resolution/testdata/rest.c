@@ -29,6 +29,9 @@ bool heddle_record_later(struct heddle_session *s, uint16_t kind, const void *bo
   return (void)s, (void)kind, (void)body, (void)bytes, false;
 }
 
+struct heddle_lane *heddle_capture_enter(CUstream stream) { return (void)stream, NULL; }
+void heddle_capture_entered(struct heddle_lane *lane) { (void)lane; }
+
 CUresult heddle_order_begin(struct heddle_order *o, CUstream stream, enum heddle_native_kind kind, enum heddle_native_reason why) {
   (void)kind, (void)why;
   o->session = NULL;
