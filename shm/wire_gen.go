@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0x363cddab19e64f7c
+	LayoutHash = 0x5f413b12cb406c12
 )
 
 // Sizes, limits and magics of the wire.
@@ -440,12 +440,14 @@ type Image struct {
 	ImageID uint64
 }
 
-// Kernel is heddle_wire_kernel, 16 bytes.
+// Kernel is heddle_wire_kernel, 24 bytes.
 type Kernel struct {
 	_          structs.HostLayout
 	ImageID    uint64
 	KernelID   uint32
 	CUDAResult uint32
+	Stateful   uint32
+	pad0       uint32
 }
 
 // Setting is heddle_wire_setting, 16 bytes.
@@ -810,6 +812,7 @@ var layoutTable = []Offset{
 	{"kernel", "image_id", unsafe.Offsetof(Kernel{}.ImageID)},
 	{"kernel", "kernel_id", unsafe.Offsetof(Kernel{}.KernelID)},
 	{"kernel", "cuda_result", unsafe.Offsetof(Kernel{}.CUDAResult)},
+	{"kernel", "stateful", unsafe.Offsetof(Kernel{}.Stateful)},
 	{"setting", "", unsafe.Sizeof(Setting{})},
 	{"setting", "kernel_id", unsafe.Offsetof(Setting{}.KernelID)},
 	{"setting", "what", unsafe.Offsetof(Setting{}.What)},

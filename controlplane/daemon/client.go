@@ -496,7 +496,7 @@ func (d *Daemon) handleKernel(s *session, m *shm.Message) (shm.Message, error) {
 		s.refused = k.name + ": " + k.reason
 	}
 	s.mu.Unlock()
-	r.CUDAResult = k.result
+	r.CUDAResult, r.Stateful = k.result, k.state
 	reply := m.Reply(k.status, shm.Encode(r))
 	reply.Tail = []byte(k.reason)
 	return reply, nil

@@ -78,6 +78,7 @@ type kernel struct {
 	status uint16 // of the last answer: StatusOK or StatusRefused
 	reason string
 	result uint32
+	state  uint32 // shm.Kernel.Stateful
 }
 
 type settingKey struct {

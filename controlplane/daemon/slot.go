@@ -305,7 +305,7 @@ func (sl *slot) loadKernel(p *executorProcess, s *session, k *kernel, id uint32)
 	if err != nil {
 		return err
 	}
-	k.result = body.CUDAResult
+	k.result, k.state = body.CUDAResult, body.Stateful
 	k.status, k.reason = reply.Status, string(reply.Tail)
 	return nil
 }

@@ -96,8 +96,8 @@ func (s *session) calmly(id uint64, kernel string) error {
 	return err
 }
 
-// kernel loads a kernel and gives it the daemon's number.
-func (s *session) kernel(k shm.Kernel, name string) error {
+// kernel loads a kernel and gives it the daemon's number. It says in k whether its image has state.
+func (s *session) kernel(k *shm.Kernel, name string) error {
 	if err := validName(name); err != nil {
 		return err
 	}
@@ -138,6 +138,9 @@ func (s *session) kernel(k shm.Kernel, name string) error {
 				limit.Store(uint32(v))
 			}
 			in.limits[name] = limit
+		}
+		if im.info.Writable != "" {
+			k.Stateful = 1
 		}
 		out = &scoreboard.Kernel{ID: k.KernelID, Function: f, StaticShared: uint32(static), Limit: limit, Key: im.key(name)}
 		out.ParamBytes, out.ParamsKnown = d.FuncParamBytes(f)

@@ -510,6 +510,12 @@ func TestCode(t *testing.T) {
 		t.Errorf("a stateless image was loaded %d times for two sessions", n)
 	}
 	d.image(2, statefulImage)
+	for image, want := range map[uint64]uint32{1: 0, 2: 1} {
+		r := d.must(shm.Message{Type: shm.TypeKernel, ClientID: 1, Body: shm.Encode(shm.Kernel{ImageID: image, KernelID: 100 + uint32(image)}), Tail: []byte("check")})
+		if k, err := shm.Decode[shm.Kernel](r.Body); err != nil || k.Stateful != want {
+			t.Errorf("a kernel of image %d: %+v, %v; want stateful %d", image, k, err, want)
+		}
+	}
 	a.kernel(2, 8, "check")
 	b.kernel(2, 8, "check")
 	if n := g.loaded(); n != 3 {

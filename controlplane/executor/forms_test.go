@@ -92,7 +92,7 @@ func (b *formBench) session(id uint64) *session {
 
 func (b *formBench) kernel(s *session, image uint64, id uint32, name string) *scoreboard.Kernel {
 	b.t.Helper()
-	if err := s.kernel(shm.Kernel{ImageID: image, KernelID: id}, name); err != nil {
+	if err := s.kernel(&shm.Kernel{ImageID: image, KernelID: id}, name); err != nil {
 		b.t.Fatal(err)
 	}
 	return s.kernels[id]

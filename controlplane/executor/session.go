@@ -108,7 +108,7 @@ func (s *session) handle(m *shm.Message) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		err = s.kernel(k, string(m.Tail))
+		err = s.kernel(&k, string(m.Tail))
 		var no *refusal
 		if errors.As(err, &no) {
 			k.CUDAResult = uint32(no.result)

@@ -297,6 +297,12 @@ static int forward_box(struct copy *c, const CUDA_MEMCPY3D *p) {
   if ((r = freed_end(lane, dst.first, dst.extent, dst.end)) != HEDDLE_OP_OPEN || (r = freed_end(lane, src.first, src.extent, src.end)) != HEDDLE_OP_OPEN) return r;
   bool to_global, from_global;
   enum reach to = reach_of(lane->session, dst.first, dst.extent, dst.end, &to_global), from = reach_of(lane->session, src.first, src.extent, src.end, &from_global);
+  if (__builtin_expect(to == IN_EXECUTOR && from == IN_EXECUTOR && !to_global && !from_global && heddle_session_live(lane->session) &&
+                           heddle_session_sent(lane->session),
+                       0)) {
+    c->why = HEDDLE_NATIVE_STRAGGLER;
+    return HEDDLE_OP_NATIVE;
+  }
   if (reached(to, from)) {
     bool wait = c->synchronous && (to == SHARED_HOST || from == SHARED_HOST);
     struct heddle_op op;

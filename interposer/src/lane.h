@@ -6,6 +6,7 @@
 #ifndef HEDDLE_LANE_H
 #define HEDDLE_LANE_H
 
+#include "code/code.h"
 #include "hooks/real_gen.h"
 #include "lock.h"
 #include "order.h"
@@ -121,8 +122,11 @@ struct heddle_context *heddle_context_peek(CUcontext handle);
 CUcontext heddle_context_any(struct heddle_session *s);
 
 // The executor wants what runs on the SMs to run in this process's own context. It says so in a line that we write anyway; what was
-// forwarded before, and what is forwarded afterwards, is ordered as beside any other native op.
-static inline bool heddle_session_sent(const struct heddle_session *s) { return heddle_load_relaxed32(&s->ring.producer->own_context) != 0; }
+// forwarded before, and what is forwarded afterwards, is ordered as beside any other native op. A program that has addresses of device
+// globals in the executor stays there: kernels have got them, or find them in memory. The session lives.
+static inline bool heddle_session_sent(const struct heddle_session *s) {
+  return __builtin_expect(heddle_load_relaxed32(&s->ring.producer->own_context) != 0, 0) && !heddle_code_mirrors();
+}
 static inline bool heddle_session_live(struct heddle_session *s) { return atomic_load_explicit(&s->live, memory_order_acquire) != 0; }
 // Every op of the lane up to seq is complete and its results are visible.
 static inline bool heddle_lane_done(const struct heddle_session *s, uint32_t id, uint32_t seq) {

@@ -147,10 +147,6 @@ static int forward(struct heddle_lane *lane, struct heddle_launch *l, enum heddl
   unsigned char packed[HEDDLE_PACKED_BYTES];
   if (lane == NULL) return HEDDLE_OP_NATIVE; // a native process: nothing is counted
   struct heddle_session *s = lane->session;
-  if (__builtin_expect(heddle_session_live(s) && heddle_session_sent(s), 0)) {
-    *why = HEDDLE_NATIVE_STRAGGLER;
-    return HEDDLE_OP_NATIVE;
-  }
   const struct heddle_function *f = judge(s, l, packed, why);
   if (__builtin_expect(f == NULL, 0)) return HEDDLE_OP_NATIVE;
   uint32_t id = atomic_load_explicit(&f->kernel_id[s->device], memory_order_acquire);
@@ -166,6 +162,10 @@ static int forward(struct heddle_lane *lane, struct heddle_launch *l, enum heddl
   }
   if (heddle_memory_params_native(packed, f->param_bytes, why)) return HEDDLE_OP_NATIVE;
   if (__builtin_expect(!heddle_session_live(s), 0)) return forward_closed(s, f, why);
+  if (__builtin_expect(heddle_session_sent(s), 0) && !heddle_code_stateful(s, f)) { // its id is known, so the executor has told
+    *why = HEDDLE_NATIVE_STRAGGLER;
+    return HEDDLE_OP_NATIVE;
+  }
   struct heddle_op op;
   int opened = heddle_op_open(&op, lane, HEDDLE_WIRE_KIND_LAUNCH, 0, (uint32_t)sizeof l->wire + f->param_bytes);
   if (__builtin_expect(opened != HEDDLE_OP_OPEN, 0)) {

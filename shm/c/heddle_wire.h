@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x363cddab19e64f7c)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x5f413b12cb406c12)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -552,11 +552,15 @@ struct heddle_wire_kernel {
   uint64_t image_id;
   uint32_t kernel_id;
   uint32_t cuda_result;
+  uint32_t stateful;
+  uint32_t pad0;
 };
-_Static_assert(sizeof(struct heddle_wire_kernel) == 16, "size of kernel");
+_Static_assert(sizeof(struct heddle_wire_kernel) == 24, "size of kernel");
 _Static_assert(offsetof(struct heddle_wire_kernel, image_id) == 0, "kernel.image_id");
 _Static_assert(offsetof(struct heddle_wire_kernel, kernel_id) == 8, "kernel.kernel_id");
 _Static_assert(offsetof(struct heddle_wire_kernel, cuda_result) == 12, "kernel.cuda_result");
+_Static_assert(offsetof(struct heddle_wire_kernel, stateful) == 16, "kernel.stateful");
+_Static_assert(offsetof(struct heddle_wire_kernel, pad0) == 20, "kernel.pad0");
 
 struct heddle_wire_setting {
   uint32_t kernel_id;

@@ -34,6 +34,11 @@ CUcontext heddle_code_context(const struct heddle_function *f);
 CUfunction heddle_code_native(struct heddle_session *s, uint32_t kernel_id);
 // True when device globals of f's image live in the executor: a native launch of f would see other values. Cheap.
 bool heddle_code_mirrored(struct heddle_session *s, const struct heddle_function *f);
+// True when f's image has device globals that kernels can write, and the executor has its instance of them, whether or not the client
+// ever asked for one: launches of it must not take turns between here and there. Known once its kernel's id is.
+bool heddle_code_stateful(struct heddle_session *s, const struct heddle_function *f);
+// True once the client was given the address of some global in an executor: any kernel may have got it, and here it means nothing.
+bool heddle_code_mirrors(void);
 // Around a native launch of f: its image's globals that the client knows are brought here before it and back to the executor behind
 // it, in the stream's order. While the stream captures they are brought here at once, and again whenever the client writes one. No
 // cost while no global is mirrored.

@@ -224,6 +224,7 @@ static uint32_t ask(struct heddle_session *s, struct heddle_record *r, enum hedd
   int status = heddle_session_request(s, HEDDLE_WIRE_TYPE_KERNEL, &question, sizeof question, r->name, strlen(r->name), NULL, 0, &reply, sizeof reply, NULL, &nfds);
   *why = status < 0 ? HEDDLE_NATIVE_CLOSED : HEDDLE_NATIVE_REFUSED_CODE;
   if (status != HEDDLE_WIRE_STATUS_OK || !reply.kernel_id || reply.kernel_id == UINT32_MAX) return 0;
+  if (reply.stateful) atomic_fetch_or(&r->image->stateful, 1u << s->device);
   // A function's own settings have precedence over its kernel's, so they go last.
   if ((r->kernel && !attributes_send(s, r->kernel, reply.kernel_id)) || !attributes_send(s, r, reply.kernel_id)) return 0;
   if (!id_note(s->device, reply.kernel_id, r)) return 0; // finishing alone must find it
@@ -339,6 +340,11 @@ CUcontext heddle_code_context(const struct heddle_function *f) {
 
 struct heddle_image *heddle_function_image(const struct heddle_function *f) {
   return ((const struct heddle_record *)f)->image; // fn is its first member
+}
+
+bool heddle_code_stateful(struct heddle_session *s, const struct heddle_function *f) {
+  const struct heddle_record *r = (const struct heddle_record *)f;
+  return r->image && atomic_load_explicit(&r->image->stateful, memory_order_relaxed) >> s->device & 1;
 }
 
 bool heddle_code_mirrored(struct heddle_session *s, const struct heddle_function *f) {

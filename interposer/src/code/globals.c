@@ -168,6 +168,8 @@ static CUresult serve(struct heddle_image *image, const char *name, CUdeviceptr 
   return CUDA_SUCCESS;
 }
 
+bool heddle_code_mirrors(void) { return atomic_load_explicit(&mirroring, memory_order_relaxed); }
+
 void heddle_globals_forget(struct heddle_image *image) {
   pthread_mutex_lock(&heddle_code_lock);
   struct heddle_global *g = image->globals;

@@ -25,6 +25,7 @@ struct heddle_image {
   _Atomic uint8_t native;      // enum heddle_native_reason: every kernel runs natively, for good
   _Atomic uint32_t mirrored;   // bit d: globals of device d were given to the client at the executor's address
   _Atomic uint32_t forwarded;  // bit d: the executor of device d knows a kernel of it
+  _Atomic uint32_t stateful;   // bit d: the executor of device d says that kernels or the host can write device globals of it
   _Atomic uint32_t went_native;// bit d: a kernel of it ran or will run natively on device d
   uint64_t id[HEDDLE_MAX_DEVICES]; // the daemon's, 0 unknown; guarded by ask_lock
   uint64_t nonce;              // not 0: appended to what is sent, so that the image has an instance of its own

@@ -449,6 +449,16 @@ bool heddle_description_globals(struct heddle_session *s, const struct heddle_de
   return any;
 }
 
+bool heddle_description_stateful(struct heddle_session *s, const struct heddle_description *d) {
+  bool any = false;
+  for (uint32_t i = 0; i < d->n && !any; i++) {
+    const struct heddle_node *n = &d->nodes[i];
+    if (n->child != NULL) any = heddle_description_stateful(s, n->child);
+    else any = n->why == HEDDLE_NATIVE_NONE && n->kind == HEDDLE_WIRE_KIND_LAUNCH && heddle_code_stateful(s, n->function);
+  }
+  return any;
+}
+
 // ---- events ----
 
 void heddle_graph_event_add(struct heddle_graph_events *e, bool record, struct heddle_graph_event event) {

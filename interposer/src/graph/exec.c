@@ -103,6 +103,7 @@ static bool current(struct heddle_exec *x) {
   x->current = NULL;
   x->changed = false;
   x->globals = heddle_description_globals(s, x->description);
+  x->stateful = heddle_description_stateful(s, x->description);
   if (!heddle_records_write(x->description, &r, &x->why)) return false;
   uint64_t hash = heddle_hash64(r.at, r.bytes, 0);
   uint32_t at = 0;
@@ -212,12 +213,12 @@ static int forward(struct heddle_exec *x, struct heddle_lane *lane, CUstream str
   if (lane->session != x->session) return HEDDLE_OP_NATIVE;
   *why = HEDDLE_NATIVE_LANES;
   if (lane->id == HEDDLE_LANE_NATIVE) return HEDDLE_OP_NATIVE;
-  *why = HEDDLE_NATIVE_STRAGGLER;
-  if (heddle_session_sent(x->session)) return HEDDLE_OP_NATIVE;
   bool ours = current(x);
   *why = x->why;
   if (!heddle_session_live(x->session)) return forward_closed(x, why);
   if (!ours) return HEDDLE_OP_NATIVE;
+  *why = HEDDLE_NATIVE_STRAGGLER;
+  if (heddle_session_sent(x->session) && !x->stateful) return HEDDLE_OP_NATIVE;
   if (x->native_lane != 0 && x->native_lane != lane->id + 1) {
     // The last launch was native, on another stream: rare enough to wait for here, unless a capture forbids it.
     *why = HEDDLE_NATIVE_GRAPH;

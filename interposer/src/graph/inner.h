@@ -84,6 +84,8 @@ void heddle_graph_event_set(struct heddle_graph_events *e, bool record, struct h
 void heddle_graph_events_free(struct heddle_graph_events *e);
 // Some kernel of it sees device globals that live in the executor, or an op touches one.
 bool heddle_description_globals(struct heddle_session *s, const struct heddle_description *d);
+// Some kernel of it is of an image whose device globals are the executor's instance (heddle_code_stateful).
+bool heddle_description_stateful(struct heddle_session *s, const struct heddle_description *d);
 
 // ---- records.c: a description as records ----
 
@@ -209,7 +211,7 @@ struct heddle_exec {
   struct heddle_graph_events events; // what the driver records and waits for in a native launch
   uint32_t launches;             // since the last change
   uint32_t hasty;                // changes in a row to something new that was launched once
-  bool globals;                  // heddle_description_globals
+  bool globals, stateful;        // heddle_description_globals, heddle_description_stateful
   uint32_t lane, seq;            // the last forwarded launch; seq 0: none
   uint32_t native_lane;          // lane of the last native launch, plus 1; 0: none since the last forwarded one
 };

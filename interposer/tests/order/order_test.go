@@ -143,14 +143,14 @@ func TestOrderOfRandomPrograms(t *testing.T) {
 
 func TestUnits(t *testing.T) {
 	path := build(t, "units", "-O1", "-fsanitize=address,undefined")
-	for _, name := range []string{"launch", "copy", "full", "events", "sticky", "lost", "freed", "alone", "doubt", "overwritten", "implied", "vanished", "lanes", "host-waits"} {
+	for _, name := range []string{"launch", "copy", "full", "events", "sticky", "lost", "freed", "alone", "doubt", "overwritten", "implied", "vanished", "lanes", "host-waits", "sent"} {
 		t.Run(name, func(t *testing.T) { run(t, []string{"HEDDLE_REATTACH_MS=300"}, path, name) })
 	}
 }
 
 func TestGraphs(t *testing.T) {
 	for file, names := range map[string][]string{
-		"graphs":  {"records", "edges", "kinds", "native", "refused", "order", "code", "globals", "memory", "beside", "alone", "doubt", "large"},
+		"graphs":  {"records", "edges", "kinds", "native", "refused", "order", "code", "globals", "memory", "beside", "alone", "doubt", "large", "sent"},
 		"changes": {"changes", "update", "child", "alternating", "hasty", "drop", "restarted", "detached", "objects"},
 		"steps":   {"cuts", "kinds", "branches", "events", "changed", "changes", "closed", "bounded", "captured", "captured-since"},
 	} {

@@ -13,8 +13,18 @@ int main(void) {
   CK(cuModuleGetFunction(&asserts, m, "asserts"));
   CUdeviceptr counter, scale, p;
   size_t bytes;
+  // As long as nobody asks where it is, the kernels have it to themselves.
+  unsigned before = 0;
+  for (unsigned by = 1; by <= rounds(40); by++) {
+    LAUNCH(count, 4, 32, 0, 0, &by);
+    before += 4 * by;
+    if (by % 4 == 0) CK(cuCtxSynchronize());
+  }
   CK(cuModuleGetGlobal(&counter, &bytes, m, "counter"));
   CHECK(bytes == 4);
+  unsigned left;
+  CK(cuMemcpyDtoH(&left, counter, 4));
+  CHECK(left == before);
   CK(cuModuleGetGlobal(&scale, &bytes, m, "scale"));
   CHECK(bytes == 16);
   CK(cuMemAlloc(&p, 4000));

@@ -116,6 +116,12 @@ bool heddle_code_mirrored(struct heddle_session *s, const struct heddle_function
   (void)s, (void)f;
   return atomic_load(&fake_mirrored) != 0;
 }
+_Atomic int fake_stateful;
+bool heddle_code_stateful(struct heddle_session *s, const struct heddle_function *f) {
+  (void)s, (void)f;
+  return atomic_load(&fake_stateful) != 0;
+}
+bool heddle_code_mirrors(void) { return atomic_load(&fake_mirrored) != 0; }
 void heddle_code_context_gone(CUcontext context) { (void)context; }
 
 // ---- the driver ----

@@ -44,7 +44,8 @@ extern _Atomic int fake_daemon_alive;
 extern int (*fake_request)(uint16_t type, const void *body, int fd, void *reply);
 extern _Atomic uint32_t fake_native_counts[HEDDLE_NATIVE_REASONS];
 extern _Atomic uint32_t fake_kernel; // the id of every kernel; 0: refused
-extern _Atomic int fake_mirrored;    // device globals live in the executor
+extern _Atomic int fake_mirrored;    // device globals live in the executor, and the program has their addresses
+extern _Atomic int fake_stateful;    // device globals that kernels use live in the executor
 
 // A stream as the fake driver made it.
 CUstream fake_stream(unsigned int flags);

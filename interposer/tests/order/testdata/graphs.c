@@ -209,6 +209,27 @@ static void globals(void) {
   graph_free(g);
 }
 
+// Sent to its own context a program launches its graphs there, but for those whose kernels have state in the executor.
+static void sent(void) {
+  struct graph *g = graph_new();
+  add(g, CU_GRAPH_NODE_TYPE_KERNEL);
+  for (int stateful = 0; stateful < 2; stateful++) {
+    atomic_store(&fake_stateful, stateful);
+    CUgraphExec x = make(g);
+    uint32_t runs = natively, before = launches, counted = fake_native_counts[HEDDLE_NATIVE_STRAGGLER];
+    for (uint32_t own = 0; own < 3; own++) { // there, here, there
+      heddle_store_relaxed32(&fake_session->ring.producer->own_context, own % 2);
+      go(x, CU_STREAM_LEGACY);
+      execute();
+    }
+    uint32_t away = stateful ? 0 : 1;
+    CHECK(natively == runs + away && launches == before + 3 - away && fake_native_counts[HEDDLE_NATIVE_STRAGGLER] == counted + away,
+          "%u native launches, %u in the executor", natively - runs, launches - before);
+    OK(heddle_hook_cuGraphExecDestroy(x));
+  }
+  graph_free(g);
+}
+
 // Memory that a graph copies goes and comes back at the same address: the executor does not launch the old one any more.
 static void memory(void) {
   struct graph *g = graph_new();
@@ -343,6 +364,6 @@ static void edges(void) {
 
 int main(int argc, char **argv) {
   static const struct test all[] = {{"edges", edges}, {"records", records}, {"kinds", kinds}, {"native", native}, {"refused", refused}, {"order", order}, {"code", code},
-                                    {"globals", globals}, {"memory", memory}, {"beside", beside}, {"alone", alone}, {"doubt", doubt}, {"large", large}};
+                                    {"globals", globals}, {"memory", memory}, {"beside", beside}, {"alone", alone}, {"doubt", doubt}, {"large", large}, {"sent", sent}};
   return run_test(argc, argv, all, sizeof all / sizeof *all);
 }

@@ -615,6 +615,41 @@ static void host_waits(void) {
 
 // ---- cost: launches that callgrind counts ----
 
+// Sent to its own context a program runs there what uses the SMs and leaves nothing behind in the executor: not what has state there,
+// and nothing at all when it knows addresses there.
+static CUresult copy2d(const CUDA_MEMCPY2D *p, CUstream s) { (void)p; on_native("op", s, 0, 0, NULL); return CUDA_SUCCESS; }
+static void sent(void) {
+  heddle_real.cuMemcpy2DAsync_v2 = copy2d;
+  executor_start();
+  uint64_t a = 1, b = 2;
+  uint32_t c = 3;
+  void *params[] = {&a, &b, &c};
+  CUDA_MEMCPY2D box = {.srcMemoryType = CU_MEMORYTYPE_DEVICE, .srcDevice = DEVICE_BASE, .srcPitch = 256, .dstMemoryType = CU_MEMORYTYPE_DEVICE,
+                       .dstDevice = DEVICE_BASE + 65536, .dstPitch = 128, .WidthInBytes = 100, .Height = 10};
+  const struct { int own, stateful, mirrored; uint32_t away; } all[] = {{0, 0, 0, 0}, {1, 0, 0, 4}, {1, 1, 0, 3}, {1, 0, 1, 0}, {0, 0, 0, 0}};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+    uint32_t ops = native_ops, counted = fake_native_counts[HEDDLE_NATIVE_STRAGGLER];
+    heddle_store_relaxed32(&fake_session->ring.producer->own_context, (uint32_t)all[i].own);
+    atomic_store(&fake_stateful, all[i].stateful);
+    atomic_store(&fake_mirrored, all[i].mirrored);
+    OK(heddle_hook_cuLaunchKernel(KERNEL, 1, 1, 1, 32, 1, 1, 0, CU_STREAM_LEGACY, params, NULL));
+    OK(heddle_hook_cuMemsetD8Async(DEVICE_BASE, 1, 16, CU_STREAM_LEGACY));
+    OK(heddle_hook_cuMemcpyDtoDAsync_v2(DEVICE_BASE, DEVICE_BASE + 4096, 4096, CU_STREAM_LEGACY));
+    OK(heddle_hook_cuMemcpy2DAsync_v2(&box, CU_STREAM_LEGACY));
+    OK(heddle_hook_cuMemcpyDtoDAsync_v2(GLOBAL_BASE, DEVICE_BASE + 4096, 4096, CU_STREAM_LEGACY)); // only the executor can
+    OK(sync_all());
+    CHECK(native_ops - ops == all[i].away && fake_native_counts[HEDDLE_NATIVE_STRAGGLER] - counted == all[i].away, "case %zu: %u ops ran here, %u of them as sent away", i,
+          native_ops - ops, fake_native_counts[HEDDLE_NATIVE_STRAGGLER] - counted);
+  }
+  // A kernel that the executor was never asked for is asked for first: only then it is known whether it has state there.
+  heddle_store_relaxed32(&fake_session->ring.producer->own_context, 1);
+  atomic_store(&((struct heddle_function *)(uintptr_t)heddle_code_function(KERNEL))->kernel_id[0], 0);
+  uint32_t ops = native_ops;
+  OK(heddle_hook_cuLaunchKernel(KERNEL, 1, 1, 1, 32, 1, 1, 0, CU_STREAM_LEGACY, params, NULL));
+  CHECK(native_ops == ops + 1 && atomic_load(&heddle_code_function(KERNEL)->kernel_id[0]) != 0, "%u ops ran here", native_ops - ops);
+  executor_stop();
+}
+
 static void cost(void) {
   executor_start();
   CUstream s = fake_stream(CU_STREAM_NON_BLOCKING);
@@ -632,7 +667,7 @@ static void cost(void) {
 int main(int argc, char **argv) {
   static const struct { const char *name; void (*run)(void); uint64_t ring; } units[] = {
       {"launch", launch, 1 << 20}, {"copy", copy, 1 << 20}, {"full", full, 1 << 16}, {"threads", threads, 1 << 18}, {"events", events, 1 << 20},
-      {"sticky", sticky, 1 << 20}, {"lost", lost, 1 << 20}, {"freed", freed, 1 << 20}, {"alone", alone, 1 << 20}, {"doubt", doubt, 1 << 20}, {"vanished", vanished, 1 << 20}, {"overwritten", overwritten, 1 << 20}, {"implied", implied, 1 << 20}, {"lanes", lanes, 1 << 20}, {"host-waits", host_waits, 1 << 20},
+      {"sticky", sticky, 1 << 20}, {"lost", lost, 1 << 20}, {"freed", freed, 1 << 20}, {"alone", alone, 1 << 20}, {"doubt", doubt, 1 << 20}, {"vanished", vanished, 1 << 20}, {"overwritten", overwritten, 1 << 20}, {"implied", implied, 1 << 20}, {"lanes", lanes, 1 << 20}, {"host-waits", host_waits, 1 << 20}, {"sent", sent, 1 << 20},
       {"cost", cost, 1 << 22}};
   CHECK(argc == 2, "usage: units NAME");
   fake_native = on_native;
