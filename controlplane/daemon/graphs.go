@@ -88,8 +88,9 @@ func (p *executorProcess) dropGraph(s *session, id uint32) error {
 	return err
 }
 
-// restoreGraphs gives p all graphs that records in the ring, or to come, may launch. One that it refuses costs nothing else: the client
-// asks how its graphs fare before it launches them again (askGraph); only records that it had published fail. s.mu is held.
+// restoreGraphs gives p all graphs that records in the ring, or to come, may launch. It refuses none because its driver does, only such
+// as name memory that is gone, which no record of an honest client launches; that costs nothing else: the client asks how its graphs
+// fare before it launches them again (askGraph). s.mu is held.
 func (s *session) restoreGraphs(p *executorProcess) error {
 	s.reap()
 	for _, id := range slices.Sorted(maps.Keys(s.graphs)) {

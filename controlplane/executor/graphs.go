@@ -160,18 +160,27 @@ func (s *session) graph(m *shm.Message, ask *shm.Graph) error {
 	}
 	check := scoreboard.NewGraphChecker(memory, s.kernels)
 	sum := newSum(s.x)
-	if g.board.Exec, err = s.buildGraph(g, check, 0, g.nodes, sum.add); err != nil {
-		var no *graphError
-		if errors.As(err, &no) {
-			return s.refuseGraph(no.why, err)
-		}
+	g.board.Exec, err = s.buildGraph(g, check, 0, g.nodes, sum.add)
+	var no *graphError
+	if errors.As(err, &no) && no.why == graphDriver && !s.polled {
+		// Of an executor that is gone, which had it: launches of it lie in the ring, and nobody else can make them in their order.
+		s.log.Warn("a graph goes node by node, because the driver does not make it any more", "graph", ask.GraphID, "nodes", ask.Nodes, "error", err)
+		sum = newSum(s.x)
+		err = s.nodewise(g, check, sum.add)
+	}
+	switch {
+	case errors.As(err, &no):
+		return s.refuseGraph(no.why, err)
+	case err != nil:
 		return err
 	}
 	sum.finish(g.board)
 	g.kernels = sum.used
-	g.board.Ask = s.x.askParts(s, g.board.ID)
 	g.ranges = check.Ranges()
-	s.x.joiner.own(s, g)
+	if g.board.Nodewise == nil {
+		g.board.Ask = s.x.askParts(s, g.board.ID)
+		s.x.joiner.own(s, g)
+	}
 	kept = true
 	s.x.graphs.mu.Lock()
 	s.x.graphs.stats.Given++
@@ -267,6 +276,38 @@ func (s *session) buildGraph(g *graph, check *scoreboard.GraphChecker, from, to 
 		return nil
 	})
 	return exec, err
+}
+
+// nodewise makes a graph one whose nodes are launched one by one. each sees every node.
+func (s *session) nodewise(g *graph, check *scoreboard.GraphChecker, each func(*scoreboard.Op)) error {
+	walk := func(f func(*scoreboard.Op) gpu.Result) error {
+		var op scoreboard.Op
+		for read := shm.NewGraphReader(g.memory, g.nodes); ; {
+			v, ok, err := read.Next()
+			if err != nil || !ok {
+				return asNodes(err)
+			}
+			if err := check.Node(&op, &v); err != nil {
+				return asNodes(fmt.Errorf("node %d: %w", read.Node(), err))
+			}
+			if op.Kind == shm.KindEvent { // it joins what is in order already
+				continue
+			}
+			if r := f(&op); r != gpu.Success {
+				return r
+			}
+		}
+	}
+	if err := walk(func(op *scoreboard.Op) gpu.Result { each(op); return gpu.Success }); err != nil {
+		return err
+	}
+	g.board.Nodewise = func(f func(*scoreboard.Op) gpu.Result) gpu.Result {
+		if err := walk(f); err != nil {
+			return codeOf(err)
+		}
+		return gpu.Success
+	}
+	return nil
 }
 
 // addNodes adds the nodes from+1 to to of a graph to one of the driver's, as buildGraph says. each sees every node, and those that it is

@@ -560,6 +560,69 @@ func TestGraphTakeOver(t *testing.T) {
 	until(t, "it is freed", func() bool { return next.alive() == 0 })
 }
 
+// A successor whose driver does not make a graph any more launches it node by node: launches lie in the ring, and the client hears of
+// nothing. It is in order with everything around it, as often as it is launched, and gone when it is dropped.
+func TestGraphTakenOverNodeByNode(t *testing.T) {
+	g, d, c := served(t, nil)
+	w := c.window
+	var of description
+	set := add(&of, shm.KindMemset, shm.Memset{Dst: w, Width: 4, Height: 1, Element: 4, Value: 5}, nil)
+	a := of.launch(1, u64s(w, 7), set)
+	b := of.launch(1, u64s(w+4, 30), set)
+	add(&of, shm.KindCopy, shm.Copy{Dst: w + 1024, Src: w, Bytes: 16}, nil, of.join(a, b))
+	c.graph(1, &of)
+	first := c.run(1, 1, func(h *shm.Header) { h.Ready = 1 })
+	c.launch(1, 1, u64s(w+1024, 100), nil)
+	c.ring.Publish()
+	until(t, "scanned", func() bool { return d.stats().Waiting > 0 })
+	d.conn.Close()
+	if err := d.end(); err != nil {
+		t.Fatal(err)
+	}
+	g.unmapAll()
+	next := newFakeGPU()
+	t.Cleanup(next.unmapAll)
+	next.define("check", adder)
+	next.graphs.refuseWith(gpu.OutOfMemory)
+	d2 := start(t, next.open, d.bell, nil)
+	d2.image(1, testImage)
+	c.attach(d2)
+	c.kernel(1, 1, "check")
+	c.graph(1, &of)
+	if r := c.give(2, &description{n: 1}); r.Status != shm.StatusRefused {
+		t.Errorf("a graph that makes no sense: status %d", r.Status)
+	}
+	c.resume()
+	if r := c.give(3, &of); r.Status != shm.StatusRefused { // no launch of it can lie anywhere
+		t.Errorf("a new graph that the driver does not make: status %d", r.Status)
+	}
+	atomic.StoreUint32(&c.file.Lane(1).Ready, 1)
+	c.mustSync(1, first+1)
+	for at, want := range map[int]uint32{0: 12, 4: 35, 8: 5, 1024: 112, 1028: 35} {
+		if got := binary.LittleEndian.Uint32(c.memory[at:]); got != want {
+			t.Errorf("at %d: %d; want %d", at, got, want)
+		}
+	}
+	c.launch(1, 1, u64s(w, 1000), nil)
+	for range 9 {
+		c.run(1, 1, nil)
+	}
+	c.mustSync(1, c.launch(1, 1, u64s(w+1024, 100), nil))
+	if got := binary.LittleEndian.Uint32(c.memory[1024:]); got != 112 {
+		t.Errorf("after more launches: %d; want 112", got)
+	}
+	if st := d2.stats(); st.Graphs.Launches != 10 || st.Graphs.Kernels != 20 || st.Graphs.Live != 1 || st.Graphs.Refused["nodes"] != 1 || st.Graphs.Refused["driver"] != 1 {
+		t.Errorf("statistics: %+v", st.Graphs)
+	}
+	if r := c.dropGraph(1); r.Status != shm.StatusOK {
+		t.Errorf("drop: status %d", r.Status)
+	}
+	until(t, "it is freed", func() bool { return d2.stats().Graphs.Live == 0 })
+	if err := c.sync(1, c.run(1, 1, nil)); err == nil {
+		t.Error("a graph that was dropped was launched")
+	}
+}
+
 // timedGPU says that everything takes nullTime.
 type timedGPU struct{ nullGPU }
 

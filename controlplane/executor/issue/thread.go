@@ -287,6 +287,9 @@ func issueOp(d Driver, on gpu.Stream, op *scoreboard.Op) gpu.Result {
 		op.Launch().Stream = on
 		return d.Launch(op.Launch())
 	case shm.KindGraph:
+		if op.Graph.Nodewise != nil {
+			return op.Graph.Walk(func(node *scoreboard.Op) gpu.Result { return issueOp(d, on, node) })
+		}
 		return op.Graph.Launch(d, on)
 	case shm.KindMemset:
 		if a[2] == 0 || a[3] == 0 {

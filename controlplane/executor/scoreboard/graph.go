@@ -22,6 +22,9 @@ type Graph struct {
 	// Weight is the part of the chip that its kernels fill on average, 0 to 1.
 	Weight float64
 	Exec   gpu.GraphExec
+	// Nodewise is set of a graph that the driver did not make and that must be launched nevertheless: it calls each for every node, in an
+	// order in which each follows what it depends on, until a result is not Success.
+	Nodewise func(each func(*Op) gpu.Result) gpu.Result
 
 	// lost: memory that its copies and memsets name is not mapped any more. retired: Retire was called.
 	lost, retired atomic.Bool
@@ -87,6 +90,16 @@ func (g *Graph) Launch(d GraphLauncher, s gpu.Stream) gpu.Result {
 		return gpu.InvalidValue
 	}
 	return d.GraphLaunch(g.Exec, s)
+}
+
+// Walk starts the nodes of a Nodewise graph, as Launch does the whole.
+func (g *Graph) Walk(each func(*Op) gpu.Result) gpu.Result {
+	g.launching.Lock()
+	defer g.launching.Unlock()
+	if g.lost.Load() || g.retired.Load() {
+		return gpu.InvalidValue
+	}
+	return g.Nodewise(each)
 }
 
 // LaunchParts starts some of the graph's parts, one after another, as Launch does the whole. began says whether any of them was

@@ -131,7 +131,7 @@ func (g *graphGather) mayJoin(op *scoreboard.Op) (why scoreboard.ApartReason, ok
 		return scoreboard.ReasonStraggler, false
 	case op.Cuts || f.Running(s):
 		return scoreboard.ReasonParts, false
-	case s.GraphsApart || s.MayWait(op):
+	case s.GraphsApart || f.Nodewise != nil || s.MayWait(op):
 		return scoreboard.ReasonExcluded, false
 	case f.Nodes > mostNodes || f.Kernels == 0 || !g.options.Always && f.Cost() > payMost*launchCost:
 		return scoreboard.ReasonCost, false
