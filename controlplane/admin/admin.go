@@ -171,7 +171,7 @@ func (c *Conn) do(ctx context.Context, method, path string, into any) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("%s: %s: %s", path, resp.Status, bytes.TrimSpace(body))
+		return refused(path, resp, body)
 	}
 	if into == nil {
 		return nil
@@ -184,6 +184,15 @@ func (c *Conn) do(ctx context.Context, method, path string, into any) error {
 		return fmt.Errorf("%s: the daemon's answer: %w; is it of another version? heddle version", path, err)
 	}
 	return nil
+}
+
+// refused is the daemon's own sentence. Without one it does not know the question.
+func refused(path string, resp *http.Response, body []byte) error {
+	said := string(bytes.TrimSpace(body))
+	if said == "" || said == "404 page not found" {
+		return fmt.Errorf("%s: %s; is the daemon of another version? heddle version", path, resp.Status)
+	}
+	return errors.New(said)
 }
 
 // unreachable says why a request was not answered, and what to do.

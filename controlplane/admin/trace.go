@@ -2,7 +2,6 @@ package admin
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -64,7 +63,7 @@ func (c *Conn) Trace(ctx context.Context, o TraceOptions, take func(*TracePage) 
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
-		return fmt.Errorf("/v1/trace: %s: %s", resp.Status, bytes.TrimSpace(text))
+		return refused("/v1/trace", resp, text)
 	}
 	in := bufio.NewReaderSize(resp.Body, maxPage)
 	for {

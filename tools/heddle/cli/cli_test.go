@@ -3,6 +3,9 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"net"
+	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,6 +13,7 @@ import (
 
 	"github.com/heddle-gpu/heddle/controlplane/admin"
 	"github.com/heddle-gpu/heddle/controlplane/executor"
+	"github.com/heddle-gpu/heddle/controlplane/runtimedir"
 )
 
 // Whoever mistypes is told what was wrong, how it is written and what to type next, on standard error, with the exit code of docs/cli.md.
@@ -69,6 +73,36 @@ func TestNamesOfClientsAreText(t *testing.T) {
 			if r != '\n' && !unicode.IsPrint(r) {
 				t.Errorf("%q in %q", r, out)
 			}
+		}
+	}
+}
+
+// A daemon's refusal is its own sentence; one that does not know the question may be of another version.
+func TestRefusalsAreTheDaemonsWords(t *testing.T) {
+	dir, err := os.MkdirTemp("", "ht") // short: socket paths are bounded
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Setenv("HEDDLE_RUNTIME_DIR", dir)
+	l, err := net.Listen("unix", filepath.Join(dir, runtimedir.AdminSocket))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/kernels", func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "no client has the number 99; see: heddle ps", http.StatusNotFound)
+	})
+	server := &http.Server{Handler: mux}
+	go server.Serve(l)
+	t.Cleanup(func() { server.Close() })
+	for args, want := range map[string]string{
+		"kernels --client 99": "heddle: no client has the number 99; see: heddle ps\n",
+		"drain":               "heddle: /v1/drain: 404 Not Found; is the daemon of another version? heddle version\n",
+	} {
+		var stdout, stderr bytes.Buffer
+		if code := execute(strings.Fields(args), &stdout, &stderr); code != ExitFailed || stderr.String() != want {
+			t.Errorf("heddle %s: exit code %d, %q; want %q", args, code, stderr.String(), want)
 		}
 	}
 }
