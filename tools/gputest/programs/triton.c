@@ -72,6 +72,7 @@ static void prepare(struct data *v, unsigned client) {
   }
   for (int k = 0; k < KERNELS; k++)
     for (int r = 0; r < RING; r++) CK(cuMemAlloc(&v->out[k][r], out_bytes[k]));
+  CK(cuCtxSynchronize()); // the copies return before the device has all of them, and streams here do not wait for the null stream
 }
 
 static void launch(struct data *v, int k, unsigned turn, CUstream s) {
