@@ -161,3 +161,33 @@ func TestNamedBeforeItIsMapped(t *testing.T) {
 		})
 	}
 }
+
+// A client leaves when no event can be made any more, and nobody else notices.
+func TestLeavesWithoutEvents(t *testing.T) {
+	g := &picky{fakeGPU: newFakeGPU()}
+	g.define("check", adder)
+	t.Cleanup(g.unmapAll)
+	d := start(t, g.open, nil, nil)
+	d.image(1, testImage)
+	var all []*tester
+	for id := uint64(1); id <= 2; id++ {
+		c := d.client(id)
+		c.kernel(1, 1, "check")
+		c.resume()
+		all = append(all, c)
+	}
+	g.asks(func(call string, _ uint64) gpu.Result {
+		if call == "event" {
+			return gpu.OutOfMemory
+		}
+		return gpu.Success
+	})
+	for _, c := range all {
+		for lane := range uint32(3) {
+			seq := c.launch(1, lane, u64s(c.window, 1), nil)
+			c.mustSync(lane, seq)
+		}
+	}
+	d.must(shm.Message{Type: shm.TypeDetach, ClientID: 1})
+	all[1].mustSync(1, all[1].launch(1, 1, u64s(all[1].window, 1), nil))
+}

@@ -25,11 +25,14 @@ import (
 )
 
 const (
-	// preparedEvents are made when a client attaches; the events of higher slots when they are first recorded.
+	// preparedEvents are made when a client attaches, the events of higher slots when they are first recorded. There is one for each
+	// stream: quiet needs them.
 	preparedEvents = 64
 	// drainTimeout bounds how long a drop of memory waits for ops that the client says are done.
 	drainTimeout = 10 * time.Second
 )
+
+var _ [preparedEvents - issue.MaxStreams]byte
 
 // session serves the daemon's requests for one client, in order, on a goroutine of its own. All fields belong to it.
 type session struct {
@@ -679,7 +682,7 @@ func (s *session) detach() error {
 	}
 	s.stopGraphs()
 	// The done words said that its ops are complete; because the client could write those words, the driver is asked too.
-	if err := s.x.quiet(s.id, c.used); err != nil {
+	if err := s.x.quiet(c); err != nil {
 		return err
 	}
 	return s.teardown(c)
@@ -733,21 +736,20 @@ func (s *session) teardown(c *client) error {
 	})
 }
 
-// quiet waits until what the streams (a bit each) hold now is complete. It asks on the mapper's thread and waits on the caller's, so
-// that others are served meanwhile. What the client that leaves may have left there ends the executor after DeadKernelTime. Ops of
-// others may take longer: where some are in flight, their streams are waited for companyTimes as long, and nobody is blamed then.
-func (x *executor) quiet(leaver uint64, streams uint32) error {
+// quiet waits until what the streams that a leaver used hold now is complete, with the leaver's own events. It asks on the mapper's
+// thread and waits on the caller's, so that others are served meanwhile. What the leaver may have left there ends the executor after
+// DeadKernelTime. Ops of others may take longer: where some are in flight, their streams are waited for companyTimes as long, and
+// nobody is blamed then.
+func (x *executor) quiet(leaver *client) error {
 	for i := range issue.MaxStreams {
-		if streams&(1<<uint(i)) == 0 {
+		if leaver.used&(1<<uint(i)) == 0 {
 			continue
 		}
-		var e gpu.Event
+		e := leaver.board.EventAt(uint32(i)) // there since it was attached
 		r := gpu.NotReady
 		err := x.mapper.do(func() error {
-			if e, r = x.events.EventCreate(true); r == gpu.Success {
-				if r = x.driver.EventRecord(e, x.engine.Stream(i).Handle); r == gpu.Success {
-					r = gpu.NotReady
-				}
+			if r = x.driver.EventRecord(e, x.engine.Stream(i).Handle); r == gpu.Success {
+				r = gpu.NotReady
 			}
 			return nil
 		})
@@ -762,12 +764,12 @@ func (x *executor) quiet(leaver uint64, streams uint32) error {
 				if !x.poller.call(func() { company = x.engine.Stream(i).Ops > 0 }) {
 					return errStopping
 				}
-				blamed := leaver
+				blamed := leaver.id
 				if company {
 					patience, blamed = companyTimes*x.config.DeadKernelTime, 0
 				}
 				if over > patience {
-					why := fmt.Errorf("a stream that client %d used does not end within %v", leaver, patience)
+					why := fmt.Errorf("a stream that client %d used does not end within %v", leaver.id, patience)
 					x.poller.post(func() { x.poller.endless(blamed, why) })
 					return errStopping
 				}
@@ -780,9 +782,6 @@ func (x *executor) quiet(leaver uint64, streams uint32) error {
 		if r != gpu.Success {
 			x.engine.SetFault(r)
 			return nil
-		}
-		if err := x.mapper.do(func() error { x.events.EventDestroy(e); return nil }); err != nil {
-			return err
 		}
 	}
 	return nil
