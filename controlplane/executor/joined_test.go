@@ -407,6 +407,57 @@ func TestNoAllocationsJoined(t *testing.T) {
 	}
 }
 
+// A kernel that waits for one in a lane of which nobody has heard yet: what follows it in its own lane takes another client along. What
+// comes to the other lane then goes by itself: in a word with what that client does next it would be behind the kernel that waits for it.
+func TestBesideOneThatWaits(t *testing.T) {
+	g := newFakeGPU()
+	var flag atomic.Int32
+	g.define("other", func([]byte) {
+		for flag.Load() == 0 {
+			time.Sleep(10 * time.Microsecond)
+		}
+	})
+	b := newBenchOn(t, g, g)
+	t.Cleanup(func() { flag.Store(1) })
+	code := &scoreboard.Code{ID: 1, Name: "check"}
+	set := func(p []byte) { flag.Add(int32(p[0])) }
+	g.define("check", set)
+	g.publish(newFakeForm(coalesce.ByZ, 8, 16, set), code)
+	check, err := g.ModuleFunction(0, "check")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := g.ModuleFunction(0, "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var clients [2]*client
+	var all [2]*tester
+	for i := range all {
+		clients[i], all[i] = b.client(nil)
+		clients[i].board.KernelByID(1).Code, clients[i].board.KernelByID(1).Function = code, check
+		clients[i].board.AddKernel(&scoreboard.Kernel{ID: 2, Function: other, Limit: unlimited()})
+	}
+	signal := func(h *shm.Header) { h.Flags = shm.RecordFlagWantSignal }
+	both := func(lane uint32, set uint64) { // in one pass
+		all[0].launch(1, lane, u64s(set, 0), signal)
+		all[1].launch(1, 0, u64s(0, 0), signal)
+		all[0].ring.Publish()
+		all[1].ring.Publish()
+	}
+	all[0].launch(2, 0, u64s(0, 0), nil)
+	all[0].ring.Publish()
+	b.until("the one that waits is issued", func() bool { return clients[0].board.InFlight() == 1 })
+	both(0, 0)
+	b.until("what is behind it is issued", func() bool { return clients[0].board.InFlight()+clients[1].board.InFlight() == 3 })
+	if n := clients[1].board.Joined; n != 1 {
+		t.Fatalf("%d of the other client's ops are behind it", n)
+	}
+	both(1, 1)
+	b.until("lane 1, which waits for nobody, goes on", func() bool { return all[0].done(1) == 1 })
+	b.until("all is done", func() bool { return all[0].done(0) == 2 && all[1].done(0) == 2 })
+}
+
 // A kernel that waits for one in another lane: what follows it in its lane takes nobody along, who may be what it waits for.
 func TestBehindOneThatWaits(t *testing.T) {
 	g := newFakeGPU()

@@ -35,7 +35,8 @@ type Lane struct {
 	// Slices is the part of Work of slices that are not their op's last. The scheduler's.
 	Slices int64
 	// Unknown is the last kernel issued of which nobody knows that it waits for no other (Code.Forms: coalesce refuses those that do),
-	// 0 when it is known done. Together: it, or one before it, is a graph that went in one word with others'.
+	// 0 when it is known done. Together: it, or one before it, is a graph that went in one word with others', or what is behind it did:
+	// others are behind what may wait.
 	Unknown  uint32
 	Together bool
 	// Want: somebody asked for lane.done and the command found no room yet.
@@ -126,6 +127,7 @@ type Session struct {
 	head     uint64 // ring position below which everything is done
 	dropping bool
 	together int // lanes that are Together
+	unknown  int // lanes whose Unknown is not 0
 	waiting  int
 	inFlight int
 	// OpsDone counts ops known complete, Dropped those that were given up.
@@ -417,15 +419,25 @@ func (s *Session) Ready(l *Lane) *Op {
 }
 
 // MayWait reports whether a kernel in flight may wait for one of the session's other lanes, and the ready op be what it waits for, or be
-// behind it: the op's lane has such a kernel, and the session has used several lanes of late; or another of its lanes has a graph that went
-// in one word with others', so that their lanes are behind it. Whatever is joined with the op would wait too.
+// behind it: the op's lane has such a kernel, and the session has used several lanes of late; or others' lanes are behind such a kernel, or
+// graph, of another of its lanes, or about to be, because what is behind it went with theirs before this lane was known. Whatever is joined
+// with the op would wait too.
 func (s *Session) MayWait(op *Op) bool {
 	const lately = int64(1e9)
 	l, elsewhere := &s.lanes[op.Lane], s.together
 	if l.Together {
 		elsewhere--
 	}
-	return elsewhere > 0 || l.Unknown != 0 && (len(s.busy) > 1 || (s.switchedAt > 0 && op.ReadyAt-s.switchedAt < lately))
+	if elsewhere > 0 || l.Unknown != 0 && (len(s.busy) > 1 || (s.switchedAt > 0 && op.ReadyAt-s.switchedAt < lately)) {
+		return true
+	}
+	for n := 0; n < len(s.busy) && s.unknown > 0; n++ {
+		i := s.busy[n]
+		if o := &s.lanes[i]; i != op.Lane && o.Unknown != 0 && o.Queued && o.first != nil && o.first.shape != nil {
+			return true // it is held behind such a kernel for others to come along
+		}
+	}
+	return false
 }
 
 // Beside reports whether another lane of the session has a launch ready, which may be what the op's kernels wait for.
@@ -460,14 +472,18 @@ func (s *Session) Issue(op *Op, stream int) {
 	}
 	op.next = nil
 	l.Issued, l.Whole = op.Seq, op.Seq
-	if op.Kind == shm.KindGraph {
-		l.Unknown, op.Graph.last = op.Seq, shm.Dep{Lane: op.Lane, Value: op.Seq}
-		if op.Joined && !l.Together {
-			l.Together = true
-			s.together++
+	if op.Joined && !l.Together && (op.Kind == shm.KindGraph || l.Unknown != 0) {
+		l.Together = true
+		s.together++
+	}
+	if op.Kind == shm.KindGraph || op.Kind == shm.KindLaunch && (op.Kernel.Code == nil || op.Kernel.Code.Forms.Load() == nil) {
+		if l.Unknown == 0 {
+			s.unknown++
 		}
-	} else if op.Kind == shm.KindLaunch && (op.Kernel.Code == nil || op.Kernel.Code.Forms.Load() == nil) {
 		l.Unknown = op.Seq
+	}
+	if op.Kind == shm.KindGraph {
+		op.Graph.last = shm.Dep{Lane: op.Lane, Value: op.Seq}
 	}
 	if op.Lane != s.lastLane {
 		s.lastLane, s.switchedAt = op.Lane, op.ReadyAt
@@ -504,6 +520,7 @@ func (s *Session) Poll(l *Lane) (completed int, ok bool) {
 	s.OpsDone += uint64(n)
 	if l.Unknown != 0 && shm.Reached(v, l.Unknown) {
 		l.Unknown = 0
+		s.unknown--
 		if l.Together {
 			l.Together = false
 			s.together--
