@@ -17,8 +17,11 @@ func program(t *testing.T, name, sanitize string, sources ...string) string {
 	inputs := []string{filepath.Join("testdata", name+".c"), "testdata/check.h"}
 	for _, s := range sources {
 		header := src + strings.TrimSuffix(s, "c") + "h"
-		if s == "memory/where.c" {
+		switch s {
+		case "memory/where.c":
 			header = src + "memory/inner.h"
+		case "code/function.c":
+			header = src + "code/inner.h"
 		}
 		inputs = append(inputs, src+s, header)
 	}
@@ -88,6 +91,10 @@ func TestTableUnderThreads(t *testing.T) {
 
 func TestTableChurn(t *testing.T) {
 	run(t, program(t, "table_churn", "address,undefined", "code/table.c"))
+}
+
+func TestUnknownFunctions(t *testing.T) {
+	run(t, program(t, "functions", "address,undefined", "code/function.c", "code/table.c"))
 }
 
 func TestContainers(t *testing.T) {
