@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -263,7 +264,7 @@ func (s *session) buildGraph(g *graph, check *scoreboard.GraphChecker, from, to 
 		return 0, err
 	}
 	defer s.x.loader.do(func() error { d.GraphDestroy(made); return nil })
-	err = s.addNodes(made, g, check, from, to, func(_ gpu.GraphNode, _ []gpu.GraphNode, op *scoreboard.Op) { each(op) })
+	err = s.addNodes(made, g, check, from, to, each)
 	if err != nil {
 		return 0, err
 	}
@@ -310,9 +311,8 @@ func (s *session) nodewise(g *graph, check *scoreboard.GraphChecker, each func(*
 	return nil
 }
 
-// addNodes adds the nodes from+1 to to of a graph to one of the driver's, as buildGraph says. each sees every node, and those that it is
-// behind.
-func (s *session) addNodes(made gpu.Graph, g *graph, check *scoreboard.GraphChecker, from, to uint32, each func(gpu.GraphNode, []gpu.GraphNode, *scoreboard.Op)) error {
+// addNodes adds the nodes from+1 to to of a graph to one of the driver's, as buildGraph says.
+func (s *session) addNodes(made gpu.Graph, g *graph, check *scoreboard.GraphChecker, from, to uint32, each func(*scoreboard.Op)) error {
 	var (
 		read  = shm.NewGraphReader(g.memory, g.nodes)
 		nodes = make([]gpu.GraphNode, 0, to-from)
@@ -346,7 +346,7 @@ func (s *session) addNodes(made gpu.Graph, g *graph, check *scoreboard.GraphChec
 					return asDriver(fmt.Errorf("the driver does not take node %d (kind %d): %w", read.Node(), op.Kind, r))
 				}
 				nodes = append(nodes, n)
-				each(n, deps, &op)
+				each(&op)
 			}
 			return nil
 		})
@@ -411,12 +411,12 @@ type graphSum struct {
 	kernels int
 	key     uint64
 	weight  float64
-	codes   map[*scoreboard.Code]uint64
+	codes   map[*scoreboard.Code]scoreboard.CodeCount
 	used    map[uint32]*scoreboard.Kernel
 }
 
 func newSum(x *executor) *graphSum {
-	return &graphSum{x: x, codes: map[*scoreboard.Code]uint64{}, used: map[uint32]*scoreboard.Kernel{}}
+	return &graphSum{x: x, codes: map[*scoreboard.Code]scoreboard.CodeCount{}, used: map[uint32]*scoreboard.Kernel{}}
 }
 
 func (u *graphSum) add(op *scoreboard.Op) {
@@ -428,7 +428,8 @@ func (u *graphSum) add(op *scoreboard.Op) {
 	u.kernels++
 	u.used[op.Kernel.ID] = op.Kernel
 	if c := op.Kernel.Code; c != nil {
-		u.codes[c]++
+		n := u.codes[c]
+		u.codes[c] = scoreboard.CodeCount{Code: c, Count: n.Count + 1, Flat: op.Launch().Grid[2] == 1 && (n.Flat || n.Count == 0)}
 	}
 	// As word.Gather.Weigh: half of the chip counts as all of it.
 	u.weight += min(1, 2*u.x.waves(op))
@@ -450,9 +451,7 @@ func (u *graphSum) finish(g *scoreboard.Graph) {
 	if u.kernels > 0 {
 		g.Weight = max(least, u.weight/float64(u.kernels))
 	}
-	for c, n := range u.codes {
-		g.Codes = append(g.Codes, scoreboard.CodeCount{Code: c, Count: n})
-	}
+	g.Codes = slices.Collect(maps.Values(u.codes))
 }
 
 // graphDrop frees a graph as soon as every record that the client has published is done. The client may do what these wait for only

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -37,8 +36,11 @@ const (
 	maxChainNodes = 1 << 16
 )
 
-// errNoRoom says that there are as many words as may be.
-var errNoRoom = errors.New("as many chains or nodes as may be")
+// errNoRoom says that there are as many words as may be, errNothingAlike that coalescing would change nothing.
+var (
+	errNoRoom       = errors.New("as many chains or nodes as may be")
+	errNothingAlike = errors.New("no nodes of theirs can be coalesced")
+)
 
 // joiner makes words of graphs in the background.
 type joiner struct {
@@ -64,6 +66,7 @@ type joiner struct {
 	broken error // why there can be no word at all
 	chains int
 	nodes  int
+	bytes  int // parameters of coalesced nodes
 }
 
 // owned is a graph's session, and what it has of it.
@@ -77,6 +80,7 @@ type madeWord struct {
 	sessions map[uint64]bool
 	ends     []chainEnd
 	nodes    int
+	bytes    int // parameters of coalesced nodes
 }
 
 // chainEnd is the memory of the end of a chain.
@@ -104,10 +108,24 @@ type JoinedStats struct {
 	Evicted  uint64 `json:"evicted"` // for others
 	Unpaid   uint64 `json:"unpaid"`  // given up because they were no faster
 	Waiting  int    `json:"waiting"` // launches of graphs that wait for others now
+	// Coalesced are those words of which another one has alike nodes of its chains as one.
+	Coalesced CoalescedStats `json:"coalesced"`
 	// Apart counts launches of graphs that went by themselves, by reason (scoreboard.ApartReasons).
 	Apart map[string]uint64 `json:"apart,omitempty"`
 	// MakeSeconds is how long words took to make, on the loader's thread.
 	MakeSeconds float64 `json:"make_seconds"`
+}
+
+// CoalescedStats are words of several clients' graphs in which nodes of several chains are one launch.
+type CoalescedStats struct {
+	Words   uint64 `json:"words"`   // issued; in JoinedStats.Words, too
+	Nodes   uint64 `json:"nodes"`   // launches in them that do the work of several chains
+	Kernels uint64 `json:"kernels"` // of the chains in those
+	Kept    int    `json:"kept"`    // words that can be issued so
+	Asked   uint64 `json:"asked"`
+	Made    uint64 `json:"made"`
+	Refused uint64 `json:"refused"` // that could not be made
+	Unpaid  uint64 `json:"unpaid"`  // given up because they were no faster than their chains side by side
 }
 
 // newJoiner makes the maker, and has the poller join graphs.
@@ -210,9 +228,13 @@ func (m *joiner) run() {
 func (m *joiner) refuse(w *scoreboard.GraphWord, err error) {
 	w.Refused.Store(true)
 	m.mu.Lock()
-	m.stats.Refused++
+	if w.Coalesce {
+		m.stats.Coalesced.Refused++
+	} else {
+		m.stats.Refused++
+	}
 	m.mu.Unlock()
-	m.log.Info("graphs are not joined", "graphs", len(w.Graphs), "why", err)
+	m.log.Info("graphs are not joined", "graphs", len(w.Graphs), "coalesced", w.Coalesce, "why", err)
 }
 
 // build makes a word. Its graphs are kept from being freed meanwhile.
@@ -268,10 +290,8 @@ func (m *joiner) build(w *scoreboard.GraphWord) error {
 	if err != nil {
 		return err
 	}
-	for i, o := range members {
-		if err := m.chain(made, o, took.ends[i]); err != nil {
-			return err
-		}
+	if err := m.addChains(made, w, members, &took); err != nil {
+		return err
 	}
 	return m.x.loader.do(func() error {
 		exec, r := d.GraphInstantiate(made)
@@ -285,37 +305,14 @@ func (m *joiner) build(w *scoreboard.GraphWord) error {
 		}
 		m.words[w] = took
 		m.mu.Lock()
-		m.stats.Made++
+		if w.Coalesce {
+			m.stats.Coalesced.Made++
+		} else {
+			m.stats.Made++
+		}
 		m.busy += time.Since(begun)
 		m.mu.Unlock()
 		w.Built.Store(true)
-		return nil
-	})
-}
-
-// chain adds the nodes of one graph, and what writes the done word behind all of them.
-func (m *joiner) chain(made gpu.Graph, o owned, end chainEnd) error {
-	var memory scoreboard.Ranges
-	if !m.x.poller.call(func() { memory = o.session.client.board.Memory.Clone() }) {
-		return errStopping
-	}
-	check := scoreboard.NewGraphChecker(memory, o.graph.kernels)
-	last := map[gpu.GraphNode]bool{}
-	err := o.session.addNodes(made, o.graph, check, 0, o.graph.nodes, func(n gpu.GraphNode, after []gpu.GraphNode, _ *scoreboard.Op) {
-		last[n] = true
-		for _, a := range after {
-			delete(last, a)
-		}
-	})
-	if err != nil {
-		return err
-	}
-	l := &gpu.Launch{Function: m.end, Grid: [3]uint32{1, 1, 1}, Block: [3]uint32{1, 1, 1}, Params: end.params, ParamBytes: 24}
-	after := slices.Sorted(maps.Keys(last))
-	return m.x.loader.do(func() error {
-		if _, r := m.x.driver.GraphKernel(made, after, l); r != gpu.Success {
-			return asDriver(fmt.Errorf("the end of a chain: %w", r))
-		}
 		return nil
 	})
 }
@@ -344,7 +341,12 @@ func (m *joiner) take(members []owned) (took madeWord, err error) {
 // giveBack is the reverse.
 func (m *joiner) giveBack(took madeWord) {
 	m.free = append(m.free, took.ends...)
-	m.chains, m.nodes = m.chains-len(took.ends), m.nodes-took.nodes
+	m.discount(took)
+}
+
+// discount takes a word out of the books.
+func (m *joiner) discount(took madeWord) {
+	m.chains, m.nodes, m.bytes = m.chains-len(took.ends), m.nodes-took.nodes, m.bytes-took.bytes
 	m.count()
 }
 
@@ -460,8 +462,7 @@ func (m *joiner) leave(session uint64) {
 			if exec := w.Retire(); exec != 0 {
 				m.x.driver.GraphExecDestroy(exec)
 			}
-			m.chains, m.nodes = m.chains-len(took.ends), m.nodes-took.nodes
-			m.count()
+			m.discount(took)
 		}
 	}
 }
@@ -480,6 +481,7 @@ func (m *joiner) snapshot(counted JoinedStats) JoinedStats {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	counted.Nodes, counted.Made, counted.Refused, counted.MakeSeconds = m.stats.Nodes, m.stats.Made, m.stats.Refused, m.busy.Seconds()
+	counted.Coalesced.Made, counted.Coalesced.Refused = m.stats.Coalesced.Made, m.stats.Coalesced.Refused
 	return counted
 }
 
@@ -539,7 +541,8 @@ func (p *poller) joinedStats() JoinedStats {
 	st := JoinedStats{
 		Words: p.gather.Words[word.Joined], Launches: c.Launches, Kernels: c.Kernels, Asked: c.Asked, Evicted: c.Evicted, Unpaid: c.Unpaid,
 		Waiting: p.gather.GraphsWaiting(), Apart: reasons(&c.Apart),
+		Coalesced: CoalescedStats{Words: c.Coalesced.Words, Nodes: c.Coalesced.Nodes, Kernels: c.Coalesced.Kernels, Asked: c.Coalesced.Asked, Unpaid: c.Coalesced.Unpaid},
 	}
-	st.Kept, st.Chains = p.gather.GraphWords()
+	st.Kept, st.Chains, st.Coalesced.Kept = p.gather.GraphWords()
 	return st
 }

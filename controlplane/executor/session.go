@@ -409,7 +409,11 @@ func (s *session) setApart(a *shm.Setting) error {
 	if k == nil {
 		return refuse(shm.StatusInvalid, "kernel id %d is unknown", a.KernelID)
 	}
-	if !s.x.poller.call(func() { k.Apart = true }) {
+	apart := func() {
+		k.Apart = true
+		s.x.poller.gather.ForgetGraphs(s.client.board, true) // words with it as a part of a launch are not used again
+	}
+	if !s.x.poller.call(apart) {
 		return errStopping
 	}
 	return nil

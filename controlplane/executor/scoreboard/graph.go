@@ -70,10 +70,11 @@ func (p *GraphParts) Time(from, parts uint32) (ns int64) {
 // all says whether every part was measured.
 func (p *GraphParts) all() bool { return !slices.Contains(p.Measured, false) }
 
-// CodeCount says how often a graph launches a kernel.
+// CodeCount says how often a graph launches a kernel. Flat: always with a grid of one layer by z.
 type CodeCount struct {
 	Code  *Code
 	Count uint64
+	Flat  bool
 }
 
 // GraphLauncher starts an executable graph; *gpu.Device is one.

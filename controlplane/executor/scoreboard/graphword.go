@@ -15,6 +15,10 @@ type GraphWord struct {
 	Graphs []*Graph
 	Exec   gpu.GraphExec
 	Ends   []ChainEnd
+	// Coalesce: what several chains do alike at the same place is one node, where a form can do it; set once. CoalescedNodes are those
+	// nodes, and CoalescedKernels the chains' kernels in them; the executor counts them before it sets Built.
+	Coalesce                         bool
+	CoalescedNodes, CoalescedKernels int
 	// Built: it can be launched. Refused: the driver did not take it; it is not used again. Dropped: nobody wants it any more.
 	Built, Refused, Dropped atomic.Bool
 

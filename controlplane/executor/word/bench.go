@@ -84,10 +84,12 @@ type teamWord struct {
 	mask   uint64
 	rounds uint64
 	used   int64
-	// joined and apart are how long its launches took from issue to the last one's end.
-	joined, apart mean
-	off           bool  // given up until again
-	again, pause  int64 // ns
+	// took is how long its launches took from issue to the last one's end, by how they went.
+	took         [ways]mean
+	off          bool  // given up until again
+	again, pause int64 // ns
+	// alike is the same word with alike nodes of its chains as one.
+	alike alikeWord
 }
 
 func (w *teamWord) usable() bool { return !w.off && w.Built.Load() && !w.Refused.Load() }
@@ -264,6 +266,7 @@ func (g *graphGather) drop(b *Bench, k int) {
 }
 
 func (g *graphGather) giveUp(w *teamWord) {
+	g.giveUpAlike(w)
 	if !w.Dropped.Swap(true) {
 		g.options.Retire(w.GraphWord)
 	}
@@ -374,15 +377,21 @@ func (b *Bench) wantBlock(g *graphGather, ready uint64, most, block int, seats u
 	}
 }
 
-// ask has a word made of the graphs of some seats.
-func (b *Bench) ask(g *graphGather, mask uint64, now int64) {
+// mayAsk says whether one more word can be made.
+func (g *graphGather) mayAsk() bool {
 	kept := g.asked[:0]
 	for _, w := range g.asked {
 		if !w.Built.Load() && !w.Refused.Load() && !w.Dropped.Load() {
 			kept = append(kept, w)
 		}
 	}
-	if g.asked = kept; len(kept) >= mostAsked {
+	g.asked = kept
+	return len(kept) < mostAsked
+}
+
+// ask has a word made of the graphs of some seats.
+func (b *Bench) ask(g *graphGather, mask uint64, now int64) {
+	if !g.mayAsk() {
 		return
 	}
 	for _, o := range g.benches {
@@ -430,41 +439,25 @@ func (b *Bench) turnOff(g *graphGather, w *teamWord, now int64) {
 	b.survey()
 }
 
-// probe is a measurement under way: how long launches of a word take, joined or apart, from issue to the end of the last.
+// probe is a measurement under way: how long launches of a word take, from issue to the end of the last.
 type probe struct {
-	word   *teamWord
-	bench  *Bench
-	joined bool
-	since  int64
-	count  int
-	ops    [MaxTeam]struct {
+	word  *teamWord
+	bench *Bench
+	how   way
+	since int64
+	count int
+	ops   [MaxTeam]struct {
 		lane *scoreboard.Lane
 		of   *scoreboard.Session
 		seq  uint32
 	}
 }
 
-func (p *probe) begin(w *teamWord, b *Bench, ops []*scoreboard.Op, joined bool, now int64) {
-	p.word, p.bench, p.joined, p.since, p.count = w, b, joined, now, len(ops)
+func (p *probe) begin(w *teamWord, b *Bench, ops []*scoreboard.Op, how way, now int64) {
+	p.word, p.bench, p.how, p.since, p.count = w, b, how, now, len(ops)
 	for i, op := range ops {
 		p.ops[i].lane, p.ops[i].of, p.ops[i].seq = op.Session.Lane(op.Lane), op.Session, op.Seq
 	}
-}
-
-// turnApart says whether a word's launches shall go apart this time, to be measured.
-func (w *teamWord) turnApart(g *graphGather) bool {
-	if g.options.Always || g.probe.word != nil {
-		return false
-	}
-	if w.apart.n < sure {
-		return w.joined.n > w.apart.n
-	}
-	return w.rounds%probeEvery == probeEvery/2
-}
-
-// turnJoined says whether this word shall be measured.
-func (w *teamWord) turnJoined(g *graphGather) bool {
-	return g.probe.word == nil && (w.joined.n < sure || w.rounds%probeEvery == 1)
 }
 
 // Look sees whether what is measured has ended, and gives a word up that does not pay. It is for every pass, and cheap.
@@ -489,13 +482,17 @@ func (g *Gather) Look(now int64) {
 	if late {
 		return
 	}
-	if p.joined {
-		w.joined.add(now - p.since)
-	} else {
-		w.apart.add(now - p.since)
+	w.took[p.how].add(now - p.since)
+	p.bench.judge(&g.graphs, w, now)
+}
+
+// judge gives a word up that does not pay, as measured.
+func (b *Bench) judge(g *graphGather, w *teamWord, now int64) {
+	best := g.better(w, now)
+	apart := &w.took[wayApart]
+	if best == nil || best.n < sure || apart.n < sure || float64(best.ns) <= pays*float64(apart.ns) {
+		return
 	}
-	if w.joined.n >= sure && w.apart.n >= sure && float64(w.joined.ns) > pays*float64(w.apart.ns) {
-		g.graphs.Unpaid++
-		p.bench.turnOff(&g.graphs, w, now)
-	}
+	g.Unpaid++
+	b.turnOff(g, w, now)
 }

@@ -19,8 +19,10 @@ type Team struct {
 	Passed *atomic.Uint64
 	Number uint64
 
-	bench *Bench
-	entry *teamWord
+	bench   *Bench
+	entry   *teamWord
+	how     way
+	measure bool
 }
 
 // teams holds the teams, used in turn.
@@ -57,6 +59,8 @@ type GraphCounters struct {
 	Launches, Kernels uint64
 	// Asked counts words that were asked for, Evicted those given up for newer ones, Unpaid those that were measured not to pay.
 	Asked, Evicted, Unpaid uint64
+	// Coalesced is the same of words in which alike nodes are one.
+	Coalesced CoalescedCounters
 	// Apart counts launches of graphs that went by themselves, by reason.
 	Apart [scoreboard.ReasonCount]uint64
 }
@@ -70,17 +74,21 @@ func (g *Gather) GraphCounters() GraphCounters { return g.graphs.GraphCounters }
 // GraphsWaiting is how many launches of graphs wait for others.
 func (g *Gather) GraphsWaiting() int { return g.graphs.waiting }
 
-// GraphWords is how many words of graphs there are, and how many launches of graphs they hold together.
-func (g *Gather) GraphWords() (words, chains int) {
+// GraphWords is how many words of graphs there are, how many launches of graphs they hold together, and how many of the words can go with
+// alike nodes as one.
+func (g *Gather) GraphWords() (words, chains, coalesced int) {
 	for _, b := range g.graphs.benches {
 		for _, w := range b.words {
 			if w.usable() {
 				words++
 				chains += len(w.Graphs)
+				if w.alike.usable() {
+					coalesced++
+				}
 			}
 		}
 	}
-	return words, chains
+	return words, chains, coalesced
 }
 
 // addGraph takes a ready launch of a graph that may go with others', or leaves it (false) to the policy.
@@ -261,7 +269,8 @@ func (g *Gather) Team(b *Bench, now int64) (t *Team, apart []*scoreboard.Op) {
 		g.graphs.alone[0] = lead
 		return nil, g.graphs.alone[:1]
 	}
-	if w.turnApart(&g.graphs) {
+	how, measure := w.turn(&g.graphs)
+	if how == wayApart {
 		apart = g.graphs.alone[:0]
 		for m := w.mask; m != 0; m &= m - 1 {
 			op := b.seats[bits.TrailingZeros64(m)].op
@@ -269,13 +278,16 @@ func (g *Gather) Team(b *Bench, now int64) (t *Team, apart []*scoreboard.Op) {
 			g.graphApart(op, scoreboard.ReasonCost)
 			apart = append(apart, op)
 		}
-		g.graphs.probe.begin(w, b, apart, false, now)
+		g.graphs.probe.begin(w, b, apart, wayApart, now)
 		return nil, apart
 	}
 	if t = g.graphs.teams.peek(); t == nil {
 		return nil, nil
 	}
-	t.Of, t.Count, t.bench, t.entry = w.GraphWord, 0, b, w
+	t.Of, t.Count, t.bench, t.entry, t.how, t.measure = w.GraphWord, 0, b, w, how, measure
+	if how == wayCoalesced {
+		t.Of = w.alike.word
+	}
 	for m := w.mask; m != 0; m &= m - 1 {
 		op := b.seats[bits.TrailingZeros64(m)].op
 		op.Held = max(0, b.heldAt-op.ReadyAt)
@@ -324,13 +336,20 @@ func (g *Gather) TeamIssued(t *Team, now int64) (each int64) {
 	} else if vain {
 		b.expect -= max(1, (b.expect-n)/4)
 	}
+	if t.how == wayCoalesced {
+		c := &g.graphs.Coalesced
+		c.Words++
+		c.Nodes += uint64(t.Of.CoalescedNodes)
+		c.Kernels += uint64(t.Of.CoalescedKernels)
+	}
 	w.rounds++
 	w.used = now
-	if !g.graphs.options.Always && w.turnJoined(&g.graphs) {
-		g.graphs.probe.begin(w, b, ops, true, now)
+	if t.measure {
+		g.graphs.probe.begin(w, b, ops, t.how, now)
 	}
-	if w.joined.n > 0 {
-		each = min(each, w.joined.ns/int64(n))
+	if took := &w.took[t.how]; took.n > 0 {
+		each = min(each, took.ns/int64(n))
 	}
+	g.coalesce(w, now)
 	return max(1, each)
 }
