@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -14,15 +15,22 @@ import (
 type meeting struct {
 	*bench
 	all     []*session
+	graphs  []*scoreboard.Graph // theirs
 	asked   []*scoreboard.GraphWord
 	retired []*scoreboard.GraphWord
 	refuse  bool
 	now     int64
 	takes   map[bool]int64 // how long the launches take, joined or not
+	// coalesced is how long they take with alike nodes as one, of words where that was done.
+	coalesced int64
+	code      *scoreboard.Code // of all graphs' kernels
 }
 
 func newMeeting(t testing.TB, clients int) *meeting {
-	m := &meeting{bench: newBench(t, nil), takes: map[bool]int64{true: 10_000, false: 20_000}, now: 1 << 30}
+	m := &meeting{
+		bench: newBench(t, scoreboard.NewDemand()), takes: map[bool]int64{true: 10_000, false: 20_000}, now: 1 << 30,
+		code: &scoreboard.Code{ID: 1},
+	}
 	m.g.JoinGraphs(GraphsOptions{
 		Ask:    func(w *scoreboard.GraphWord) bool { m.asked = append(m.asked, w); return !m.refuse },
 		Retire: func(w *scoreboard.GraphWord) { m.retired = append(m.retired, w) },
@@ -35,10 +43,11 @@ func newMeeting(t testing.TB, clients int) *meeting {
 
 func (m *meeting) enter() *session {
 	s := m.session(nil)
-	g := &scoreboard.Graph{ID: 1, Nodes: 8, Kernels: 7, Weight: 0.1, Exec: 1, Launched: seatAfter}
+	g := &scoreboard.Graph{ID: 1, Nodes: 8, Kernels: 7, Weight: 0.1, Exec: 1, Launched: seatAfter, Key: 1}
+	g.Codes = []scoreboard.CodeCount{{Code: m.code, Count: 7, Flat: true}}
 	g.Took(10_000)
 	s.board.AddGraph(g)
-	m.all = append(m.all, s)
+	m.all, m.graphs = append(m.all, s), append(m.graphs, g)
 	return s
 }
 
@@ -102,6 +111,7 @@ func (m *meeting) round(who ...int) (widths []int) {
 		}
 	}
 	var teams [][]*scoreboard.Op
+	coalesced := false
 	for range 1000 {
 		b := m.g.NextBench(m.now, false, false)
 		if b == nil && m.g.GraphsWaiting() == 0 {
@@ -120,6 +130,7 @@ func (m *meeting) round(who ...int) (widths []int) {
 		}
 		if t != nil {
 			ops := slices.Clone(t.Ops[:t.Count])
+			coalesced = coalesced || t.Of.Coalesce
 			for _, op := range ops {
 				op.Session.Issue(op, 1)
 			}
@@ -138,7 +149,11 @@ func (m *meeting) round(who ...int) (widths []int) {
 		op.Session.Issue(op, 2)
 		op.Graph.Launched++
 	}
-	m.now += m.takes[len(alone) == 0]
+	if coalesced {
+		m.now += m.coalesced
+	} else {
+		m.now += m.takes[len(alone) == 0]
+	}
 	m.end(alone)
 	for _, ops := range teams {
 		m.end(ops)
@@ -226,6 +241,93 @@ func TestBenchPays(t *testing.T) {
 	}
 	if joined < 190 {
 		t.Errorf("%d of 200 rounds joined when it pays", joined)
+	}
+}
+
+// publish makes a form of the graphs' kernel.
+func (m *meeting) publish(mapping coalesce.Mapping, capacity int) *scoreboard.Form {
+	f := &scoreboard.Form{Layout: coalesce.Layout{Mapping: mapping, Capacity: capacity}, Bodies: []*scoreboard.Code{m.code}}
+	scoreboard.Publish(f)
+	return f
+}
+
+// rounds has all launch so often, and builds what is asked for. It gives how many of the words were coalesced.
+func (m *meeting) rounds(n int) uint64 {
+	before := m.g.GraphCounters().Coalesced.Words
+	for range n {
+		m.round(m.everybody()...)
+		m.build()
+	}
+	return m.g.GraphCounters().Coalesced.Words - before
+}
+
+// Forms of what several graphs do alike are asked for. With them the word is made once more, and goes as whichever is measured to take
+// less time; with better forms it is made anew.
+func TestBenchCoalesced(t *testing.T) {
+	m := newMeeting(t, 10)
+	m.coalesced = 5_000
+	m.rounds(200)
+	small, ok := m.g.options.Demand.Next()
+	if !ok || small.Bodies[0] != m.code || small.Mapping != coalesce.ByZ || small.Capacity != scoreboard.SmallCapacity {
+		t.Fatalf("%+v, %v; want a small form by z", small, ok)
+	}
+	if large, ok := m.g.options.Demand.Next(); !ok || large.Capacity != scoreboard.LargeCapacity {
+		t.Fatalf("%+v, %v; want a large form too: there are 10", large, ok)
+	}
+	if c := m.g.GraphCounters().Coalesced; c != (CoalescedCounters{}) {
+		t.Fatalf("%+v without a form", c)
+	}
+	m.publish(coalesce.ByZ, scoreboard.SmallCapacity)
+	if n := m.rounds(200); n < 150 {
+		t.Errorf("%d of 200 rounds coalesced when it pays", n)
+	}
+	asked := len(m.asked)
+	m.publish(coalesce.ByZ, scoreboard.LargeCapacity)
+	if n := m.rounds(200); n < 150 || len(m.asked) != asked+1 || len(m.retired) != 1 {
+		t.Errorf("%d of 200 rounds coalesced, %d words asked for, %d given up; want one anew with the larger form", n, len(m.asked)-asked, len(m.retired))
+	}
+	if words, _, coalesced := m.g.GraphWords(); words != 1 || coalesced != 1 {
+		t.Errorf("%d words, %d coalesced", words, coalesced)
+	}
+	// The way back: it takes longer now.
+	m.coalesced = 10_000
+	m.rounds(800)
+	c := m.g.GraphCounters()
+	if c.Coalesced.Unpaid == 0 || c.Unpaid != 0 {
+		t.Errorf("%+v; want coalescing given up, and the word kept", c)
+	}
+	if n := m.rounds(40); n > 20 {
+		t.Errorf("%d of 40 rounds coalesced when it does not pay", n)
+	}
+	m.g.ForgetGraphs(m.all[0].board, true)
+	for _, w := range m.asked {
+		if w.Built.Load() && !w.Dropped.Load() {
+			t.Error("a word with a graph that is gone is kept")
+		}
+	}
+}
+
+// A word whose chains side by side are no faster than its launches apart is kept while it pays coalesced.
+func TestBenchCoalescedPays(t *testing.T) {
+	m := newMeeting(t, 4)
+	m.takes[true] = m.takes[false]
+	m.coalesced = m.takes[false] / 2
+	m.publish(coalesce.ByTable, 4)
+	if n := m.rounds(400); n < 300 {
+		t.Errorf("%d of 400 rounds coalesced; %+v", n, m.g.GraphCounters())
+	}
+	for _, w := range m.asked {
+		w.Refused.Store(true) // by the driver, later
+	}
+	if n := m.rounds(100); n != 0 {
+		t.Errorf("%d rounds with words that were refused", n)
+	}
+	for i, g := range m.graphs { // what they do is not alike any more
+		g.Key = uint64(i)
+	}
+	m.now += 2 * unpaidMost
+	if m.rounds(200); len(m.asked) == 0 || m.asked[len(m.asked)-1].Coalesce {
+		t.Errorf("%d words asked for; want none coalesced", len(m.asked))
 	}
 }
 
