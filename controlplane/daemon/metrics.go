@@ -156,6 +156,8 @@ var (
 	metricGraphKernels   = counter(graphs, "heddle_graph_kernels_total", "Kernels in them, which heddle_kernel_ops_total counts too.", ofExecutor)
 	metricJoinedLaunches = counter(graphs, "heddle_joined_graph_launches_total", "Launches of graphs that went with other clients' as one word (heddle_words_total, path joined).", ofExecutor)
 	metricJoinedKernels  = counter(graphs, "heddle_joined_graph_kernels_total", "Kernels in those.", ofExecutor)
+	metricJoinedNodesOne = counter(graphs, "heddle_joined_graph_coalesced_nodes_total", "Launches in joined graphs that did the same kernel for several clients.", ofExecutor)
+	metricJoinedOne      = counter(graphs, "heddle_joined_graph_coalesced_kernels_total", "Kernels of joined graphs that those did.", ofExecutor)
 	metricJoinedWords    = gauge(graphs, "heddle_graph_words", "Words of several clients' graphs that can be issued.", ofExecutor)
 	metricJoinedNodes    = gauge(graphs, "heddle_graph_word_nodes", "Nodes of all words of graphs that exist.", ofExecutor)
 	metricJoinedMade     = counter(graphs, "heddle_graph_words_made_total", "Words of graphs that were made.", ofExecutor)

@@ -83,6 +83,10 @@ type executorStats struct {
 			Evicted     uint64  `json:"evicted"`
 			Unpaid      uint64  `json:"unpaid"`
 			MakeSeconds float64 `json:"make_seconds"`
+			Coalesced   struct {
+				Nodes   uint64 `json:"nodes"`
+				Kernels uint64 `json:"kernels"`
+			} `json:"coalesced"`
 		} `json:"joined"`
 	} `json:"graphs"`
 	Prepared struct {
@@ -390,6 +394,7 @@ func (at place) told(s *executorStats) {
 		{metricCompiling, f.CompileSeconds}, {metricLoading, f.LoadSeconds}, {metricWorkers, float64(f.Workers)},
 		{metricGraphs, float64(s.Graphs.Live)}, {metricGraphNodes, float64(s.Graphs.Nodes)}, {metricGraphLaunches, float64(s.Graphs.Launches)},
 		{metricGraphKernels, float64(s.Graphs.Kernels)}, {metricGraphsRefused, float64(refused)},
+		{metricJoinedNodesOne, float64(j.Coalesced.Nodes)}, {metricJoinedOne, float64(j.Coalesced.Kernels)},
 		{metricJoinedLaunches, float64(j.Launches)}, {metricJoinedKernels, float64(j.Kernels)}, {metricJoinedWords, float64(j.Kept)},
 		{metricJoinedNodes, float64(j.Nodes)}, {metricJoinedMade, float64(j.Made)}, {metricJoinedRefused, float64(j.Refused)},
 		{metricJoinedEvicted, float64(j.Evicted)}, {metricJoinedUnpaid, float64(j.Unpaid)}, {metricJoinedTime, j.MakeSeconds},

@@ -42,7 +42,8 @@ func someStats() *executor.Stats {
 		Widths: [cost.Buckets]uint64{100, 50, 100, 50}, Apart: map[string]uint64{"alone": 5, "cost": 6},
 	}
 	s.Forms = executor.FormsStats{Codes: 20, Asked: 15, Forms: 9, Bytes: 1 << 20, Compiled: 7, CacheHits: 2, Workers: 1, Failed: map[string]uint64{"spin-wait": 4}, CompileSeconds: 2.5, LoadSeconds: 0.5}
-	s.Graphs.Joined = executor.JoinedStats{Words: 11, Launches: 88, Kernels: 616, Kept: 5, Nodes: 256, Made: 6, Refused: 1, Evicted: 2, Unpaid: 3, MakeSeconds: 0.5}
+	s.Graphs.Joined = executor.JoinedStats{Words: 11, Launches: 88, Kernels: 616, Kept: 5, Nodes: 256, Made: 6, Refused: 1, Evicted: 2, Unpaid: 3, MakeSeconds: 0.5,
+		Coalesced: executor.CoalescedStats{Nodes: 21, Kernels: 168}}
 	s.Prepared = executor.PreparedStats{Words: 70, Ops: 1400, Runs: 17, Made: 21, Refused: 1, Evicted: 3, Unused: 2, MakeSeconds: 0.25}
 	s.Driver = []executor.CallStats{{Call: "cuMemMap", Count: 3, Seconds: 0.5, Longest: 0.25, Beside: 0.375, Counts: [len(executor.CallBounds) + 1]uint64{1, 0, 0, 0, 1, 1}}}
 	s.Stalls = []executor.StallStats{{Where: "issue", Count: 4, Seconds: 0.75, Longest: 0.5}}
@@ -155,6 +156,7 @@ func TestMetricsSayWhatTheExecutorSays(t *testing.T) {
 		`heddle_stragglers{` + strings.Replace(at, ",uid", `,step="apart",uid`, 1) + `} 1`, `heddle_stragglers{` + strings.Replace(at, ",uid", `,step="limited",uid`, 1) + `} 0`,
 		`heddle_words_total{` + by("path", "prepared") + `} 70`, `heddle_prepared_ops_total{` + at + `} 1400`, `heddle_prepared_runs{` + at + `} 17`,
 		`heddle_words_total{` + by("path", "joined") + `} 11`, `heddle_joined_graph_launches_total{` + at + `} 88`, `heddle_joined_graph_kernels_total{` + at + `} 616`,
+		`heddle_joined_graph_coalesced_nodes_total{` + at + `} 21`, `heddle_joined_graph_coalesced_kernels_total{` + at + `} 168`,
 		`heddle_graph_words{` + at + `} 5`, `heddle_graph_word_nodes{` + at + `} 256`, `heddle_graph_words_made_total{` + at + `} 6`,
 		`heddle_graph_word_refusals_total{` + at + `} 1`, `heddle_graph_word_evictions_total{` + at + `} 2`, `heddle_graph_words_unpaid_total{` + at + `} 3`,
 		`heddle_graph_word_make_seconds_total{` + at + `} 0.5`,

@@ -22,6 +22,7 @@ const maxCoalescedBytes = 64 << 20
 // chain is a graph of a word while its nodes are added.
 type chain struct {
 	owned
+	index int // in the word
 	read  *shm.GraphReader
 	check *scoreboard.GraphChecker
 	apart map[*scoreboard.Kernel]bool // launches of them are joined with nobody's
@@ -44,6 +45,7 @@ type chains struct {
 // addChains adds the nodes of a word's graphs, and what writes the done words behind them.
 func (m *joiner) addChains(made gpu.Graph, w *scoreboard.GraphWord, members []owned, took *madeWord) error {
 	b := &chains{m: m, made: made, word: w, took: took, block: make([]byte, coalesce.MaxParamBytes)}
+	w.Coalesced = make([]int, len(members))
 	var pin runtime.Pinner // the driver reads it
 	pin.Pin(&b.block[0])
 	defer pin.Unpin()
@@ -54,7 +56,7 @@ func (m *joiner) addChains(made gpu.Graph, w *scoreboard.GraphWord, members []ow
 			if err != nil {
 				return err
 			}
-			all[k] = c
+			c.index, all[k] = i, c
 		}
 		if err := b.add(all); err != nil {
 			return err
@@ -251,11 +253,11 @@ func (b *chains) one(f *scoreboard.Form, all []*chain) error {
 	}
 	for _, c := range all {
 		c.nodes = append(c.nodes, n)
+		b.word.Coalesced[c.index]++
 	}
 	b.nodes++
 	b.took.bytes += f.Layout.ParamBytes
 	b.word.CoalescedNodes++
-	b.word.CoalescedKernels += len(all)
 	return nil
 }
 

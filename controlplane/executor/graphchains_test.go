@@ -33,6 +33,13 @@ func TestGraphsCoalesced(t *testing.T) {
 			t.Errorf("a launch of %d instances for %d clients", n, clients)
 		}
 	}
+	kernels := uint64(0)
+	for _, s := range w.d.stats().Sessions {
+		kernels += s.CoalescedNodes
+	}
+	if kernels != c.Kernels {
+		t.Errorf("%d kernels of clients in coalesced nodes, %d in all", kernels, c.Kernels)
+	}
 	w.d.must(shm.Message{Type: shm.TypeApart, ClientID: 1, Body: shm.Encode(shm.Setting{KernelID: 1})})
 	before := w.joined().Coalesced
 	w.until("coalesced words of the others", 1, w.everybody(), func(s JoinedStats) bool { return s.Coalesced.Words >= before.Words+5 })

@@ -120,6 +120,8 @@ type SessionStats struct {
 	Slowed float64 `json:"slowed,omitempty"`
 	// ApartGraphs counts its launches of graphs that went by themselves, by reason (scoreboard.ApartReasons).
 	ApartGraphs map[string]uint64 `json:"apart_graphs,omitempty"`
+	// CoalescedNodes counts kernels of its graphs that were one launch with other clients'; in Coalesced, too.
+	CoalescedNodes uint64 `json:"coalesced_nodes,omitempty"`
 }
 
 // snapshot collects the counters; it runs on the poller's thread.
@@ -156,7 +158,7 @@ func (p *poller) snapshot() Stats {
 		st.Sessions = append(st.Sessions, SessionStats{
 			ClientID: c.id, OpsDone: b.OpsDone, Launches: b.Launches, Coalesced: b.Joined, Slots: b.Slots, Dropped: b.OpsDropped, InFlight: b.InFlight(), Waiting: b.Waiting(), BusyLanes: len(b.Busy()),
 			Straggler: scoreboard.StragglerNames[b.Straggler], Lateness: c.pace.Late(), Evictions: c.pace.Evictions, Slowed: b.Slowed,
-			ApartGraphs: reasons(&b.ApartGraphs), Kernels: b.Kernels(), Graphs: b.GraphCount(), Ranges: b.Memory.Len(), RingBytes: c.ring.Read() - c.ring.Head(), Error: int(c.failed),
+			ApartGraphs: reasons(&b.ApartGraphs), CoalescedNodes: b.CoalescedNodes, Kernels: b.Kernels(), Graphs: b.GraphCount(), Ranges: b.Memory.Len(), RingBytes: c.ring.Read() - c.ring.Head(), Error: int(c.failed),
 		})
 	}
 	return st

@@ -96,6 +96,11 @@ def costs(part, what, used, most=None):
             f"{what}: graphs in a joined word; share of the kernels in such words",
             heddle=f"{fmt(used['chains'])}; {fmt(used['joined'])}",
         )
+        row(
+            part,
+            f"{what}: of those kernels, share that was one node with others'; how many in a node; words where that did not pay",
+            heddle=f"{fmt(used['alike'])}; {fmt(used['alike_width'])}; {fmt(used['alike_unpaid'])}",
+        )
     row(
         part,
         f"{what}: executor's time for a kernel, poller and driver calls, µs (shares)",

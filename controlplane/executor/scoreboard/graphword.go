@@ -16,9 +16,10 @@ type GraphWord struct {
 	Exec   gpu.GraphExec
 	Ends   []ChainEnd
 	// Coalesce: what several chains do alike at the same place is one node, where a form can do it; set once. CoalescedNodes are those
-	// nodes, and CoalescedKernels the chains' kernels in them; the executor counts them before it sets Built.
-	Coalesce                         bool
-	CoalescedNodes, CoalescedKernels int
+	// nodes, and Coalesced how many kernels of each chain are in them; the executor counts before it sets Built.
+	Coalesce       bool
+	CoalescedNodes int
+	Coalesced      []int
 	// Built: it can be launched. Refused: the driver did not take it; it is not used again. Dropped: nobody wants it any more.
 	Built, Refused, Dropped atomic.Bool
 

@@ -100,6 +100,8 @@ type Session struct {
 	// themselves, by reason.
 	GraphsApart bool
 	ApartGraphs [ReasonCount]uint64
+	// CoalescedNodes counts kernels of its graphs that were one launch with other clients'.
+	CoalescedNodes uint64
 
 	// Memory is what ops may address.
 	Memory Ranges

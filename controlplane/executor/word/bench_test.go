@@ -130,6 +130,7 @@ func (m *meeting) round(who ...int) (widths []int) {
 		}
 		if t != nil {
 			ops := slices.Clone(t.Ops[:t.Count])
+			t.Of.Coalesced = make([]int, t.Count)
 			coalesced = coalesced || t.Of.Coalesce
 			for _, op := range ops {
 				op.Session.Issue(op, 1)

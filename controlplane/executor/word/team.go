@@ -340,7 +340,11 @@ func (g *Gather) TeamIssued(t *Team, now int64) (each int64) {
 		c := &g.graphs.Coalesced
 		c.Words++
 		c.Nodes += uint64(t.Of.CoalescedNodes)
-		c.Kernels += uint64(t.Of.CoalescedKernels)
+		for i, op := range ops {
+			inside := uint64(t.Of.Coalesced[i])
+			c.Kernels += inside
+			op.Session.CoalescedNodes += inside
+		}
 	}
 	w.rounds++
 	w.used = now

@@ -73,8 +73,9 @@ type explainedClient struct {
 	Selection *admin.Selection      `json:"selection,omitempty"`
 	Error     string                `json:"error,omitempty"` // what the error's reason means
 	Kernels   []explainedKernel     `json:"kernels"`
-	Native    []admin.RefusedKernel `json:"native"`                 // kernels that run natively because they were refused
-	Graphs    []reasonCount         `json:"graphs_apart,omitempty"` // launches of graphs that went by themselves
+	Native    []admin.RefusedKernel `json:"native"`                    // kernels that run natively because they were refused
+	Graphs    []reasonCount         `json:"graphs_apart,omitempty"`    // launches of graphs that went by themselves
+	Nodes     uint64                `json:"coalesced_nodes,omitempty"` // kernels of joined graphs that were one launch with others'
 	Watched   *watched              `json:"watched,omitempty"`
 	Notes     []string              `json:"notes,omitempty"` // what could not be found out
 }
@@ -114,6 +115,7 @@ func (o *options) explainClient(ctx context.Context, conn *admin.Conn, id uint64
 			x.Graphs = append(x.Graphs, reasonCount{Code: code, Count: n, Meaning: reasons.Sentence(reasons.Apart, code)})
 		}
 		sortReasons(x.Graphs)
+		x.Nodes = s.CoalescedNodes
 	}
 	if s, err := conn.TestPolicy(ctx, x.Client.Pid); err != nil {
 		note("its class", err)
@@ -358,6 +360,9 @@ func (x *explainedClient) print(out io.Writer) error {
 	if len(x.Graphs) > 0 {
 		fmt.Fprintln(out, "launches of graphs that went by themselves:")
 		printReasons(out, x.Graphs)
+	}
+	if x.Nodes > 0 {
+		fmt.Fprintf(out, "joined graphs: %d of its kernels were one launch with the same kernel of other clients\n", x.Nodes)
 	}
 	if w := x.Watched; w != nil {
 		fmt.Fprintf(out, "watched for %v: %d ops in %d words", time.Duration(w.Seconds*float64(time.Second)), w.Ops, w.Words)
