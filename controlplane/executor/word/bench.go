@@ -28,6 +28,9 @@ const (
 	// that takes the chip payMost times as long gains less than 2 % when others' launches spare it.
 	launchCost = 6_000
 	payMost    = 16
+	// nodeCost is what a node of a word costs, ns (measurements.md, section 7; design.md, section 5). Where kernels take the chip no longer than that
+	// on average nodes are what bounds a word, and coalescing makes them fewer.
+	nodeCost = 600
 	// idleSeat is how long a graph is not launched before it does not count any more, and others may have its seat, ns.
 	idleSeat = int64(1e9)
 	// idleWord is how long a word is kept that is not used, when others are wanted, ns.
@@ -135,7 +138,7 @@ func (g *graphGather) mayJoin(op *scoreboard.Op) (why scoreboard.ApartReason, ok
 		return scoreboard.ReasonParts, false
 	case s.GraphsApart || f.Nodewise != nil || s.MayWait(op):
 		return scoreboard.ReasonExcluded, false
-	case f.Nodes > mostNodes || f.Kernels == 0 || !g.options.Always && f.Cost() > payMost*launchCost:
+	case f.Nodes > mostNodes || f.Kernels == 0 || !g.options.Always && f.Cost() > max(payMost*launchCost, nodeCost*int64(f.Kernels)):
 		return scoreboard.ReasonCost, false
 	case f.Launched < seatAfter:
 		return scoreboard.ReasonNoWord, false
