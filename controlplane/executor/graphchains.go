@@ -2,13 +2,11 @@ package executor
 
 import (
 	"fmt"
-	"runtime"
 	"slices"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
-	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -38,17 +36,13 @@ type chains struct {
 	made  gpu.Graph
 	word  *scoreboard.GraphWord
 	took  *madeWord
-	nodes int    // so far
-	block []byte // parameters of a coalesced node
+	nodes int // so far
 }
 
 // addChains adds the nodes of a word's graphs, and what writes the done words behind them.
 func (m *joiner) addChains(made gpu.Graph, w *scoreboard.GraphWord, members []owned, took *madeWord) error {
-	b := &chains{m: m, made: made, word: w, took: took, block: make([]byte, coalesce.MaxParamBytes)}
+	b := &chains{m: m, made: made, word: w, took: took}
 	w.Coalesced = make([]int, len(members))
-	var pin runtime.Pinner // the driver reads it
-	pin.Pin(&b.block[0])
-	defer pin.Unpin()
 	for _, group := range groups(w) {
 		all := make([]*chain, len(group))
 		for k, i := range group {
@@ -240,7 +234,7 @@ func (b *chains) one(f *scoreboard.Form, all []*chain) error {
 		ops[i] = &c.op
 	}
 	slices.Sort(after)
-	l := word.Node(f, ops, b.block)
+	l := word.Node(f, ops, b.m.block)
 	r := f.Raise(l.SharedBytes, func(bytes int) gpu.Result {
 		return b.m.x.driver.SetFuncAttribute(f.Function, gpu.FuncMaxDynamicShared, bytes)
 	})

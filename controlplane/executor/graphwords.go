@@ -11,11 +11,14 @@ import (
 	"time"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/heddle-gpu/heddle/controlplane/executor/dispatch"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/jit/coalesce"
 )
 
 // This file makes words of several clients' graphs (scoreboard.GraphWord), and frees them. Which ones, and when they go, is package
@@ -63,7 +66,8 @@ type joiner struct {
 	words  map[*scoreboard.GraphWord]madeWord
 	free   []chainEnd
 	end    gpu.Function
-	broken error // why there can be no word at all
+	block  []byte // for the parameters of a coalesced node; not Go memory: the driver reads it
+	broken error  // why there can be no word at all
 	chains int
 	nodes  int
 	bytes  int // parameters of coalesced nodes
@@ -370,6 +374,9 @@ func (m *joiner) prepare() error {
 		f, err := d.ModuleFunction(code, chainEndName)
 		if err != nil {
 			return fmt.Errorf("the kernel that ends chains: %w", err)
+		}
+		if m.block, err = unix.Mmap(-1, 0, coalesce.MaxParamBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS); err != nil {
+			return fmt.Errorf("%d bytes for parameter blocks: %w", coalesce.MaxParamBytes, err)
 		}
 		host, r := d.HostAlloc(maxChains * uint64(scoreboard.ChainEndBytes))
 		if r != gpu.Success {

@@ -221,7 +221,7 @@ func NodeTakes(f *scoreboard.Form, op *scoreboard.Op) bool {
 }
 
 // Node makes a node's launch of launches that differ in parameters only, in a form that takes them all. It stores no done words. block is
-// the memory of its parameters, at least coalesce.MaxParamBytes: the driver reads it when the node is added.
+// memory for its parameters, not Go's, of at least coalesce.MaxParamBytes: the driver reads it when the node is added.
 func Node(f *scoreboard.Form, ops []*scoreboard.Op, block []byte) gpu.Launch {
 	b := Batch{Form: f, Count: len(ops), params: block}
 	copy(b.Ops[:], ops)
