@@ -219,7 +219,7 @@ func TestGraphsCoalescedPrograms(t *testing.T) {
 	rounds("without one that went", slices.Delete(slices.Clone(all), 2, 3))
 	byZ.check(t)
 	byTable.check(t)
-	if c := d.stats().Graphs.Joined.Coalesced; c.Refused != 0 || c.Kernels < 2*c.Nodes {
+	if c := d.stats().Graphs.Joined.Coalesced; c.Kernels < 2*c.Nodes {
 		t.Errorf("%+v", c)
 	}
 	if _, _, racing := g.graphs.tell(); racing {

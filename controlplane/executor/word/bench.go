@@ -28,7 +28,7 @@ const (
 	// that takes the chip payMost times as long gains less than 2 % when others' launches spare it.
 	launchCost = 6_000
 	payMost    = 16
-	// nodeCost is what a node of a word costs, ns (measurements.md, section 7; design.md, section 5). Where kernels take the chip no longer than that
+	// nodeCost is what a node of a word costs, ns (design.md, section 5). Where kernels take the chip no longer than that
 	// on average nodes are what bounds a word, and coalescing makes them fewer.
 	nodeCost = 600
 	// idleSeat is how long a graph is not launched before it does not count any more, and others may have its seat, ns.
