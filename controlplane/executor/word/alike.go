@@ -43,7 +43,7 @@ type alikeWord struct {
 	formed uint64                // instances that forms had room for when it was asked for
 	look   uint64                // round of the word in which forms are looked for again
 	again  int64                 // and not before, ns
-	pause  int64                 // how long it is left alone when it does not pay, ns
+	pause  int64                 // how long it is left alone when it does not pay, or cannot be made, ns
 }
 
 func (a *alikeWord) usable() bool {
@@ -90,10 +90,16 @@ func (g *graphGather) better(w *teamWord, now int64) *mean {
 		return coalesced
 	}
 	g.Coalesced.Unpaid++
+	g.turnOffAlike(w, now)
+	return beside
+}
+
+// turnOffAlike gives up what is coalesced of a word for a time, longer each time.
+func (g *graphGather) turnOffAlike(w *teamWord, now int64) {
 	g.giveUpAlike(w)
+	a := &w.alike
 	a.pause = min(max(unpaid, 2*a.pause), unpaidMost)
 	a.formed, a.again = 0, now+a.pause
-	return beside
 }
 
 // giveUpAlike gives up what is coalesced of a word.
@@ -116,8 +122,8 @@ func (g *Gather) coalesce(w *teamWord, now int64) {
 		return
 	}
 	a.look = w.rounds + alikeLook
-	if a.word != nil && a.word.Refused.Load() {
-		g.graphs.giveUpAlike(w)
+	if a.word != nil && a.word.Refused.Load() { // there was no room, or nothing alike: it may be otherwise later
+		g.graphs.turnOffAlike(w, now)
 	}
 	if a.word != nil && !a.word.Built.Load() {
 		return
