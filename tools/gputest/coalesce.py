@@ -29,6 +29,8 @@ def used(before, after):
     widths = [a - b for a, b in zip(*(pick(x, ("coalescing", "widths")) or [0] * 8 for x in (after, before)))]
     early, late = (pick(x, ("coalescing", "apart")) for x in (before, after))
     apart = {k: v - early.get(k, 0) for k, v in late.items()}
+    early, late = (pick(x, ("graphs", "joined", "apart")) for x in (before, after))
+    alone = {k: v - early.get(k, 0) for k, v in late.items()}
     early, late = (pick(x, ("prepared", "plain")) for x in (before, after))
     plain = {k: div(v - early.get(k, 0), d("ops")) or 0 for k, v in late.items()}
     busy = lambda x: sum(pick(x, ("issue_busy_seconds",)))
@@ -53,8 +55,14 @@ def used(before, after):
         in_vain=d("prepared", "in_vain"),
         run_length=div(d("prepared", "ops"), d("prepared", "words")),
         changed=div(d("prepared", "changed"), d("prepared", "ops")),
-        apart=" ".join(f"{k} {v}" for k, v in sorted(apart.items(), key=lambda x: -x[1]) if v),
+        apart=listed(apart),
+        graphs_apart=listed(alone),
     )
+
+
+def listed(counts):
+    """Names and numbers, the largest first."""
+    return " ".join(f"{k} {v}" for k, v in sorted(counts.items(), key=lambda x: -x[1]) if v)
 
 
 def pick(x, path):
@@ -293,21 +301,22 @@ def first_compile(ref):
 
 # ---- torch.compile with Triton's templates ----
 
-MODELS = ("bert", "resnet50")
+MODELS = {"bert": 1.2, "resnet50": 1.2}  # how many times MPS is promised
 
 
 def compiledgraph():
-    compiled("compiledgraph", ["graph"], 1.3)
+    """With graphs; and a model of very many small kernels, whose joined graphs have alike nodes as one."""
+    compiled("compiledgraph", ["graph"], {"bert": 1.3, "resnet50": 1.3, "deep": None})
 
 
-def compiled(part="compiled", how=(), need=1.2):
-    """how: what the programs are told besides; need: how many times MPS is promised."""
+def compiled(part="compiled", how=(), models=MODELS):
+    """how: what the programs are told besides."""
     program = [PY, PROGRAMS + "/compiled.py"]
     text = "max-autotune with Triton templates" + (" and graphs" if how else "")
     right = lambda r: r.get("rate") if r.get("same") else None
     bad = lambda r: r.get("error") or "; ".join(r.get("errors") or [])[:120]
     say = lambda r: bad(r) or (r.get("rate") if r.get("same") else f"output DIFFERS ({r.get('rate')}/s)")
-    for m in MODELS:
+    for m, need in models.items():
         reference = f"{WORK}/{m}.{part}.npz"
         # fills inductor's cache; its output is the reference
         a = run(
@@ -342,8 +351,8 @@ def compiled(part="compiled", how=(), need=1.2):
             say(mp),
             say(he),
             div(h, p),
-            f"≥ {need} × MPS",
-            bool(div(h, p) and h / p >= need),
+            f"≥ {need} × MPS" if need else "reported",
+            bool(div(h, p) and h / p >= need) if need else None,
         )
         row(part, f"{m}: the same against time-sliced", sliced=t, heddle=h, ratio=div(h, t))
         row(part, f"{m}: p50 / p99 ms", None, *[f"{r.get('p50')} / {r.get('p99')}" for r in (ts, mp, he)])
@@ -357,6 +366,22 @@ def compiled(part="compiled", how=(), need=1.2):
             ok=he.get("same") is True,
         )
         share(m, part, got)
+        if how:
+            together(m, part, got)
+
+
+def together(what, part, got):
+    """How clients' graphs went together."""
+    row(
+        part,
+        f"{what}: graphs in a joined word; share of the kernels in such words; why graphs went by themselves",
+        heddle=f"{fmt(got['chains'])}; {fmt(got['joined'])}; {got['graphs_apart']}",
+    )
+    row(
+        part,
+        f"{what}: of those kernels, share that was one node with others'; how many in a node; words in which that did not pay",
+        heddle=f"{fmt(got['alike'])}; {fmt(got['alike_width'])}; {fmt(got['alike_unpaid'])}",
+    )
 
 
 # ---- the corpus ----

@@ -91,16 +91,7 @@ def costs(part, what, used, most=None):
     names = (("in_graphs", "in graphs"), ("joined", "in joined graphs"), ("prepared", "prepared"), ("share", "coalesced"))
     shares = ", ".join(f"{fmt(used.get(k))} {name}" for k, name in names)
     if used.get("chains"):
-        row(
-            part,
-            f"{what}: graphs in a joined word; share of the kernels in such words",
-            heddle=f"{fmt(used['chains'])}; {fmt(used['joined'])}",
-        )
-        row(
-            part,
-            f"{what}: of those kernels, share that was one node with others'; how many in a node; words where that did not pay",
-            heddle=f"{fmt(used['alike'])}; {fmt(used['alike_width'])}; {fmt(used['alike_unpaid'])}",
-        )
+        coalesce.together(what, part, used)
     row(
         part,
         f"{what}: executor's time for a kernel, poller and driver calls, µs (shares)",

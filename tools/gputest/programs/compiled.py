@@ -1,7 +1,7 @@
 # compiled: R closed-loop batch-1 fp16 inference processes of a torch.compile'd model: max-autotune with Triton's GEMM and convolution
-# templates, without CUDA graphs or with them. usage: compiled.py bert|resnet50 R SECONDS REFERENCE.npz [graph]. With R = 1 it
+# templates, without CUDA graphs or with them. usage: compiled.py bert|resnet50|deep R SECONDS REFERENCE.npz [graph]. With R = 1 it
 # writes the reference: the outputs for the inputs of eight clients. With more, each process compares its output with the reference,
-# bit for bit, before and after. Prints one line of JSON.
+# bit for bit, before and after. Prints one line of JSON. A third model, deep, is 128 small layers: very many kernels of some µs.
 import json
 import os
 import sys
@@ -28,6 +28,20 @@ def build(model, graphs):
         with torch.device("cuda"):
             m = torchvision.models.resnet50().eval().half().to(memory_format=torch.channels_last)
         make = lambda g: torch.randn(1, 3, 224, 224, generator=g).half().contiguous(memory_format=torch.channels_last).pin_memory()
+        out = lambda y: y
+    elif model == "deep":
+
+        class Layer(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear, self.norm = torch.nn.Linear(256, 256), torch.nn.LayerNorm(256)
+
+            def forward(self, x):  # the norm keeps numbers finite, the sum keeps outputs of different inputs different
+                return self.norm(x + torch.nn.functional.gelu(self.linear(x)))
+
+        with torch.device("cuda"):
+            m = torch.nn.Sequential(*[Layer() for _ in range(128)]).eval().half()
+        make = lambda g: torch.randn(16, 256, generator=g).half().pin_memory()
         out = lambda y: y
     else:
         from transformers import BertConfig, BertModel
