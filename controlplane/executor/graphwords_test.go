@@ -106,6 +106,9 @@ func (w *crew) add(params []byte) {
 		w.begun <- at
 		<-gate
 	}
+	if w.g.fault.Load() != 0 { // it runs no more, and memory may be gone
+		return
+	}
 	counter := bytesAt(at, 4)
 	binary.LittleEndian.PutUint32(counter, binary.LittleEndian.Uint32(counter)+uint32(binary.LittleEndian.Uint64(params[8:])))
 }
