@@ -5,14 +5,17 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/shm"
 )
@@ -200,4 +203,113 @@ func threadTime() int64 {
 	var t unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t)
 	return t.Nano()
+}
+
+// BenchmarkAcross is the poller's own work for one op when another core does all the rest, as on a real machine: it writes the clients'
+// records, executes what the poller pushes and writes done words, so every line that comes from there was last another core's. With
+// depth 1 each client has one launch at a time, and a pass finds a few ops; with 16 there is a backlog.
+func BenchmarkAcross(b *testing.B) {
+	for _, kind := range []string{"coalesced", "plain"} {
+		for _, clients := range []int{8, 32} {
+			for _, depth := range []int{1, 16} {
+				b.Run(fmt.Sprintf("%s/clients=%d/depth=%d", kind, clients, depth), func(b *testing.B) { across(b, kind == "coalesced", clients, depth) })
+			}
+		}
+	}
+}
+
+// steadyGPU is a nullGPU whose words, if measured, took 4 µs: of what was measured a few times few are measured, as on a GPU.
+type steadyGPU struct{ nullGPU }
+
+func (steadyGPU) EventElapsed(gpu.Event, gpu.Event) (float32, gpu.Result) { return 0.004, gpu.Success }
+
+func across(b *testing.B, joined bool, clients, depth int) {
+	g := newFakeGPU()
+	h := newBenchWith(b, g, steadyGPU{nullGPU{g}}, issue.Options{Threads: 2, Least: 0, Greatest: -5, Manual: true})
+	p := h.poller
+	code := &scoreboard.Code{ID: 1, Name: "check"}
+	for _, n := range []int{scoreboard.SmallCapacity, scoreboard.LargeCapacity} {
+		if joined {
+			h.gpu.publish(newFakeForm(coalesce.ByZ, n, 16, func([]byte) {}), code)
+		}
+	}
+	var boards []*client
+	var all []*tester
+	for range clients {
+		c, t := h.client(nil)
+		c.board.KernelByID(1).Code = code
+		boards, all = append(boards, c), append(all, t)
+	}
+	var asked, pushed atomic.Int64
+	var over atomic.Bool
+	var other sync.WaitGroup
+	other.Go(func() {
+		pin(b, -1)
+		for !over.Load() {
+			if n := asked.Load(); n != pushed.Load() {
+				for range depth {
+					for _, t := range all {
+						t.push(1, true)
+					}
+				}
+				pushed.Store(n)
+			}
+			for i := range p.engine.Threads() {
+				for p.engine.Execute(i) {
+				}
+			}
+		}
+	})
+	pin(b, 0)
+	clock := time.Hour // what asking for the time costs
+	for range 1000 {
+		from := time.Now()
+		clock = min(clock, time.Since(from))
+	}
+	var spent []float64
+	passes := 0
+	for n := 0; n < b.N; n += clients * depth {
+		for round := asked.Add(1); pushed.Load() != round; {
+			issue.Pause(1)
+		}
+		var busy time.Duration
+		for done := false; !done; {
+			from := time.Now()
+			p.pass()
+			if took := time.Since(from); p.lastActivity == p.now { // the other passes wait for the other core
+				busy += took - clock
+				passes++
+			}
+			done = true
+			for i, c := range boards {
+				done = done && c.board.OpsDone == uint64(all[i].seq[1])
+			}
+		}
+		spent = append(spent, float64(busy.Nanoseconds())/float64(clients*depth))
+	}
+	over.Store(true)
+	other.Wait()
+	slices.Sort(spent) // the median and the quartile: whoever else uses this machine is in some of the passes
+	b.ReportMetric(spent[len(spent)/2], "poller-ns/op")
+	b.ReportMetric(spent[len(spent)/10], "quiet-ns/op")
+	b.ReportMetric(float64(len(spent)*clients*depth)/float64(passes), "ops/pass")
+}
+
+// pin keeps the calling goroutine on one of the processors that this process may use, the first of them (0) or the last (-1), for ever.
+func pin(tb testing.TB, which int) {
+	runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+	var may, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &may); err != nil {
+		tb.Error(err)
+	}
+	chosen := -1
+	for cpu := range 8 * len(may) * int(unsafe.Sizeof(may[0])) {
+		if may.IsSet(cpu) && (chosen < 0 || which < 0) {
+			chosen = cpu
+		}
+	}
+	one.Set(chosen)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		tb.Error(err)
+	}
 }

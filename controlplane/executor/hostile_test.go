@@ -32,7 +32,13 @@ func newBench(t testing.TB) *bench {
 // newBenchOn uses another driver; g is what it is made of.
 func newBenchOn(t testing.TB, g *fakeGPU, d issue.Driver) *bench {
 	t.Helper()
-	e, err := issue.New(d, issue.Options{Threads: 2, Least: 0, Greatest: -5, Spin: time.Millisecond})
+	return newBenchWith(t, g, d, issue.Options{Threads: 2, Least: 0, Greatest: -5, Spin: time.Millisecond})
+}
+
+// newBenchWith uses other options of the issue engine.
+func newBenchWith(t testing.TB, g *fakeGPU, d issue.Driver, o issue.Options) *bench {
+	t.Helper()
+	e, err := issue.New(d, o)
 	if err != nil {
 		t.Fatal(err)
 	}
