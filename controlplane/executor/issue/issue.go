@@ -114,8 +114,8 @@ type Engine struct {
 	at      int
 	marks   marks
 	samples [samples]word.Sample
-	// sampling counts measurements under way.
-	sampling int
+	// sampling are the samples under way, a bit each.
+	sampling uint32
 
 	fault    atomic.Int32
 	stopping atomic.Bool
@@ -573,11 +573,8 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 // measure gives a word a sample when one is free. The interval of a word on a busy stream is its own time; on an idle one the
 // launch counts too, as it does for whoever waits.
 func (e *Engine) measure(w *word.Word, stream int) {
-	for i := range e.samples {
+	if i := bits.TrailingZeros32(^e.sampling); i < len(e.samples) {
 		s := &e.samples[i]
-		if s.State.Load() != sampleFree {
-			continue
-		}
 		s.Shape, s.Count, s.Blocks, s.Nanoseconds, s.Asked = w.Shape, w.Len(), 0, 0, e.Now
 		if w.Sliced() {
 			s.Blocks = w.Batch.Slice.Blocks
@@ -596,27 +593,23 @@ func (e *Engine) measure(w *word.Word, stream int) {
 		}
 		s.State.Store(sampleIssued)
 		w.Sample = s
-		e.sampling++
-		return
+		e.sampling |= 1 << i
 	}
 }
 
 // States of a sample.
 const (
-	sampleFree     = iota
-	sampleIssued   // both events will be recorded
-	sampleRecorded // they were
-	sampleAsked    // a thread asks for the time
-	sampleAnswered // Nanoseconds is the answer
+	sampleIssued   = iota // both events will be recorded
+	sampleRecorded        // they were
+	sampleAsked           // a thread asks for the time
+	sampleAnswered        // Nanoseconds is the answer
 )
 
 // Measured calls learn for each word of kernels whose time has become known, tells graphs theirs, and asks for others. It is cheap when
 // nothing is measured.
 func (e *Engine) Measured(learn func(*word.Sample)) {
-	if e.sampling == 0 {
-		return
-	}
-	for i := range e.samples {
+	for m := e.sampling; m != 0; m &= m - 1 {
+		i := bits.TrailingZeros32(m)
 		s := &e.samples[i]
 		switch s.State.Load() {
 		case sampleRecorded:
@@ -645,8 +638,7 @@ func (e *Engine) Measured(learn func(*word.Sample)) {
 			}
 			clear(s.Sessions)
 			s.Shape, s.Graph, s.Parts, s.Sessions = nil, nil, nil, s.Sessions[:0]
-			e.sampling--
-			s.State.Store(sampleFree)
+			e.sampling &^= 1 << i
 		}
 	}
 }
