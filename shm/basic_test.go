@@ -53,7 +53,7 @@ func TestLaunchRoundTrip(t *testing.T) {
 		t.Fatalf("record %v, error %v", ok, err)
 	}
 	got, gotParams := v.Launch()
-	if got != want || !bytes.Equal(gotParams, params) || !v.WantSignal() || v.Lane != 1 || v.Seq != 77 || v.Ready != 5 || v.Pos != pos {
+	if *got != want || !bytes.Equal(gotParams, params) || !v.WantSignal() || v.Lane != 1 || v.Seq != 77 || v.Ready != 5 || v.Pos != pos {
 		t.Errorf("got %+v %q in %+v", got, gotParams, v)
 	}
 	if len(v.Deps()) != 3 || v.Deps()[1] != deps[1] {

@@ -20,6 +20,7 @@ type Consumer struct {
 	err      error  // what is wrong with the ring, for ever
 	deps     [MaxDeps]Dep
 	body     [bodyWords]uint64
+	view     RecordView // what Next returned last; a view by value would be copied at each step, right behind the stores that made it
 }
 
 // NewConsumer starts at the position of a new session, 0. To take a ring over from a dead executor, call Resume next.
@@ -55,9 +56,9 @@ func (c *Consumer) Empty() bool {
 	return c.err != nil || (c.read == c.tail && atomic.LoadUint64(&c.producer.Tail) == c.read)
 }
 
-func (c *Consumer) bad(reason string) (RecordView, bool, error) {
+func (c *Consumer) bad(reason string) (*RecordView, bool, error) {
 	c.err = &BadRecord{c.read, reason}
-	return RecordView{}, false, c.err
+	return nil, false, c.err
 }
 
 func (c *Consumer) at(pos uint64) unsafe.Pointer {
@@ -69,18 +70,18 @@ func word(p unsafe.Pointer, i int) uint64 {
 	return atomic.LoadUint64((*uint64)(unsafe.Add(p, i*8)))
 }
 
-// Next returns the next record, or false when there is none. A *BadRecord error is final: the client broke the ring, and Next
+// Next returns the next record, valid until the next call, or false when there is none. A *BadRecord error is final: the client broke the ring, and Next
 // returns the same error from now on. Pads are skipped.
-func (c *Consumer) Next() (RecordView, bool, error) {
+func (c *Consumer) Next() (*RecordView, bool, error) {
 	if c.err != nil {
-		return RecordView{}, false, c.err
+		return nil, false, c.err
 	}
 	for {
 		if c.read == c.tail {
 			tail := atomic.LoadUint64(&c.producer.Tail) // acquire: pairs with the release in heddle_ring_publish
 			if tail == c.read {
 				c.tell()
-				return RecordView{}, false, nil
+				return nil, false, nil
 			}
 			if tail%RecordAlign != 0 || tail-c.head > RingBytes || tail-c.read > RingBytes {
 				return c.bad("tail is out of bounds")
@@ -116,7 +117,7 @@ func (c *Consumer) tell() {
 }
 
 // record checks one record and copies it. p has size bytes, all inside the ring and below tail.
-func (c *Consumer) record(p unsafe.Pointer, size uint32, kind, flags uint16) (RecordView, bool, error) {
+func (c *Consumer) record(p unsafe.Pointer, size uint32, kind, flags uint16) (*RecordView, bool, error) {
 	if int(kind) >= len(kinds) || !kinds[kind].known {
 		return c.bad("kind does not exist")
 	}
@@ -128,7 +129,8 @@ func (c *Consumer) record(p unsafe.Pointer, size uint32, kind, flags uint16) (Re
 		return c.bad("size is smaller than a header")
 	}
 	w1, w2 := word(p, 1), word(p, 2)
-	v := RecordView{Kind: kind, Flags: flags, Lane: uint32(w1), Seq: uint32(w1 >> 32), Ready: uint32(w2), Pos: c.read, body: &c.body}
+	v := &c.view
+	v.Kind, v.Flags, v.Lane, v.Seq, v.Ready, v.Pos, v.body = kind, flags, uint32(w1), uint32(w1>>32), uint32(w2), c.read, &c.body
 	ndeps := uint32(w2 >> 32)
 	if v.Lane >= Lanes {
 		return c.bad("lane is out of bounds")
@@ -163,6 +165,7 @@ func (c *Consumer) record(p unsafe.Pointer, size uint32, kind, flags uint16) (Re
 	if fixed+facts.body+round16(payload) != size {
 		return c.bad("size is not what kind, dependencies and payload come to")
 	}
+	v.payload = nil
 	if payload > 0 {
 		v.payload = unsafe.Slice((*byte)(unsafe.Add(q, facts.body)), payload)
 	}

@@ -41,7 +41,7 @@ func readCrashed(c *Consumer, have int) (int, error) {
 			return have, fmt.Errorf("record %d is not one of the two: %+v", have, v)
 		}
 		if have == 2 {
-			if err := crashRecord2(&v); err != nil {
+			if err := crashRecord2(v); err != nil {
 				return have, err
 			}
 		}

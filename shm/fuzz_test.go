@@ -148,7 +148,7 @@ func runImage(t testing.TB, s *SessionFile, image []byte, at, tail uint64) (reco
 			t.Fatalf("record at %d after %d", v.Pos, last)
 		}
 		last = v.End
-		checkView(t, s, c, &v)
+		checkView(t, s, c, v)
 		if records++; records%3 == 0 {
 			c.Release(v.End, true)
 		}
@@ -253,7 +253,7 @@ func TestFlippingBytes(t *testing.T) {
 				break
 			}
 			records++
-			checkView(t, s, c, &v)
+			checkView(t, s, c, v)
 		}
 		if round%2 == 0 {
 			c.Abandon()

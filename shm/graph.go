@@ -94,7 +94,7 @@ func (g *GraphReader) next() (v RecordView, ok bool, why string) {
 		return v, false, fmt.Sprintf("records of kind %d are no nodes of a graph", kind)
 	}
 	at := g.c.read
-	v, ok, err := g.c.record(p, size, kind, flags)
+	view, ok, err := g.c.record(p, size, kind, flags)
 	if err != nil {
 		g.c.read = at
 		if bad, is := err.(*BadRecord); is {
@@ -102,6 +102,7 @@ func (g *GraphReader) next() (v RecordView, ok bool, why string) {
 		}
 		return v, false, err.Error()
 	}
+	v = *view
 	switch {
 	case v.Lane != 0 || v.Seq != g.node+1 || v.Ready != 0 || v.Flags != 0:
 		why = fmt.Sprintf("lane %d, number %d, ready %d, flags %d; expected 0, %d, 0, 0", v.Lane, v.Seq, v.Ready, v.Flags, g.node+1)

@@ -233,7 +233,7 @@ func (g goEnd) consume(n, lag int) ([]uint64, []span, error) {
 			}
 			continue
 		}
-		hashes = append(hashes, viewHash(&v))
+		hashes = append(hashes, viewHash(v))
 		spans = append(spans, span{start, now()})
 		ends = append(ends, v.End)
 		if len(ends)-released > lag {

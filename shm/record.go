@@ -54,7 +54,7 @@ func (e *BadRecord) Error() string {
 }
 
 // RecordView is one checked record. Everything in it was copied out of the ring when Next returned it, except Payload, which is the
-// ring's own memory. Deps and the typed bodies are valid until the next call of Next.
+// ring's own memory. It, Deps and Launch are valid until the next call of Next.
 type RecordView struct {
 	Kind, Flags      uint16
 	Lane, Seq, Ready uint32
@@ -88,8 +88,8 @@ func (v *RecordView) as(kind uint16) unsafe.Pointer {
 // LaneOpen is the body of a KindLaneOpen record. Like its siblings it must only be called for its own kind.
 func (v *RecordView) LaneOpen() LaneOpen { return *(*LaneOpen)(v.as(KindLaneOpen)) }
 
-// Launch is the body of a KindLaunch record and its parameters, ParamBytes of them, in the ring (see Payload).
-func (v *RecordView) Launch() (Launch, []byte) { return *(*Launch)(v.as(KindLaunch)), v.payload }
+// Launch is the body of a KindLaunch record, valid as long as the view, and its parameters, ParamBytes of them, in the ring (see Payload).
+func (v *RecordView) Launch() (*Launch, []byte) { return (*Launch)(v.as(KindLaunch)), v.payload }
 
 // Memset is the body of a KindMemset record; Element is 1, 2 or 4.
 func (v *RecordView) Memset() Memset { return *(*Memset)(v.as(KindMemset)) }

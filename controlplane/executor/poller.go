@@ -549,13 +549,13 @@ func (p *poller) scan(c *client) bool {
 		}
 		did = true
 		p.arrivals++
-		a, steps, err := c.board.Accept(&v, p.arrivals)
+		a, steps, err := c.board.Accept(v, p.arrivals)
 		if err != nil {
 			p.bad(c, err)
 			return true
 		}
 		budget -= steps / 16
-		p.note(c, &v, a)
+		p.note(c, v, a)
 		switch a {
 		case scoreboard.SignalNow:
 			p.engine.Signal(c.board, c.board.Lane(v.Lane)) // without room, serve tries again

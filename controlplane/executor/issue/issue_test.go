@@ -145,7 +145,7 @@ func (p *program) launch(lane, shared uint32, deps ...shm.Dep) *scoreboard.Op {
 	if err != nil || !ok {
 		p.t.Fatal(ok, err)
 	}
-	if _, _, err := p.s.Accept(&v, 1); err != nil {
+	if _, _, err := p.s.Accept(v, 1); err != nil {
 		p.t.Fatal(err)
 	}
 	op := p.s.Ready(p.s.Lane(lane))

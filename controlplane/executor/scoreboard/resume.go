@@ -69,7 +69,7 @@ func (s *Session) Survey(c *shm.Consumer, known Effects) (Doubt, error) {
 		at := len(cells)
 		cells = append(cells, v.Deps()...)
 		p.deps = cells[at:len(cells):len(cells)]
-		if read, write := touched(&v); v.Kind != shm.KindLaunch {
+		if read, write := touched(v); v.Kind != shm.KindLaunch {
 			p.reads, p.writes = []span{read}, []span{write}
 		} else if shm.Reached(issued[v.Lane], v.Seq) {
 			l, params := v.Launch()

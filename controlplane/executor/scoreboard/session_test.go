@@ -171,7 +171,7 @@ func (b *board) scan(t testing.TB) {
 		if !ok {
 			return
 		}
-		if _, _, err := b.s.Accept(&v, v.Pos); err != nil {
+		if _, _, err := b.s.Accept(v, v.Pos); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -285,7 +285,7 @@ func TestMarksAreHandedOn(t *testing.T) {
 		if !ok {
 			break
 		}
-		a, _, err := b.s.Accept(&v, v.Pos)
+		a, _, err := b.s.Accept(v, v.Pos)
 		if err != nil {
 			t.Fatal(err)
 		}

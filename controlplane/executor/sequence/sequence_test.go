@@ -125,7 +125,7 @@ func (l *lane) submit(calls ...call) {
 		if err != nil || !ok {
 			l.t.Fatal(err)
 		}
-		if _, _, err := l.board.Accept(&v, uint64(l.seq)); err != nil {
+		if _, _, err := l.board.Accept(v, uint64(l.seq)); err != nil {
 			l.t.Fatal(err)
 		}
 	}

@@ -66,7 +66,7 @@ func (m *meeting) ready(s *session, level int) (*scoreboard.Op, bool) {
 		m.t.Fatal(ok, err)
 	}
 	m.n++
-	if _, _, err := s.board.Accept(&v, m.n); err != nil {
+	if _, _, err := s.board.Accept(v, m.n); err != nil {
 		m.t.Fatal(err)
 	}
 	op := s.board.Ready(s.board.Lane(0))

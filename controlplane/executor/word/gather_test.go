@@ -85,7 +85,7 @@ func (s *session) offer(l launch, now int64) bool {
 	if err != nil || !ok {
 		s.b.t.Fatal(ok, err)
 	}
-	if _, _, err := s.board.Accept(&v, s.b.n); err != nil {
+	if _, _, err := s.board.Accept(v, s.b.n); err != nil {
 		s.b.t.Fatal(err)
 	}
 	s.b.n++

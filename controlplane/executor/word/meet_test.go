@@ -25,7 +25,7 @@ func (s *session) submit(kernel uint32) {
 	if err != nil || !ok {
 		s.b.t.Fatal(ok, err)
 	}
-	if _, _, err := s.board.Accept(&v, s.b.n); err != nil {
+	if _, _, err := s.board.Accept(v, s.b.n); err != nil {
 		s.b.t.Fatal(err)
 	}
 }
