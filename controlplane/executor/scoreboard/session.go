@@ -111,7 +111,7 @@ type Session struct {
 
 	words    Words
 	failed   atomic.Uint64
-	events   events
+	events   *events
 	lanes    []Lane
 	kernels  []*Kernel          // by id
 	distant  map[uint32]*Kernel // with ids from denseKernels on
@@ -156,12 +156,15 @@ type Words interface {
 // New makes the board of a session whose lane words are words. Survey must follow before the first Accept unless the session has
 // never been served.
 func New(id uint64, words Words) *Session {
+	// Tables begin at pages. Were those of all sessions alike, the lines that each uses most would fall into few places of a core's
+	// cache and drive each other out: so those of sessions beside one another are some lines apart.
+	apart := int(id % 16)
 	s := &Session{
-		ID: id, words: words, lanes: make([]Lane, shm.Lanes), distant: map[uint32]*Kernel{},
+		ID: id, words: words, lanes: make([]Lane, apart+shm.Lanes)[apart:], distant: map[uint32]*Kernel{}, events: new(events),
 		cells: make([]Op, OpsPerSession), order: make([]uint16, OpsPerSession), free: make([]uint16, OpsPerSession), deps: make([]shm.Dep, depsPerSession), busy: make([]uint32, 0, shm.Lanes),
 	}
 	for i := range s.free {
-		s.free[i] = uint16(OpsPerSession - 1 - i)
+		s.free[i] = uint16((OpsPerSession - 1 - i + 5*apart) % OpsPerSession)
 	}
 	for i := range s.lanes {
 		s.lanes[i] = Lane{Index: uint32(i), Stream: NoStream, word: words.Lane(uint32(i))}
