@@ -20,7 +20,7 @@ type Consumer struct {
 	err      error  // what is wrong with the ring, for ever
 	deps     [MaxDeps]Dep
 	body     [bodyWords]uint64
-	view     RecordView // what Next returned last; a view by value would be copied at each step, right behind the stores that made it
+	view     RecordView // what Next returned last: by value it would be copied at each step, right behind the stores that made it
 }
 
 // NewConsumer starts at the position of a new session, 0. To take a ring over from a dead executor, call Resume next.
@@ -70,8 +70,8 @@ func word(p unsafe.Pointer, i int) uint64 {
 	return atomic.LoadUint64((*uint64)(unsafe.Add(p, i*8)))
 }
 
-// Next returns the next record, valid until the next call, or false when there is none. A *BadRecord error is final: the client broke the ring, and Next
-// returns the same error from now on. Pads are skipped.
+// Next returns the next record, valid until the next call, or false when there is none. A *BadRecord error is final: the client broke
+// the ring, and Next returns the same error from now on. Pads are skipped.
 func (c *Consumer) Next() (*RecordView, bool, error) {
 	if c.err != nil {
 		return nil, false, c.err
