@@ -71,8 +71,11 @@ func (m *joiner) addChains(made gpu.Graph, w *scoreboard.GraphWord, members []ow
 		m.nodes += b.nodes - took.nodes
 		took.nodes = b.nodes
 		m.count()
-		if w.Coalesce && w.CoalescedNodes == 0 {
+		switch {
+		case w.Coalesce && w.CoalescedNodes == 0:
 			return errNothingAlike
+		case m.nodes > maxChainNodes:
+			return errNoRoom
 		}
 		return nil
 	})
@@ -163,7 +166,7 @@ func (b *chains) row(all []*chain) (more bool, err error) {
 	}
 	for parts := (len(together) + max(1, each) - 1) / max(1, each); len(together) > 1; parts-- { // as even as can be
 		n := (len(together) + parts - 1) / parts
-		if n > 1 && b.took.bytes+form.Layout.ParamBytes+b.m.bytes <= maxCoalescedBytes {
+		if n > 1 && b.m.bytes+form.Layout.ParamBytes <= maxCoalescedBytes {
 			if err := b.one(form, together[:n]); err != nil {
 				return false, err
 			}
@@ -251,6 +254,7 @@ func (b *chains) one(f *scoreboard.Form, all []*chain) error {
 	}
 	b.nodes++
 	b.took.bytes += f.Layout.ParamBytes
+	b.m.bytes += f.Layout.ParamBytes
 	b.word.CoalescedNodes++
 	return nil
 }

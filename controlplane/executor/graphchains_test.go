@@ -3,6 +3,7 @@ package executor
 import (
 	"encoding/binary"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -22,7 +23,7 @@ func TestGraphsCoalesced(t *testing.T) {
 	w.check()
 	j := w.joined()
 	c := j.Coalesced
-	if c.Kept == 0 || c.Made == 0 || c.Refused != 0 || c.Unpaid != 0 || c.Nodes != crewNodes*c.Words || c.Kernels < 2*c.Nodes || c.Kernels > j.Kernels {
+	if c.Bytes == 0 || c.Made == 0 || c.Refused != 0 || c.Unpaid != 0 || c.Nodes != crewNodes*c.Words || c.Kernels < 2*c.Nodes || c.Kernels > j.Kernels {
 		t.Errorf("%+v", j)
 	}
 	w.form.mu.Lock()
@@ -76,6 +77,7 @@ func TestGraphsCoalescedLater(t *testing.T) {
 	w.g.graphs.refuseWith(gpu.OutOfMemory)
 	w.g.publish(newFakeForm(coalesce.ByZ, scoreboard.SmallCapacity, 16, w.add), code)
 	w.until("a coalesced word is refused", 1, w.everybody(), func(s JoinedStats) bool { return s.Coalesced.Refused > 0 })
+	w.g.graphs.refuseWith(gpu.Success)
 	words := w.joined().Words
 	w.until("words side by side", 1, w.everybody(), func(s JoinedStats) bool { return s.Words >= words+5 })
 	w.check()
@@ -129,7 +131,10 @@ func (p *mixed) give(id uint32, seed uint64, constants *rand.Rand) {
 // that may run beside one another: joined and coalesced they compute what they compute one node after another. One stays away at times,
 // one changes its graph, one goes.
 func TestGraphsCoalescedPrograms(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
+	seed := uint64(1)
+	if os.Getenv("HEDDLE_NIGHTLY") != "" {
+		seed = uint64(time.Now().UnixNano())
+	}
 	t.Logf("seed %d", seed)
 	constants := rand.New(rand.NewPCG(seed, 1))
 	g := newFakeGPU()

@@ -126,6 +126,7 @@ type CoalescedStats struct {
 	Nodes   uint64 `json:"nodes"`   // launches in them that do the work of several chains
 	Kernels uint64 `json:"kernels"` // of the chains in those
 	Kept    int    `json:"kept"`    // words that can be issued so
+	Bytes   int    `json:"bytes"`   // parameters of the coalesced nodes of all that exist
 	Asked   uint64 `json:"asked"`
 	Made    uint64 `json:"made"`
 	Refused uint64 `json:"refused"` // that could not be made
@@ -270,7 +271,7 @@ func (m *joiner) build(w *scoreboard.GraphWord) error {
 	var made gpu.Graph
 	var took madeWord
 	err := m.x.loader.do(func() (err error) {
-		if took, err = m.take(members); err != nil {
+		if took, err = m.take(members, w.Coalesce); err != nil {
 			return err
 		}
 		var r gpu.Result
@@ -321,14 +322,17 @@ func (m *joiner) build(w *scoreboard.GraphWord) error {
 	})
 }
 
-// take reserves what a word of such graphs needs. It runs on the loader's thread.
-func (m *joiner) take(members []owned) (took madeWord, err error) {
+// take reserves what a word of such graphs needs: of one that coalesces, no nodes, since it has far fewer than its graphs, and how many is
+// known when it is made. It runs on the loader's thread.
+func (m *joiner) take(members []owned, coalesce bool) (took madeWord, err error) {
 	if err := m.prepare(); err != nil {
 		return took, err
 	}
 	took.sessions = map[uint64]bool{}
 	for _, o := range members {
-		took.nodes += int(o.graph.nodes) + 1
+		if !coalesce {
+			took.nodes += int(o.graph.nodes) + 1
+		}
 		took.sessions[o.session.id] = true
 	}
 	if n := len(members); len(m.free) < n || m.nodes+took.nodes > maxChainNodes {
@@ -357,7 +361,7 @@ func (m *joiner) discount(took madeWord) {
 func (m *joiner) count() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.stats.Nodes = m.nodes
+	m.stats.Nodes, m.stats.Coalesced.Bytes = m.nodes, m.bytes
 }
 
 // prepare loads what ends chains and makes the memory that it reads, once. It runs on the loader's thread.
@@ -488,7 +492,8 @@ func (m *joiner) snapshot(counted JoinedStats) JoinedStats {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	counted.Nodes, counted.Made, counted.Refused, counted.MakeSeconds = m.stats.Nodes, m.stats.Made, m.stats.Refused, m.busy.Seconds()
-	counted.Coalesced.Made, counted.Coalesced.Refused = m.stats.Coalesced.Made, m.stats.Coalesced.Refused
+	c := &m.stats.Coalesced
+	counted.Coalesced.Made, counted.Coalesced.Refused, counted.Coalesced.Bytes = c.Made, c.Refused, c.Bytes
 	return counted
 }
 

@@ -432,7 +432,7 @@ func TestGraphsJoinedEndless(t *testing.T) {
 		for _, c := range w.all {
 			c.dropGraph(11)
 		}
-		until(t, "all are freed", func() bool { return w.g.alive() == 0 && w.joined().Nodes == 0 })
+		until(t, "all are freed", func() bool { return w.g.alive() == 0 && w.joined().Nodes == 0 && w.joined().Coalesced.Bytes == 0 })
 		if _, built, _ := w.g.graphs.tell(); built != 0 {
 			t.Errorf("%d graphs are kept as they were built", built)
 		}

@@ -118,7 +118,7 @@ func (g *graphGather) giveUpAlike(w *teamWord) {
 // every launch of the word, and does something in one of alikeLook.
 func (g *Gather) coalesce(w *teamWord, now int64) {
 	a := &w.alike
-	if w.rounds < a.look {
+	if w.rounds < a.look || w.Dropped.Load() {
 		return
 	}
 	a.look = w.rounds + alikeLook
