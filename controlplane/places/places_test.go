@@ -2,6 +2,7 @@ package places
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,7 +46,19 @@ func TestOf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil { // returns when the child has its own environment
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// Start returns when exec closes its files, which is before the kernel has put the new environment in place
+	// (begin_new_exec, then create_elf_tables): /proc/PID/environ is empty in between. A child that answers runs.
+	if _, err := io.WriteString(in, "up\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("up\n"))); err != nil {
 		t.Fatal(err)
 	}
 	want := harvest.Places{Store: "/their/cache/ptx", Triton: []string{"/their/triton"}, Inductor: []string{"/tmp/torchinductor_them"}}
