@@ -580,7 +580,7 @@ func (p *poller) Goes(op *scoreboard.Op) bool {
 func graphTime(b *scoreboard.Session) (ns int64) {
 	for _, op := range b.Running() {
 		if op.Kind == shm.KindGraph {
-			ns += 2 * op.Graph.Time()
+			ns += 2 * op.Graph.Lasts()
 		}
 	}
 	return ns

@@ -80,13 +80,13 @@ type Times struct {
 }
 
 // Add learns that a word of n instances took ns.
-func (t *Times) Add(n int, ns int64) { t.add(n, ns, rise) }
+func (t *Times) Add(n int, ns int64) { t.add(n, ns, false) }
 
 // AddBeside learns that a word of n instances took ns while other words ran. What it takes by itself is no more than that, and hardly ever
 // seen where others always run: then it is better remembered than replaced by what the company makes of it.
-func (t *Times) AddBeside(n int, ns int64) { t.add(n, ns, riseBeside) }
+func (t *Times) AddBeside(n int, ns int64) { t.add(n, ns, true) }
 
-func (t *Times) add(n int, ns, rise int64) {
+func (t *Times) add(n int, ns int64, beside bool) {
 	if ns <= 0 {
 		return
 	}
@@ -96,7 +96,7 @@ func (t *Times) add(n int, ns, rise int64) {
 		t.each[b], t.clear[b] = each, each
 	} else {
 		t.each[b] += (min(each, outlier*t.each[b]) - t.each[b]) / 4
-		t.clear[b] = lower(t.clear[b], each, rise)
+		t.clear[b] = Lower(t.clear[b], each, beside)
 		if t.seen[b] < sure {
 			t.each[b], t.clear[b] = min(t.each[b], each), min(t.clear[b], each)
 		}
@@ -106,11 +106,14 @@ func (t *Times) add(n int, ns, rise int64) {
 	}
 }
 
-// lower moves a low quantile towards what was seen: quickly down, slowly up. What was measured while others had the chip must not count
-// as a kernel's own time.
-func lower(v, seen, rise int64) int64 {
-	if seen < v {
+// Lower moves a low quantile v towards what was seen: quickly down, slowly up, and more slowly when it was seen beside other work. What
+// was measured while others had the chip must not count as a kernel's, or a graph's, own time.
+func Lower(v, seen int64, beside bool) int64 {
+	switch {
+	case seen < v:
 		return v - (v-seen+1)/2
+	case beside:
+		return v + (seen-v)/riseBeside
 	}
 	return v + (seen-v)/rise
 }

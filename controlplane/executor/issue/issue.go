@@ -584,13 +584,13 @@ func (e *Engine) measure(w *word.Word, stream int) {
 			for _, o := range w.Ops() {
 				s.Sessions = append(s.Sessions, o.Session)
 			}
-			e.company(s, w, stream)
 		} else {
 			s.Graph = w.Ops()[0].Graph
 			if w.Sliced() {
 				s.Parts, s.Part = w.Batch.Parts, w.Batch.Slice.From
 			}
 		}
+		e.company(s, w, stream)
 		s.State.Store(sampleIssued)
 		w.Sample = s
 		e.sampling |= 1 << i
@@ -623,16 +623,16 @@ func (e *Engine) Measured(learn func(*word.Sample)) {
 			c.kind, c.word = cmdMeasure, word.Word{Sample: s}
 			t.push()
 		case sampleAnswered:
+			s.Beside.Ended(e.busy())
 			switch {
 			case s.Parts != nil:
-				s.Graph.TookPart(s.Parts, s.Part, s.Nanoseconds)
+				s.Graph.TookPart(s.Parts, s.Part, s.Nanoseconds, s.Beside.Any())
 			case s.Graph != nil:
-				s.Graph.Took(s.Nanoseconds)
+				s.Graph.Took(s.Nanoseconds, s.Beside.Any())
 			default:
 				if s.Blocks > 0 {
 					s.Nanoseconds = int64(float64(s.Nanoseconds) * float64(s.Shape.Blocks) / float64(s.Blocks))
 				}
-				s.Beside.Ended(e.busy())
 				learn(s)
 				s.Shape.Samples--
 			}

@@ -199,6 +199,26 @@ func TestDecisions(t *testing.T) {
 			d.op("low/1", "harm", second, 50*us).Harm = 101 * us
 			d.op("low/2", "less", second, 50*us).Harm = 99 * us
 		}, "h less"},
+		{"while a graph of a class with max_wait is in flight nothing begins below it", func(d *table) {
+			d.class("low", Settings{})
+			d.class("high", Settings{Priority: 1, Latency: 10 * ms, MaxWait: 100 * us})
+			d.op("high/1", "graph", second, 10*us).Kind = shm.KindGraph
+			d.op("low/1", "short", second, 5*us)
+		}, "graph"},
+		{"nor while a request with a graph in flight has little slack left", func(d *table) {
+			d.class("low", Settings{})
+			d.class("high", Settings{Priority: 1, Latency: 10 * ms})
+			d.learn("high/1", 10*us, 9*ms)
+			d.op("high/1", "graph", second, 10*us).Kind = shm.KindGraph
+			d.op("low/1", "short", second, 5*us)
+		}, "graph"},
+		{"with slack left it does", func(d *table) {
+			d.class("low", Settings{})
+			d.class("high", Settings{Priority: 1, Latency: 10 * ms})
+			d.learn("high/1", 10*us, ms)
+			d.op("high/1", "graph", second, 10*us).Kind = shm.KindGraph
+			d.op("low/1", "short", second, 5*us)
+		}, "graph short"},
 		{"without max_wait long ops go, one at a time", func(d *table) {
 			d.class("low", Settings{})
 			d.class("high", Settings{Priority: 1, Latency: 10 * ms})

@@ -11,7 +11,8 @@
 //
 // In flight: of work below a class with an objective or a max_wait only so much that its next op finds the chip soon; of a class
 // with an objective so much that an op which arrives later, and is more urgent, still goes before most. A long op goes alone; not
-// while a request above it has little slack left, or longer than max_wait while one is under way.
+// while a request above it has little slack left, or longer than max_wait while one is under way. While such a request has a graph in
+// flight nothing begins: each of the graph's kernels would wait.
 //
 // A Scheduler belongs to one thread. Nothing on the path of an op allocates.
 // Source: design.md section 7, docs/policy.md.
@@ -99,6 +100,7 @@ type Class struct {
 	busy     int   // clients that have some
 	inFlight int64 // estimated, ns of the whole chip
 	flying   int   // ops in flight
+	graphs   int   // lanes with graphs in flight
 	shares
 	virtual int64 // GPU time that each of its busy clients had
 	active  int64 // when an op of it last arrived or ended
@@ -116,6 +118,7 @@ type Client struct {
 
 	queued int
 	flying int
+	graphs int   // lanes with graphs in flight
 	work   int64 // estimated ns in flight
 	mean   int64 // cost of an op, smoothed
 	tag    int64 // the GPU time that it had, on class.virtual's scale
@@ -250,6 +253,7 @@ func (s *Scheduler) enter(c *Client, k *Class) {
 	k.Clients++
 	k.inFlight += c.work
 	k.flying += c.flying
+	k.graphs += c.graphs
 	if c.open {
 		k.open++
 	}
@@ -269,6 +273,7 @@ func (s *Scheduler) exit(c *Client) {
 	k.Clients--
 	k.inFlight -= c.work
 	k.flying -= c.flying
+	k.graphs -= c.graphs
 	if c.open {
 		k.open--
 	}
@@ -566,7 +571,10 @@ func (b *bounds) guard(k *Class, below, now int64) {
 	}
 	b.slice = least(b.slice, budget)
 	room := budget - below
-	if below == 0 {
+	switch {
+	case strict && k.graphs > 0:
+		room = 0 // each of the graph's kernels would wait for what begins now, not the request once
+	case below == 0:
 		room = max(room, 1) // a long op goes alone, but it goes
 	}
 	b.room, b.notice = min(b.room, room), least(b.notice, max(budget/4, leastNotice))
@@ -608,6 +616,13 @@ func (s *Scheduler) Issued(op *scoreboard.Op, cost int64, signalled bool, width 
 	c.flying++
 	if signalled {
 		l.Quiet = 0
+	}
+	if op.Kind == shm.KindGraph {
+		if l.Graph = op.Seq; !l.Graphs {
+			l.Graphs = true
+			c.graphs++
+			k.graphs++
+		}
 	}
 	c.mean += (cost - c.mean) / 8
 
@@ -681,6 +696,11 @@ func (s *Scheduler) Completed(c *Client, l *scoreboard.Lane, n int, now int64) {
 	k.inFlight -= work
 	k.flying -= n
 	c.flying -= n
+	if l.Graphs && shm.Reached(l.Done, l.Graph) {
+		l.Graphs = false
+		c.graphs--
+		k.graphs--
+	}
 	k.active, k.served = now, now
 	k.paid(work)
 	if c.waiting && l.Index == c.waitLane && shm.Reached(l.Done, c.waitSeq) {

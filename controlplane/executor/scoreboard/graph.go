@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 	"github.com/heddle-gpu/heddle/shm"
 )
@@ -38,7 +39,8 @@ type Graph struct {
 	// Launched counts launches; the poller's, as is what follows.
 	Launched uint64
 	counted  uint64 // of Launched, those that its codes' counts hold
-	time     int64  // measured, ns, smoothed; 0: not yet
+	time     int64  // what a launch takes while little else is on the chip, ns; 0: not measured yet
+	lasts    int64  // what launches took of late, whatever ran beside them, ns
 	measured uint8
 	// Parts is the graph cut, nil while nobody needed that. Asked: it is being built; Builds counts how often it was.
 	Parts  *GraphParts
@@ -198,34 +200,40 @@ func (g *Graph) DuePart(p *GraphParts, i uint32) bool {
 	return !p.Measured[i] || g.Launched%graphSampleEvery == 0
 }
 
-// TookPart learns that part i took ns.
-func (g *Graph) TookPart(p *GraphParts, i uint32, ns int64) {
+// TookPart learns that part i took ns; beside: while other work ran.
+func (g *Graph) TookPart(p *GraphParts, i uint32, ns int64, beside bool) {
 	if ns <= 0 {
 		return
 	}
 	if p.Measured[i] {
-		ns = p.Times[i] + (ns-p.Times[i])/4
+		ns = cost.Lower(p.Times[i], ns, beside)
 	}
 	p.Times[i], p.Measured[i] = ns, true
 	if p == g.Parts && p.all() {
 		g.time = p.Time(0, uint32(len(p.Times)))
+		g.lasts = max(g.lasts, g.time)
 	}
 }
 
-// Took learns that a launch took ns on the GPU.
-func (g *Graph) Took(ns int64) {
-	if ns <= 0 {
+// Took learns that a launch took ns on the GPU; beside: while other work ran. What a client is charged for, and what decides whether a
+// graph is small enough to be joined, must not grow with its company: a class below it would be owed ever more of the chip, take it, and
+// make it longer still.
+func (g *Graph) Took(ns int64, beside bool) {
+	switch {
+	case ns <= 0:
 		return
+	case g.measured == 0:
+		g.time, g.lasts = ns, ns
+	case g.measured < graphSure:
+		g.time = min(g.time, ns) // the first launch also makes things
+	default:
+		g.time = cost.Lower(g.time, ns, beside)
 	}
-	if g.measured == 0 {
-		g.time = ns
-	} else {
-		g.time += (ns - g.time) / 4
-	}
+	g.lasts += (ns - g.lasts) / 4
 	g.measured = min(g.measured+1, graphSure)
 }
 
-// Time is how long a launch takes, ns: measured, or a guess before the first launch was.
+// Time is how long a launch takes while little else is on the chip, ns: a low quantile of what was measured, or a guess before that.
 func (g *Graph) Time() int64 {
 	if g.time == 0 {
 		return graphNode * int64(max(1, g.Nodes))
@@ -233,10 +241,13 @@ func (g *Graph) Time() int64 {
 	return g.time
 }
 
+// Lasts is how long launches took of late, beside whatever ran, ns; no less than Time.
+func (g *Graph) Lasts() int64 { return max(g.lasts, g.Time()) }
+
 // Measured says whether Time is what launches took.
 func (g *Graph) Measured() bool { return g.time > 0 }
 
-// Cost estimates what a launch costs, ns of the whole chip.
+// Cost estimates what a launch costs, ns of the whole chip, by what it takes by itself.
 func (g *Graph) Cost() int64 { return max(1, int64(float64(g.Time())*g.Weight)) }
 
 // Cuts says whether a launch by a client of this class goes in parts now; nil: it has none.

@@ -34,6 +34,9 @@ type Lane struct {
 	Work, Quiet int64
 	// Slices is the part of Work of slices that are not their op's last. The scheduler's.
 	Slices int64
+	// Graphs: one or more graphs are in flight, the last of which is number Graph. The scheduler's.
+	Graphs bool
+	Graph  uint32
 	// Unknown is the last kernel issued of which nobody knows that it waits for no other (Code.Forms: coalesce refuses those that do),
 	// 0 when it is known done. Together: it, or one before it, is a graph that went in one word with others', or what is behind it did:
 	// others are behind what may wait.

@@ -45,7 +45,7 @@ func (m *meeting) enter() *session {
 	s := m.session(nil)
 	g := &scoreboard.Graph{ID: 1, Nodes: 8, Kernels: 7, Weight: 0.1, Exec: 1, Launched: seatAfter, Key: 1}
 	g.Codes = []scoreboard.CodeCount{{Code: m.code, Count: 7, Flat: true}}
-	g.Took(10_000)
+	g.Took(10_000, false)
 	s.board.AddGraph(g)
 	m.all, m.graphs = append(m.all, s), append(m.graphs, g)
 	return s
