@@ -49,7 +49,7 @@ var All = []Reason{
 	{Wait, "admission", "Its client had `max_queue_size` ops waiting; counted once each time the client was stopped."},
 	{Wait, "priority", "Ops of a class of larger priority went first."},
 	{Wait, "share", "Ops of a class below its `min_share` went first."},
-	{Wait, "slack", "Ops of its class, or of one of equal priority, had less slack."},
+	{Wait, "slack", "Ops of its class, or of one of equal priority, had less slack, or were of a much shorter request while its own had slack."},
 	{Wait, "window", "As much was in flight as leaves the chip free soon for a more urgent op (`max_wait`)."},
 	{Wait, "gather", "It was held because ops to join it with were expected (`max_queue_delay`)."},
 	{Wait, "room", "The issue threads had enough to do."},

@@ -51,3 +51,39 @@ func TestStraggler(t *testing.T) {
 		t.Errorf("in step from the start: %+v; tolerated %+v", got["a"], suffered["a"])
 	}
 }
+
+// A client whose requests are ten times as long does no harm to seven others while it has slack: it waits for them.
+func TestLongRequests(t *testing.T) {
+	const head = `schema_version = 1
+		duration = "30s"
+		kernel.short = { blocks = 800, threads = 128, registers = 128, time = "20us", spread = 0.1 }
+		kernel.long = { blocks = 8000, threads = 128, registers = 128, time = "200us", spread = 0.1 }
+		request.short = { gap = "8us", steps = [{ kernel = "short", times = 60 }] }
+		request.long = { gap = "8us", steps = [{ kernel = "long", times = 60 }] }
+		[[client]]
+		count = 7
+		class = "others"
+		request = "short"
+		arrivals = "poisson"
+		rate = 13.0
+		[[client]]
+		class = "one"
+		arrivals = "poisson"
+		rate = 13.0
+		`
+	p := rules(t, "[class.others]\nlatency_p99 = \"40ms\"\n[class.one]\nlatency_p99 = \"40ms\"\n")
+	run := func(request string) map[string]map[string]ClassReport {
+		return simulated(t, parse(t, head+"request = \""+request+"\"\n"), p, "heddle", "fifo")
+	}
+	without, with := run("short"), run("long")
+	t.Logf("p99 of the others: %.3f ms without it, %.3f with it, %.3f in turn", 1e3*without["heddle"]["others"].P99, 1e3*with["heddle"]["others"].P99, 1e3*with["fifo"]["others"].P99)
+	if with["heddle"]["others"].P99 > 2*without["heddle"]["others"].P99 {
+		t.Errorf("beside long requests %+v; without %+v", with["heddle"]["others"], without["heddle"]["others"])
+	}
+	if with["fifo"]["others"].P99 < 4*without["fifo"]["others"].P99 {
+		t.Errorf("long requests did no harm to begin with: %+v", with["fifo"]["others"])
+	}
+	if with["heddle"]["one"].P50 > 1.25*with["fifo"]["one"].P50 {
+		t.Errorf("the long requests themselves: %+v; in turn %+v", with["heddle"]["one"], with["fifo"]["one"])
+	}
+}

@@ -219,6 +219,48 @@ func TestDecisions(t *testing.T) {
 			d.op("high/1", "graph", second, 10*us).Kind = shm.KindGraph
 			d.op("low/1", "short", second, 5*us)
 		}, "graph short"},
+		{"a long request with slack waits for a short one, whose ops have more", func(d *table) {
+			d.class("a", Settings{Latency: 20 * ms})
+			d.learn("a/long", 10*us, 9*ms)
+			d.learn("a/short", 10*us, ms)
+			d.op("a/long", "long", second, 10*us)
+			d.op("a/short", "short", second, 10*us)
+			d.s.Begin(second, 0)
+		}, "short"},
+		{"not one that is not much longer", func(d *table) {
+			d.class("a", Settings{Latency: 20 * ms})
+			d.learn("a/long", 10*us, 2*ms)
+			d.learn("a/short", 10*us, ms)
+			d.op("a/long", "long", second, 10*us)
+			d.op("a/short", "short", second, 10*us)
+			d.s.Begin(second, 0)
+		}, "long short"},
+		{"nor one without slack", func(d *table) {
+			d.class("a", Settings{Latency: 20 * ms})
+			d.learn("a/long", 10*us, 18*ms)
+			d.learn("a/short", 10*us, ms)
+			d.op("a/long", "long", second, 10*us)
+			d.op("a/short", "short", second, 10*us)
+			d.s.Begin(second, 0)
+		}, "long short"},
+		{"nor for a class of less priority", func(d *table) {
+			d.class("low", Settings{Latency: 20 * ms})
+			d.class("high", Settings{Latency: 20 * ms, Priority: 1})
+			d.learn("high/long", 10*us, 9*ms)
+			d.learn("low/short", 10*us, ms)
+			d.op("high/long", "long", second, 10*us)
+			d.op("low/short", "short", second, 10*us)
+			d.s.Begin(second, 0)
+		}, "long short"},
+		{"nor for a request that began long ago, and does not end", func(d *table) {
+			d.class("a", Settings{Latency: 20 * ms})
+			d.learn("a/long", 10*us, 9*ms)
+			d.learn("a/short", 10*us, ms)
+			d.s.begin(d.client("a/short"), second-5*ms)
+			d.op("a/long", "long", second, 10*us)
+			d.op("a/short", "short", second, 10*us)
+			d.s.Begin(second, 0)
+		}, "long short"},
 		{"without max_wait long ops go, one at a time", func(d *table) {
 			d.class("low", Settings{})
 			d.class("high", Settings{Priority: 1, Latency: 10 * ms})

@@ -46,9 +46,10 @@ func (s *Scheduler) begin(c *Client, now int64) {
 		c.objective = c.class.Latency
 		c.deadline = now + c.objective
 		c.latest = c.deadline
-		if c.class.open == 1 {
-			c.class.latest = c.latest
+		if c.model.Requests >= known {
+			c.board.Request = int64(c.model.Duration)
 		}
+		s.survey(c.class, now)
 	}
 }
 
@@ -95,7 +96,7 @@ func (s *Scheduler) end(c *Client, now int64) {
 	c.class.open--
 	if c.model != nil {
 		c.model.End(now)
-		s.tighten(c.class)
+		s.survey(c.class, now)
 	}
 	st := &c.billed.Stats
 	took := now - c.begun
@@ -106,12 +107,33 @@ func (s *Scheduler) end(c *Client, now int64) {
 	st.Latency.Add(took)
 }
 
-// tighten finds the most urgent request of a class when one has ended.
-func (s *Scheduler) tighten(k *Class) {
-	k.latest = longest
+// known is how many requests of a client must have ended for their length to count, usual how many times as long as that a request is
+// taken to be under way: one that waits for something else holds nobody up for ever.
+const known, usual = 3, 4
+
+// survey finds, when a request of a class has begun or ended, which of those under way is the most urgent, how long the shortest and
+// the longest of them usually take, and how many clients had some of late.
+func (s *Scheduler) survey(k *Class, now int64) {
+	k.latest, k.brief, k.long, k.recent = longest, span{}, 0, 0
 	for _, c := range s.clients {
-		if c != nil && c.class == k && c.open && c.deadline != 0 {
-			k.latest = min(k.latest, c.latest)
+		if c == nil || c.class != k || c.begun == 0 {
+			continue
+		}
+		if now-c.begun < activeFor {
+			k.recent++
+		}
+		if !c.open || c.deadline == 0 {
+			continue
+		}
+		k.latest = min(k.latest, c.latest)
+		if took := c.board.Request; took > 0 {
+			k.long = max(k.long, took)
+			if until := c.begun + usual*took; until > now && (k.brief.took == 0 || took < k.brief.took) {
+				k.brief = span{took, until}
+			}
 		}
 	}
 }
+
+// span is how long a request usually takes, and until when it counts as under way, ns.
+type span struct{ took, until int64 }

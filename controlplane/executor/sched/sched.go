@@ -4,10 +4,11 @@
 //	Attach ─► Arrive (an op was submitted) ─► Ready ─► Add ─► Next ─► Issued ─► Completed
 //	             Wait, Mark (requests' ends)    └─► or the gather, which asks Place and Before
 //
-// Order: a class that is below its min_share (share.go), else the class of the largest priority; within it the op that must start first for
-// its request to meet its objective (its deadline less what the request usually still takes: least slack). Ops without an
-// objective have a deadline far off, later for clients that had more of the GPU: they share it evenly, and still get their turn
-// beside those with one.
+// Order: a class that is below its min_share (share.go), else the class of the largest priority; within it the op that must start
+// first for its request to meet its objective (its deadline less what the request usually still takes: least slack). But a request
+// that is much longer than another under way waits for it while it has slack (Op.Yields): that costs it little, and spares the short
+// one much. Ops without an objective have a deadline far off, later for clients that had more of the GPU: they share it evenly, and
+// still get their turn beside those with one.
 //
 // In flight: of work below a class with an objective or a max_wait only so much that its next op finds the chip soon; of a class
 // with an objective so much that an op which arrives later, and is more urgent, still goes before most. A long op goes alone; not
@@ -40,10 +41,13 @@ const (
 	// of its objective.
 	Short       = int64(20e3)
 	LittleSlack = 4
+	// SpareSlack is the part of its objective that a long request keeps as slack when it yields to shorter ones.
+	SpareSlack = 8
 	// HurrySlack is the part of the objective below which slack counts as little for ops that slow the request while they run: what they
 	// cost it is seen only when it has happened.
 	HurrySlack = 2
-	// Together is how much of classes of one priority, of which one has an objective, is in flight: more than hides the launches.
+	// Together is how much of classes of one priority, of which one has an objective, is in flight while several of their clients have
+	// requests: more than hides the launches.
 	Together = int64(300e3)
 	// Unknown is the cost of an op of which nothing is known.
 	Unknown = int64(10e3)
@@ -96,6 +100,9 @@ type Class struct {
 	heap     []*scoreboard.Op
 	open     int   // requests under way
 	latest   int64 // the least Latest of theirs
+	brief    span  // the shortest of them
+	long     int64 // how long the longest of them usually takes, ns
+	recent   int   // clients that had some of late
 	queued   int   // ready ops, here or in the gather
 	busy     int   // clients that have some
 	inFlight int64 // estimated, ns of the whole chip
@@ -490,27 +497,41 @@ func (s *Scheduler) arrange(now, stuck int64) {
 		}
 		group := s.classes[at:end]
 		var own int64
-		objective, clients, flying, queued := false, 0, 0, 0
+		objective, clients, recent, flying, queued := false, 0, 0, 0, 0
+		brief, long := int64(0), int64(0)
 		for _, k := range group {
 			own += k.inFlight
 			clients += k.busy
+			recent += k.recent
+			if long = max(long, k.long); k.brief.until > now {
+				brief = least(brief, k.brief.took)
+			}
 			flying += k.flying
 			queued += k.queued
 			objective = objective || (k.Latency > 0 && k.isActive(now))
 		}
 		free := stuck > 4*below
+		if long < scoreboard.Longer*brief {
+			brief = 0
+		}
+		several := objective && max(clients, recent) > 1
 		for _, k := range group {
+			k.Brief, k.Spare = brief, now+k.Latency/SpareSlack
 			k.Place, k.Longest, k.Slice, k.notice = place, anyLength, b.slice, b.notice
 			k.Above, k.Hurry = b.above, false
-			if objective && clients > 1 {
+			if several {
 				k.notice = least(k.notice, Together/4)
 			}
 			if k.queued == 0 {
 				continue
 			}
+			if brief > 0 {
+				k.note(WaitSlack, now)
+			}
 			due := k.deficit > 0 || now-k.served > Starving
 			switch {
 			case free:
+				k.Brief = 0
 			case pressed != nil && !k.pressed && k.Settings.Priority >= pressed.Settings.Priority:
 				k.Place = scoreboard.Blocked
 				k.note(WaitShare, now)
@@ -520,7 +541,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 				if b.hungry {
 					k.note(WaitPriority, now)
 				}
-			case objective && clients > 1 && flying > 1 && own >= Together:
+			case several && flying > 1 && own >= Together:
 				k.Place = scoreboard.Blocked
 				k.note(WaitWindow, now)
 				k.note(WaitSlack, now)

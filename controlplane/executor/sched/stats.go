@@ -44,7 +44,7 @@ var (
 		"Its client had `max_queue_size` ops waiting; counted once each time the client was stopped.",
 		"Ops of a class of larger priority went first.",
 		"Ops of a class below its `min_share` went first.",
-		"Ops of its class, or of one of equal priority, had less slack.",
+		"Ops of its class, or of one of equal priority, had less slack, or were of a much shorter request while its own had slack.",
 		"As much was in flight as leaves the chip free soon for a more urgent op (`max_wait`).",
 		"It was held because ops to join it with were expected (`max_queue_delay`).",
 		"The issue threads had enough to do.",

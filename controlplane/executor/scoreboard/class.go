@@ -23,7 +23,13 @@ type Class struct {
 	Key, Above uint64
 	Hurry      bool
 	Old        int64
+	// Brief is the length of the shortest request under way in it and the classes of its priority, ns, when a much longer one is: ops of
+	// requests Longer times as long or more wait while they have slack, that is, need not start before Spare. 0: nobody yields.
+	Brief, Spare int64
 }
+
+// Longer is how many times as long a request is that yields to a shorter one.
+const Longer = 3
 
 // Blocked is the Place of classes of which nothing may be issued now.
 const Blocked = 1 << 30
@@ -34,10 +40,16 @@ func (o *Op) Place() int32 {
 	if c == nil {
 		return 0
 	}
-	if o.Cost > c.Longest || o.Intrudes() {
+	if o.Cost > c.Longest || o.Intrudes() || o.Yields() {
 		return Blocked
 	}
 	return c.Place
+}
+
+// Yields says whether the op waits because a much shorter request is under way, and its own has the time.
+func (o *Op) Yields() bool {
+	c := o.Session.Class
+	return c.Brief > 0 && o.Session.Request >= Longer*c.Brief && o.Latest > c.Spare && o.Deadline != 0
 }
 
 // Intrudes says whether the op waits because of what it does to the class above: it would delay a request of it for longer than that may

@@ -91,6 +91,8 @@ type Session struct {
 	// spread over.
 	Class  *Class
 	Levels Levels
+	// Request is how long a request of its client usually takes, ns; 0: not known. The scheduler's.
+	Request int64
 
 	// Straggler is how its ops are served because of how long they take, Slow how many times as long as others' they are taken to
 	// take, when it is served otherwise.
