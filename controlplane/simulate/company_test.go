@@ -217,3 +217,29 @@ func TestWrongCompany(t *testing.T) {
 		}
 	}
 }
+
+// A client whose own code takes nearly all the time of its requests, as eager frameworks' does, is always late or nearly so. Whoever has
+// less priority gets the chip meanwhile: it is not what the requests wait for.
+func TestHostBound(t *testing.T) {
+	const head = `schema_version = 1
+		duration = "3s"
+		kernel.small = { blocks = 48, threads = 128, registers = 128, time = "7us", spread = 0.1 }
+		kernel.big = { blocks = 1600, threads = 128, registers = 128, time = "45us", spread = 0.3 }
+		request.eager = { gap = "70us", steps = [{ kernel = "small", times = 165 }] }
+		request.batch = { gap = "6us", steps = [{ kernel = "big", times = 160 }] }
+		[[client]]
+		class = "interactive"
+		request = "eager"
+		arrivals = "poisson"
+		rate = 40.0
+		`
+	const batch = "[[client]]\nclass = \"batch\"\nrequest = \"batch\"\n"
+	p := rules(t, "[class.interactive]\npriority = 100\nlatency_p99 = \"20ms\"\n[class.batch]\nmin_share = 0.5\n")
+	alone := simulated(t, parse(t, head), p, "heddle")["heddle"]["interactive"]
+	both := simulated(t, parse(t, head+batch), p, "heddle", "fifo")
+	got, most := both["heddle"], both["fifo"]["batch"].RequestsPerSecond
+	t.Logf("p50 %.2f ms alone, %.2f beside a batch that has %.2f of what it has in turn", 1e3*alone.P50, 1e3*got["interactive"].P50, got["batch"].RequestsPerSecond/most)
+	if got["batch"].RequestsPerSecond < 0.9*most || got["interactive"].P50 > 1.05*alone.P50 {
+		t.Errorf("%+v; alone %+v; in turn %+v", got, alone, both["fifo"])
+	}
+}

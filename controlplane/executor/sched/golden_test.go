@@ -77,6 +77,7 @@ func (d *table) learn(client string, cost, took int64) {
 		o := &scoreboard.Op{Session: c.board, Kind: shm.KindMemset, Cost: cost}
 		d.s.Arrive(c, o, at)
 		at += took
+		c.chip = took // as if it were on the chip for all of that
 		d.s.end(c, at)
 		at += ms
 	}
@@ -157,6 +158,15 @@ func TestDecisions(t *testing.T) {
 			d.op("low/1", "long", second, 400*us)
 			d.op("low/2", "short", second, 15*us)
 		}, "h"}, // the short one is behind the long one, which came first
+		{"unless the request has work on the chip for less than half of its time: then the chip is not what makes it late", func(d *table) {
+			d.class("low", Settings{})
+			d.class("high", Settings{Priority: 1, Latency: 10 * ms})
+			d.learn("high/1", 10*us, 9*ms)
+			d.client("high/1").part = 0.4
+			d.client("low/1")
+			d.op("high/1", "h", second, 10*us)
+			d.op("low/1", "long", second, 400*us)
+		}, "h long"},
 		{"short ops below it go meanwhile", func(d *table) {
 			d.class("low", Settings{})
 			d.class("high", Settings{Priority: 1, Latency: 10 * ms})
@@ -584,6 +594,7 @@ func TestWhatSlowsOthersHasItsTurn(t *testing.T) {
 		if !slices.Contains(issued, request) {
 			t.Fatalf("the op of request %d did not go", i)
 		}
+		d.clients["high/1"].chip = 6 * ms
 		d.s.end(d.clients["high/1"], now+6*ms)
 	}
 	if mild != steps {

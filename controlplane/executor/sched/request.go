@@ -9,7 +9,7 @@ import (
 // the client's class has an objective.
 func (s *Scheduler) Arrive(c *Client, op *scoreboard.Op, now int64) {
 	k := c.class
-	k.active = now
+	k.active, c.active = now, now
 	if c.waiting && c.board.Seen(c.waitLane, c.waitSeq) {
 		s.end(c, now) // the client was faster than the poller
 	}
@@ -39,6 +39,7 @@ func (c *Client) Recall(m *request.Model) {
 
 func (s *Scheduler) begin(c *Client, now int64) {
 	c.open, c.begun, c.deadline, c.objective = true, now, 0, 0
+	c.since, c.chip = now, 0
 	c.class.open++
 	c.billed = c.class
 	if c.class.Latency > 0 {
@@ -94,6 +95,17 @@ func (s *Scheduler) end(c *Client, now int64) {
 	}
 	c.open, c.waiting, c.marked, c.ending = false, false, false, false
 	c.class.open--
+	if c.flying > 0 {
+		c.chip += now - c.since
+		c.since = now
+	}
+	if took := now - c.begun; took > 0 {
+		part := min(max(float64(c.chip)/float64(took), 0.01), 1)
+		if c.part == 0 {
+			c.part = part
+		}
+		c.part += (part - c.part) / 8
+	}
 	if c.model != nil {
 		c.model.End(now)
 		s.survey(c.class, now)
@@ -112,9 +124,9 @@ func (s *Scheduler) end(c *Client, now int64) {
 const known, usual = 3, 4
 
 // survey finds, when a request of a class has begun or ended, which of those under way is the most urgent, how long the shortest and
-// the longest of them usually take, and how many clients had some of late.
+// the longest of them usually take, whether the chip bounds one, and how many clients had some of late.
 func (s *Scheduler) survey(k *Class, now int64) {
-	k.latest, k.brief, k.long, k.recent = longest, span{}, 0, 0
+	k.latest, k.brief, k.long, k.recent, k.bound = longest, span{}, 0, 0, false
 	for _, c := range s.clients {
 		if c == nil || c.class != k || c.begun == 0 {
 			continue
@@ -126,14 +138,23 @@ func (s *Scheduler) survey(k *Class, now int64) {
 			continue
 		}
 		k.latest = min(k.latest, c.latest)
+		k.bound = k.bound || c.part == 0 || c.part >= HostBound
 		if took := c.board.Request; took > 0 {
 			k.long = max(k.long, took)
 			if until := c.begun + usual*took; until > now && (k.brief.took == 0 || took < k.brief.took) {
-				k.brief = span{took, until}
+				k.brief = span{c, took, until}
 			}
 		}
 	}
 }
 
-// span is how long a request usually takes, and until when it counts as under way, ns.
-type span struct{ took, until int64 }
+// span is how long a client's request usually takes, and until when it counts as under way, ns.
+type span struct {
+	client      *Client
+	took, until int64
+}
+
+// at says whether the request is under way and its client has work, or is between two ops of it.
+func (b *span) at(now int64) bool {
+	return b.until > now && (b.client.flying+b.client.queued > 0 || now-b.client.active < betweenOps)
+}

@@ -43,6 +43,8 @@ const (
 	LittleSlack = 4
 	// SpareSlack is the part of its objective that a long request keeps as slack when it yields to shorter ones.
 	SpareSlack = 8
+	// HostBound is the part of its time in which a request has work on the chip below which the chip is not what it takes long for.
+	HostBound = 0.5
 	// HurrySlack is the part of the objective below which slack counts as little for ops that slow the request while they run: what they
 	// cost it is seen only when it has happened.
 	HurrySlack = 2
@@ -55,6 +57,8 @@ const (
 	activeFor = int64(100e6)
 	// midRequest is how long after its last op arrived or ended a class with a request under way is about to submit more of it.
 	midRequest = int64(5e6)
+	// betweenOps is how long after its last op arrived or ended a client with a request under way counts as about to submit the next one.
+	betweenOps = int64(100e3)
 	// leastNotice bounds how often done words are asked for: one costs a stream some 2 µs.
 	leastNotice = int64(20e3)
 	// anyLength is Class.Longest without a bound.
@@ -103,6 +107,7 @@ type Class struct {
 	brief    span  // the shortest of them
 	long     int64 // how long the longest of them usually takes, ns
 	recent   int   // clients that had some of late
+	bound    bool  // the chip is what one of them takes most of its time for, or may be
 	queued   int   // ready ops, here or in the gather
 	busy     int   // clients that have some
 	inFlight int64 // estimated, ns of the whole chip
@@ -125,10 +130,15 @@ type Client struct {
 
 	queued int
 	flying int
+	active int64 // when an op of it last arrived or ended
 	graphs int   // lanes with graphs in flight
 	work   int64 // estimated ns in flight
 	mean   int64 // cost of an op, smoothed
 	tag    int64 // the GPU time that it had, on class.virtual's scale
+
+	since int64   // when it last began to have ops in flight
+	chip  int64   // how long it had some in the request under way, ns
+	part  float64 // which part of a request it has some, smoothed over requests; 0: not known
 
 	open      bool
 	marked    bool // by the client: waits do not end the request
@@ -403,8 +413,9 @@ func (s *Scheduler) first() (best *Class, at int) {
 	return best, at
 }
 
-// behind is how many places of a heap are looked at for an op that may go when the first may not.
-const behind = 15
+// behind is how many places of a heap are looked at for an op that may go when the first may not, behindLong the same when that yields to
+// a shorter request: it may be one of a client with many streams, and those that it yields to must be found.
+const behind, behindLong = 15, 255
 
 // first is the place in the heap of the op that goes first, -1 when none may. Ops that wait because of whom they would slow let others
 // pass; behind one that is too long for now all wait, or ever shorter ones would keep it waiting.
@@ -419,8 +430,12 @@ func (k *Class) first() int {
 	if k.Place >= scoreboard.Blocked || o.Cost > k.Longest {
 		return -1
 	}
+	look := behind
+	if o.Yields() {
+		look = behindLong
+	}
 	at := -1
-	for i, o := range k.heap[1:min(len(k.heap), behind)] {
+	for i, o := range k.heap[1:min(len(k.heap), look)] {
 		if o.Place() < scoreboard.Blocked && (at < 0 || o.Before(k.heap[at])) {
 			at = i + 1
 		}
@@ -503,7 +518,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 			own += k.inFlight
 			clients += k.busy
 			recent += k.recent
-			if long = max(long, k.long); k.brief.until > now {
+			if long = max(long, k.long); k.Latency > 0 && k.brief.at(now) {
 				brief = least(brief, k.brief.took)
 			}
 			flying += k.flying
@@ -546,9 +561,9 @@ func (s *Scheduler) arrange(now, stuck int64) {
 				k.note(WaitWindow, now)
 				k.note(WaitSlack, now)
 			case k.pressed:
-				k.Place, s.Uneven = -1, true
+				k.Place, k.Brief, s.Uneven = -1, 0, true
 			case due:
-				k.Place, s.Uneven = 0, true
+				k.Place, k.Brief, s.Uneven = 0, 0, true
 			default:
 				if k.Longest = b.longest; k.Longest < anyLength {
 					k.note(WaitWindow, now)
@@ -577,11 +592,11 @@ func (b *bounds) guard(k *Class, below, now int64) {
 	}
 	budget, strict := DefaultWait, false
 	under := k.open > 0 && now-k.active < midRequest
-	hurry := under && k.Latency > 0 && k.latest-now < k.Latency/HurrySlack
+	hurry := under && k.bound && k.Latency > 0 && k.latest-now < k.Latency/HurrySlack
 	switch {
 	case k.MaxWait > 0:
 		budget, strict = k.MaxWait, under
-	case under && k.latest-now < k.Latency/LittleSlack:
+	case under && k.bound && k.latest-now < k.Latency/LittleSlack:
 		budget, strict = Short, true
 	}
 	if b.above == 0 || (hurry && !b.hurry) {
@@ -633,8 +648,7 @@ func (s *Scheduler) Issued(op *scoreboard.Op, cost int64, signalled bool, width 
 		k.busy--
 	}
 	k.queued--
-	k.flying++
-	c.flying++
+	c.flies(now)
 	if signalled {
 		l.Quiet = 0
 	}
@@ -677,6 +691,22 @@ func (k *Class) relents(op *scoreboard.Op, now int64) {
 	}
 }
 
+// flies notes that an op was issued, lands that n ended.
+func (c *Client) flies(now int64) {
+	if c.flying == 0 {
+		c.since = now
+	}
+	c.flying++
+	c.class.flying++
+}
+
+func (c *Client) lands(n int, now int64) {
+	c.class.flying -= n
+	if c.flying -= n; c.flying == 0 {
+		c.chip += now - c.since
+	}
+}
+
 // take puts work into the books of a client, its class and a lane, and gives its bounded cost.
 func (c *Client) take(l *scoreboard.Lane, cost, now int64) int64 {
 	cost = min(max(cost, 1), longest/(1<<12))
@@ -715,14 +745,13 @@ func (s *Scheduler) Completed(c *Client, l *scoreboard.Lane, n int, now int64) {
 	l.Quiet = min(l.Quiet, l.Work)
 	c.work -= work
 	k.inFlight -= work
-	k.flying -= n
-	c.flying -= n
+	c.lands(n, now)
 	if l.Graphs && shm.Reached(l.Done, l.Graph) {
 		l.Graphs = false
 		c.graphs--
 		k.graphs--
 	}
-	k.active, k.served = now, now
+	k.active, k.served, c.active = now, now, now
 	k.paid(work)
 	if c.waiting && l.Index == c.waitLane && shm.Reached(l.Done, c.waitSeq) {
 		s.end(c, now)

@@ -18,8 +18,7 @@ func (s *Scheduler) Sliced(op *scoreboard.Op, cost int64, first, last bool, now 
 	l.Quiet = 0 // a word is written behind every slice
 	st := &k.Stats
 	if first {
-		k.flying++
-		c.flying++
+		c.flies(now)
 		st.Ops++
 		st.Queue.Add(now - op.ReadyAt)
 		st.Waits[WaitSlices]++

@@ -49,7 +49,7 @@ func (o *Op) Place() int32 {
 // Yields says whether the op waits because a much shorter request is under way, and its own has the time.
 func (o *Op) Yields() bool {
 	c := o.Session.Class
-	return c.Brief > 0 && o.Session.Request >= Longer*c.Brief && o.Latest > c.Spare && o.Deadline != 0
+	return c.Brief > 0 && o.Session.Request >= Longer*c.Brief && o.Latest > c.Spare && o.Latest <= o.Deadline // else it is late, or has none
 }
 
 // Intrudes says whether the op waits because of what it does to the class above: it would delay a request of it for longer than that may
