@@ -55,7 +55,7 @@ func TestStraggler(t *testing.T) {
 // A client whose requests are ten times as long does no harm to seven others while it has slack: it waits for them.
 func TestLongRequests(t *testing.T) {
 	const head = `schema_version = 1
-		duration = "30s"
+		duration = "20s"
 		kernel.short = { blocks = 800, threads = 128, registers = 128, time = "20us", spread = 0.1 }
 		kernel.long = { blocks = 8000, threads = 128, registers = 128, time = "200us", spread = 0.1 }
 		request.short = { gap = "8us", steps = [{ kernel = "short", times = 60 }] }
