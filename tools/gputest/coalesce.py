@@ -99,6 +99,28 @@ def held(before, after):
     return t + [f"waits for a calm moment {c['waits']}, {c['seconds'] * 1e3:.1f} ms; calls without one {c['beside']}"]
 
 
+def grown(before, after):
+    """after less before, number by number; of other values, and of what was not there before, what is there now."""
+    if isinstance(after, dict):
+        before = before if isinstance(before, dict) else {}
+        return {k: grown(before.get(k), v) for k, v in after.items()}
+    if isinstance(after, list) and isinstance(before, list) and len(after) == len(before):
+        return [grown(b, a) for b, a in zip(before, after)]
+    number = lambda x: isinstance(x, (int, float)) and not isinstance(x, bool)
+    return after - before if number(after) and number(before) else after
+
+
+def decided(part, what, before, after):
+    """Logs what Heddle decided between two counters(): for each class how much each of its numbers grew, and who was a straggler."""
+    if after.get("pid") != before.get("pid"):
+        before = {}
+    early = {c["class"]: c for c in before.get("classes") or []}
+    for c in after.get("classes") or []:
+        old = {k: v for k, v in early.get(c["class"], {}).items() if k != "objective_seconds"}  # no count
+        log(f"{part}: {what}: class {json.dumps(grown(old, c))}")
+    log(f"{part}: {what}: stragglers {json.dumps(grown(before.get('stragglers'), after.get('stragglers')))}")
+
+
 def kernels():
     """`heddle kernels --json`: rows of all executors."""
     try:
@@ -163,7 +185,10 @@ def coalesce():
         mp = with_mps(lambda k, n=n: crowd("mps", n, ref, k))
         before = counters()
         he = crowd("heddle", n, ref)
-        got = used(before, counters())
+        after = counters()
+        got = used(before, after)
+        log(f"coalesce: {n} processes: apart {got['apart']}")
+        decided("coalesce", f"{n} processes", before, after)
         t, p, h = (rate(x, "stream") for x in (ts, mp, he))
         row(
             "coalesce",

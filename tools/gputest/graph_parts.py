@@ -33,6 +33,7 @@ def crowd(part, what, spec, names, modes, seconds):
         if mode == "heddle":
             after = coalesce.counters()
             used = coalesce.used(before, after)
+            used["issue_busy"] = coalesce.grown(before.get("issue_busy_seconds"), after.get("issue_busy_seconds"))
             log(
                 f"{part}: {what}: "
                 + json.dumps({k: after.get(k) for k in ("prepared", "graphs", "coalescing", "issue_busy_seconds")})
@@ -101,6 +102,17 @@ def costs(part, what, used, most=None):
     )
 
 
+def apart(part, what, used):
+    """Why graphs went by themselves, and how busy each issue thread was."""
+    busy = ", ".join(f"{v:.2f}" for v in used.get("issue_busy") or [])
+    row(
+        part,
+        f"{what}: why graphs went apart; busy seconds of each issue thread",
+        heddle=f"{used.get('graphs_apart') or 'none'}; {busy or '-'}",
+        target="reported",
+    )
+
+
 def reasons(part, what, used):
     """Why ops went in no prepared run, as shares of all ops, the largest first; and what the runs were like."""
     why = sorted((used.get("plain") or {}).items(), key=lambda x: -x[1])
@@ -161,6 +173,7 @@ def graphs8():
         against("graphs8", what, got, (("mps", mps), ("native", sliced)), top, "one process, 8 graphs on 8 streams", 0.95)
         digests("graphs8", what, specs[m], EIGHT)
         costs("graphs8", what, used, 0.5)
+        apart("graphs8", what, used)
 
 
 def eager8():
@@ -192,6 +205,7 @@ def many():
         against("many", what, got, over)
         digests("many", what, spec, who)
         costs("many", what, used)
+        apart("many", what, used)
 
 
 def decode():
@@ -205,3 +219,4 @@ def decode():
     row("decode", f"{what}: p99 of a token, ms", mps=b, heddle=a, ratio=div(a, b), target="≤ MPS", ok=bool(a and b and a <= b))
     digests("decode", what, spec, EIGHT)
     costs("decode", what, used)
+    apart("decode", what, used)

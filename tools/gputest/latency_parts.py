@@ -59,14 +59,14 @@ def mix():
 
 
 def mixgraph():
-    beside(("resnet50", "bert"), "graph", 400.0)
+    beside(("resnet50", "bert"), "graph", 400.0, max_wait="80us")
 
 
-def beside(models, kind, rate):
-    """rate: requests/s; None: half of what one process can do alone."""
+def beside(models, kind, rate, **keys):
+    """rate: requests/s; None: half of what one process can do alone. keys: more of the interactive class's."""
     crew.policy(
         {
-            "interactive": {"latency_p99": "20ms", "priority": 100},
+            "interactive": {"latency_p99": "20ms", "priority": 100, **keys},
             "batch": {"priority": -10, "min_share": 0.5},
         }
     )
@@ -109,7 +109,10 @@ def pairs(m, kind, spec, rate, what, other, other_alone):
             if run_in in crew.broken or left() < SECS + 5:
                 continue
             job = {"interactive-0": dict(what=spec, rate=rate, seed=seed)}
+            before = coalesce.counters() if mode == "heddle" else {}
             rs = crew.serve(run_in, job, SECS, beside=None if mode == "alone" else ("batch-0", other))
+            if mode == "heddle":
+                coalesce.decided("mix", f"{m} {kind} at {rate:.0f}/s beside {what}", before, coalesce.counters())
             a, b = figures(rs["interactive-0"])
             p50[mode].append(a)
             p99[mode].append(b)
@@ -186,7 +189,10 @@ def objectives():
         def holds(level, mode=mode):
             if left() < SECS + 12 or mode in crew.broken:
                 return None
+            before = coalesce.counters() if mode == "heddle" else {}
             rs = loaded(mode, one, level, SECS)
+            if mode == "heddle":
+                coalesce.decided("objectives", f"at {level:.0f}/s", before, coalesce.counters())
             t = wrong(rs.values())
             if t:
                 bad[mode] = t
@@ -237,7 +243,10 @@ def straggler():
                     n: dict(what=long if n == last and which == "with" else one, rate=total / 8, seed=seed * 100 + i)
                     for i, n in enumerate(EIGHT)
                 }
+                before = coalesce.counters() if mode == "heddle" else {}
                 rs = crew.serve(mode, jobs, SECS)
+                if mode == "heddle":
+                    coalesce.decided("straggler", which, before, coalesce.counters())
                 if wrong(rs.values()):
                     crew.broken.setdefault(mode, wrong(rs.values()))
                 rest = [x for n, r in rs.items() if n != last for x in r.get("latencies") or []]
@@ -381,7 +390,10 @@ def churn():
             continue
         quiet = crew.serve(mode, job, SECS)[who]
         print(f"# {mode}:", flush=True)
+        before = coalesce.counters() if mode == "heddle" else {}
         busy, rate, wrongs = beside_comers(mode, job, Comers(mode), SECS)
+        if mode == "heddle":
+            coalesce.decided("churn", "with newcomers", before, coalesce.counters())
         a, b = figures(quiet)[1], figures(busy)[1]
         alone[mode], ratios[mode] = a, div(b, a)
         bad[mode] = wrong([quiet, busy]) or wrongs
