@@ -62,7 +62,7 @@ func (m *Message) TakeFds(n int) ([]int, error) {
 
 // WireStruct is any struct that travels in a message or a record.
 type WireStruct interface {
-	Hello | Welcome | Range | Image | Kernel | Setting | Graph | Attach | Fault | Class | Codes | Trace | TraceEvent | TraceMark |
+	Hello | Welcome | Range | Image | Kernel | Setting | Graph | Share | Attach | Fault | Class | Codes | Trace | TraceEvent | TraceMark |
 		LaneOpen | Launch | Memset | Copy | Copy3D | InlineCopy | EventMark | Elapsed | RequestBegin | RequestEnd | GraphLaunch
 }
 

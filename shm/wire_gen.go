@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0x5f413b12cb406c12
+	LayoutHash = 0xc6237574f8a6c102
 )
 
 // Sizes, limits and magics of the wire.
@@ -150,6 +150,9 @@ const (
 	TypeBye             = 13
 	TypeGraph           = 14
 	TypeGraphDrop       = 15
+	TypeShare           = 16
+	TypeShareOpen       = 17
+	TypeShareDrop       = 18
 	TypeAttach          = 32
 	TypeResume          = 33
 	TypeDetach          = 34
@@ -468,6 +471,17 @@ type Graph struct {
 	pad0       uint32
 }
 
+// Share is heddle_wire_share, 48 bytes.
+type Share struct {
+	_            structs.HostLayout
+	Token0       uint64
+	Token1       uint64
+	Address      uint64
+	Bytes        uint64
+	Offset       uint64
+	SegmentBytes uint64
+}
+
 // Attach is heddle_wire_attach, 40 bytes.
 type Attach struct {
 	_         structs.HostLayout
@@ -590,6 +604,12 @@ func BodyBytes(typ uint16, reply bool) int {
 		request, answer = int(unsafe.Sizeof(Graph{})), int(unsafe.Sizeof(Graph{}))
 	case TypeGraphDrop:
 		request, answer = int(unsafe.Sizeof(Graph{})), int(unsafe.Sizeof(Graph{}))
+	case TypeShare:
+		request, answer = int(unsafe.Sizeof(Share{})), int(unsafe.Sizeof(Share{}))
+	case TypeShareOpen:
+		request, answer = int(unsafe.Sizeof(Share{})), int(unsafe.Sizeof(Share{}))
+	case TypeShareDrop:
+		request, answer = int(unsafe.Sizeof(Share{})), int(unsafe.Sizeof(Share{}))
 	case TypeAttach:
 		request, answer = int(unsafe.Sizeof(Attach{})), 0
 	case TypeResume:
@@ -640,6 +660,9 @@ var typeNames = map[uint16]string{
 	TypeBye:             "BYE",
 	TypeGraph:           "GRAPH",
 	TypeGraphDrop:       "GRAPH_DROP",
+	TypeShare:           "SHARE",
+	TypeShareOpen:       "SHARE_OPEN",
+	TypeShareDrop:       "SHARE_DROP",
 	TypeAttach:          "ATTACH",
 	TypeResume:          "RESUME",
 	TypeDetach:          "DETACH",
@@ -822,6 +845,13 @@ var layoutTable = []Offset{
 	{"graph", "nodes", unsafe.Offsetof(Graph{}.Nodes)},
 	{"graph", "graph_id", unsafe.Offsetof(Graph{}.GraphID)},
 	{"graph", "cuda_result", unsafe.Offsetof(Graph{}.CUDAResult)},
+	{"share", "", unsafe.Sizeof(Share{})},
+	{"share", "token0", unsafe.Offsetof(Share{}.Token0)},
+	{"share", "token1", unsafe.Offsetof(Share{}.Token1)},
+	{"share", "address", unsafe.Offsetof(Share{}.Address)},
+	{"share", "bytes", unsafe.Offsetof(Share{}.Bytes)},
+	{"share", "offset", unsafe.Offsetof(Share{}.Offset)},
+	{"share", "segment_bytes", unsafe.Offsetof(Share{}.SegmentBytes)},
 	{"attach", "", unsafe.Sizeof(Attach{})},
 	{"attach", "client_id", unsafe.Offsetof(Attach{}.ClientID)},
 	{"attach", "pid", unsafe.Offsetof(Attach{}.PID)},

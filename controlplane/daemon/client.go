@@ -99,8 +99,8 @@ func (d *Daemon) serve(conn *shm.Conn) {
 func (d *Daemon) answer(conn *shm.Conn, s *session, m *shm.Message) error {
 	s.slot.using.RLock()
 	defer s.slot.using.RUnlock()
+	defer m.CloseFds() // whatever the handler did not take
 	answer, err := d.handle(s, m)
-	m.CloseFds() // whatever the handler did not take
 	if err != nil {
 		d.reply(conn, *m, err)
 		return nil
@@ -251,6 +251,12 @@ func (d *Daemon) handle(s *session, m *shm.Message) (shm.Message, error) {
 		return d.handleGraph(s, m)
 	case shm.TypeGraphDrop:
 		return d.handleGraphDrop(s, m)
+	case shm.TypeShare:
+		return d.handleShare(s, m)
+	case shm.TypeShareOpen:
+		return d.handleShareOpen(s, m)
+	case shm.TypeShareDrop:
+		return d.handleShareDrop(s, m)
 	case shm.TypeGlobal:
 		return d.handleGlobal(s, m)
 	case shm.TypeFuncAttr, shm.TypeLimit:

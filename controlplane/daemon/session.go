@@ -46,6 +46,7 @@ type session struct {
 	segments     map[uint64]segment     // by address
 	hostSegments map[uint64]hostSegment // by address
 	hostNext     uint64                 // bump pointer; the window is far larger than any use
+	shared       map[uint64]token       // allocations that other clients may open, by address
 	deviceBytes  uint64
 	hostBytes    uint64
 	kernels      []kernel          // index + 1 is the kernel id
@@ -95,6 +96,7 @@ func newSession(id uint64, p peer, label string, sl *slot, files *fileBudget) (*
 	return &session{
 		id: id, peer: p, label: label, slot: sl, since: time.Now(), file: f, files: files,
 		segments: map[uint64]segment{}, hostSegments: map[uint64]hostSegment{}, settings: map[settingKey]uint64{}, graphs: map[uint32]*graph{},
+		shared: map[uint64]token{},
 	}, nil
 }
 
@@ -115,6 +117,7 @@ func (s *session) release() {
 	for id := range s.graphs {
 		s.forgetGraph(id)
 	}
+	s.unshare(0, ^uint64(0))
 	s.segments, s.hostSegments = nil, nil
 	s.file.Close()
 }
@@ -164,6 +167,7 @@ func (s *session) dropSegment(address uint64) {
 		s.let(g.fd)
 		s.deviceBytes -= g.bytes
 		delete(s.segments, address)
+		s.unshare(address, g.bytes)
 	}
 }
 

@@ -51,6 +51,7 @@ type slot struct {
 	launch   func(*slot) (*executorProcess, error)
 	doorbell *shm.Doorbell
 	images   *imageStore
+	shares   shares
 	// using is held for reading while a request is answered, which may send fds of doorbell and images, and for writing while those
 	// are closed: a number that was closed may be another file by the time it is sent. It is taken before mu.
 	using sync.RWMutex
@@ -77,7 +78,7 @@ func newSlot(key slotKey, log *slog.Logger, files *fileBudget, launch func(*slot
 		return nil, err
 	}
 	sl := &slot{
-		key: key, launch: launch, doorbell: bell, images: newImageStore(files), sessions: map[uint64]*session{},
+		key: key, launch: launch, doorbell: bell, images: newImageStore(files), shares: newShares(), sessions: map[uint64]*session{},
 		losses: map[string]uint64{}, state: slotStarting, changed: make(chan struct{}), emptyAt: time.Now(), ended: make(chan struct{}),
 	}
 	sl.log = log.With("gpu", sl.gpu(), "uid", key.uid)

@@ -49,6 +49,7 @@ static struct event *find(CUevent e) {
   return v;
 }
 
+// One that other processes may record is always the driver's to answer for: it is never NEVER.
 static struct event snapshot(struct event *v) {
   heddle_mutex_lock(&v->lock);
   struct event copy;
@@ -124,7 +125,7 @@ CUresult heddle_hook_cuEventCreate(CUevent *phEvent, unsigned int Flags) {
   else v = calloc(1, sizeof *v);
   if (v != NULL) { // without memory the event stays unknown, and native
     v->flags = Flags;
-    v->how = NEVER;
+    v->how = (Flags & CU_EVENT_INTERPROCESS) != 0 ? NATIVELY : NEVER;
     v->session = NULL;
     v->lane = v->seq = 0;
     v->slot = NO_SLOT;

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x5f413b12cb406c12)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0xc6237574f8a6c102)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -132,6 +132,9 @@ enum heddle_wire_type {
   HEDDLE_WIRE_TYPE_BYE = 13,
   HEDDLE_WIRE_TYPE_GRAPH = 14,
   HEDDLE_WIRE_TYPE_GRAPH_DROP = 15,
+  HEDDLE_WIRE_TYPE_SHARE = 16,
+  HEDDLE_WIRE_TYPE_SHARE_OPEN = 17,
+  HEDDLE_WIRE_TYPE_SHARE_DROP = 18,
   HEDDLE_WIRE_TYPE_ATTACH = 32,
   HEDDLE_WIRE_TYPE_RESUME = 33,
   HEDDLE_WIRE_TYPE_DETACH = 34,
@@ -586,6 +589,22 @@ _Static_assert(offsetof(struct heddle_wire_graph, graph_id) == 12, "graph.graph_
 _Static_assert(offsetof(struct heddle_wire_graph, cuda_result) == 16, "graph.cuda_result");
 _Static_assert(offsetof(struct heddle_wire_graph, pad0) == 20, "graph.pad0");
 
+struct heddle_wire_share {
+  uint64_t token0;
+  uint64_t token1;
+  uint64_t address;
+  uint64_t bytes;
+  uint64_t offset;
+  uint64_t segment_bytes;
+};
+_Static_assert(sizeof(struct heddle_wire_share) == 48, "size of share");
+_Static_assert(offsetof(struct heddle_wire_share, token0) == 0, "share.token0");
+_Static_assert(offsetof(struct heddle_wire_share, token1) == 8, "share.token1");
+_Static_assert(offsetof(struct heddle_wire_share, address) == 16, "share.address");
+_Static_assert(offsetof(struct heddle_wire_share, bytes) == 24, "share.bytes");
+_Static_assert(offsetof(struct heddle_wire_share, offset) == 32, "share.offset");
+_Static_assert(offsetof(struct heddle_wire_share, segment_bytes) == 40, "share.segment_bytes");
+
 struct heddle_wire_attach {
   uint64_t client_id;
   uint32_t pid;
@@ -753,6 +772,12 @@ static inline int heddle_wire_body_bytes(uint32_t type, int reply) {
     return reply ? (int)sizeof(struct heddle_wire_graph) : (int)sizeof(struct heddle_wire_graph);
   case HEDDLE_WIRE_TYPE_GRAPH_DROP:
     return reply ? (int)sizeof(struct heddle_wire_graph) : (int)sizeof(struct heddle_wire_graph);
+  case HEDDLE_WIRE_TYPE_SHARE:
+    return reply ? (int)sizeof(struct heddle_wire_share) : (int)sizeof(struct heddle_wire_share);
+  case HEDDLE_WIRE_TYPE_SHARE_OPEN:
+    return reply ? (int)sizeof(struct heddle_wire_share) : (int)sizeof(struct heddle_wire_share);
+  case HEDDLE_WIRE_TYPE_SHARE_DROP:
+    return reply ? (int)sizeof(struct heddle_wire_share) : (int)sizeof(struct heddle_wire_share);
   case HEDDLE_WIRE_TYPE_ATTACH:
     return reply ? 0 : (int)sizeof(struct heddle_wire_attach);
   case HEDDLE_WIRE_TYPE_RESUME:

@@ -9,7 +9,7 @@ import (
 
 // suite is the client programs whose output is the same wherever they run.
 var suite = []string{
-	"vector", "reduction", "matmul", "stencil", "histogram", "streams", "threads", "allocators", "modules", "globals", "hostmem", "callbacks", "forks", "errors", "mapping", "pools", "queries", "libraries", "contexts", "full", "crowd", "devices", "hybrid", "graphs", "nodes", "flood", "marked", "sequences", "misbehave", "lost",
+	"vector", "reduction", "matmul", "stencil", "histogram", "streams", "threads", "allocators", "modules", "globals", "hostmem", "callbacks", "forks", "errors", "mapping", "pools", "queries", "libraries", "contexts", "full", "crowd", "devices", "hybrid", "graphs", "nodes", "flood", "marked", "sequences", "sharing", "misbehave", "lost",
 }
 
 // faulty programs poison the context that they share: others in flight may be in

@@ -152,7 +152,9 @@ CUresult heddle_hook_cuMemFree_v2(CUdeviceptr dptr) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   b->flags |= HEDDLE_BLOCK_FREEING;
+  bool shared = b->flags & HEDDLE_BLOCK_SHARED;
   pthread_mutex_unlock(&m->lock);
+  if (shared) heddle_share_drop(m, dptr);
   // Native cuMemFree waits for everything that was submitted before it; nobody can reuse the block meanwhile.
   CUresult r = heddle_order_drain_all(m->session);
   struct heddle_segment *drop = NULL;
@@ -221,6 +223,7 @@ void heddle_memory_context_gone(CUcontext context) {
     if (!m || !context) continue;
     struct heddle_segment *drop = NULL;
     heddle_order_drain(m->session, NULL);
+    heddle_sharing_context_gone(m, context);
     pthread_mutex_lock(&m->lock);
     heddle_stream_release_locked(m, heddle_stream_detach_locked(m));
     forget_context(m, &m->blocks, context, &drop);

@@ -20,6 +20,7 @@
 enum heddle_segment_kind {
   HEDDLE_SEGMENT_DEVICE, // cuMemAlloc and friends
   HEDDLE_SEGMENT_STREAM, // stream-ordered allocations
+  HEDDLE_SEGMENT_OPENED, // another client's, opened by cuIpcOpenMemHandle
   HEDDLE_SEGMENT_CLIENT, // mapped by the client itself with cuMemMap
   HEDDLE_SEGMENT_HOST,   // shared host memory
 };
@@ -52,6 +53,18 @@ struct heddle_pending_list {
   size_t count, capacity;
 };
 
+// An allocation of another client that was opened here: it lies somewhere in a segment of its own. Changed with both locks held,
+// sharing.c's and the memory's; either is enough to read.
+struct heddle_opened {
+  struct heddle_opened *next;
+  struct heddle_segment *segment;
+  uint64_t token[2];
+  uint64_t address, bytes;
+  uint64_t id;                 // for CU_POINTER_ATTRIBUTE_BUFFER_ID
+  uint32_t count;              // how often it was opened and not closed
+  CUcontext context;
+};
+
 // The memory of one device of this process.
 struct heddle_memory {
   pthread_mutex_t lock;
@@ -67,6 +80,7 @@ struct heddle_memory {
   uint64_t cache_limit;       // bytes of cached segments kept
   uint64_t device_bytes;
   bool rdma;                  // the device supports GPUDirect RDMA with mapped memory
+  struct heddle_opened *opened; // what this process has opened of other clients'
   struct heddle_pending_list pending;
   uint64_t stream_keep;       // release threshold: bytes that the stream heap may keep beyond what is in use
   uint64_t stream_high;       // most bytes the stream heap ever held
@@ -108,6 +122,8 @@ void heddle_window_give(struct heddle_memory *m, struct heddle_block *place);
 // Physical memory at a window address, mapped here and in the executor. Driver calls: the lock must not be held.
 // CUDA_ERROR_OUT_OF_MEMORY after everything cached was given up; other codes: the caller turns to the real driver.
 CUresult heddle_segment_make(struct heddle_memory *m, enum heddle_segment_kind kind, uint64_t bytes, struct heddle_segment **made);
+// The same for memory of another client, of which fd is a descriptor (the caller's) and `bytes` the whole size.
+CUresult heddle_segment_open(struct heddle_memory *m, uint64_t bytes, int fd, struct heddle_segment **opened);
 // Unmaps here and in the executor and gives the memory back. The caller has drained.
 void heddle_segment_drop(struct heddle_memory *m, struct heddle_segment *s);
 // Sends a segment's handle to the daemon. flags: HEDDLE_WIRE_SEGMENT_FLAG_*. False: the executor does not have it.
@@ -128,7 +144,20 @@ CUresult heddle_device_alloc(struct heddle_memory *m, size_t bytes, CUdeviceptr 
 uint64_t heddle_buffer_id(void);
 // Finds the allocated block of an address under the lock, which stays held when a block is returned (unlock m->lock).
 struct heddle_block *heddle_block_locked(uint64_t address, struct heddle_memory **m, struct heddle_segment **s);
-enum { HEDDLE_BLOCK_FREEING = 0x80000000u }; // in block->flags: somebody frees it; and of host blocks the CU_MEMHOSTALLOC_ bits
+// In block->flags: somebody frees it; other processes were given a handle of it; and of host blocks the CU_MEMHOSTALLOC_ bits.
+enum { HEDDLE_BLOCK_FREEING = 0x80000000u, HEDDLE_BLOCK_SHARED = 0x40000000u };
+
+// ---- sharing.c ----
+// Before a block with HEDDLE_BLOCK_SHARED is freed, the lock not held: its handle opens nothing any more.
+void heddle_share_drop(struct heddle_memory *m, uint64_t address);
+// What was opened or shared in a context that is gone; the caller has drained, the lock is not held.
+void heddle_sharing_context_gone(struct heddle_memory *m, CUcontext context);
+// The allocation of another client that holds an address, as this process opened it. Lock held; NULL: none.
+const struct heddle_opened *heddle_opened_at(struct heddle_memory *m, uint64_t address);
+// The hooks' part for handles of ours. False: the handle, or the memory, is the driver's.
+bool heddle_share(CUipcMemHandle *handle, CUdeviceptr address, CUresult *result);
+bool heddle_share_open(CUdeviceptr *address, const CUipcMemHandle *handle, unsigned int flags, CUresult *result);
+bool heddle_share_close(CUdeviceptr address, CUresult *result);
 
 // ---- async.c ----
 // Makes freed blocks available whose lane has passed (lock held).

@@ -1,4 +1,4 @@
-// Memory that others made: legacy IPC, imports, graph memory. None of it lies in a window, so kernels that use it run natively.
+// Memory that others made: legacy IPC of native processes, imports, graph memory. None of it lies in a window, so kernels that use it run natively.
 #include "../hooks/hooks.h"
 #include "../log.h"
 #include "inner.h"
@@ -14,23 +14,22 @@ static void foreign_here(CUdeviceptr address, size_t bytes) {
 }
 
 CUresult heddle_hook_cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr) {
-  struct heddle_region *region = dptr ? heddle_region_find(dptr) : NULL;
-  if (!region || region->host) return heddle_real.cuIpcGetMemHandle(pHandle, dptr);
-  heddle_log(HEDDLE_LOG_ERROR,
-             "cuIpcGetMemHandle: memory at 0x%llx is shared with the executor and has no legacy IPC handle. Share it by "
-             "cuMemExportToShareableHandle (PyTorch: expandable_segments:True), or run this program with HEDDLE_DISABLE=1",
-             (unsigned long long)dptr);
-  return CUDA_ERROR_NOT_SUPPORTED;
+  CUresult r;
+  return heddle_share(pHandle, dptr, &r) ? r : heddle_real.cuIpcGetMemHandle(pHandle, dptr);
 }
 
 CUresult heddle_hook_cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags) {
-  CUresult r = heddle_real.cuIpcOpenMemHandle_v2(pdptr, handle, Flags);
+  CUresult r;
+  if (heddle_share_open(pdptr, &handle, Flags, &r)) return r;
+  r = heddle_real.cuIpcOpenMemHandle_v2(pdptr, handle, Flags);
   if (r == CUDA_SUCCESS) foreign_here(*pdptr, 0);
   return r;
 }
 
 CUresult heddle_hook_cuIpcCloseMemHandle(CUdeviceptr dptr) {
-  CUresult r = heddle_real.cuIpcCloseMemHandle(dptr);
+  CUresult r;
+  if (heddle_share_close(dptr, &r)) return r;
+  r = heddle_real.cuIpcCloseMemHandle(dptr);
   if (r == CUDA_SUCCESS) heddle_foreign_drop(dptr);
   return r;
 }

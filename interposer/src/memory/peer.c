@@ -29,11 +29,13 @@ static struct extent *extents(struct heddle_memory *m, size_t *n) {
   for (struct heddle_span *s = m->blocks.spans; s; s = s->after) room++;
   for (struct heddle_span *s = m->stream.spans; s; s = s->after) room++;
   for (struct heddle_segment *s = m->cached; s; s = s->next) room++;
+  for (struct heddle_opened *o = m->opened; o; o = o->next) room++;
   struct extent *list = room ? malloc(room * sizeof *list) : NULL;
   if (list) {
     for (struct heddle_span *s = m->blocks.spans; s; s = s->after) list[(*n)++] = (struct extent){s->base, s->bytes};
     for (struct heddle_span *s = m->stream.spans; s; s = s->after) list[(*n)++] = (struct extent){s->base, s->bytes};
     for (struct heddle_segment *s = m->cached; s; s = s->next) list[(*n)++] = (struct extent){s->base, s->bytes};
+    for (struct heddle_opened *o = m->opened; o; o = o->next) list[(*n)++] = (struct extent){o->segment->base, o->segment->bytes};
   }
   pthread_mutex_unlock(&m->lock);
   return list;

@@ -10,15 +10,25 @@ struct facts {
   uint64_t base, bytes, id;
   CUcontext context;
   CUmemoryPool pool;
-  bool host;
+  bool host, shareable;
 };
+
+static bool opened_facts(CUdeviceptr address, struct facts *f) {
+  struct heddle_region *region = heddle_region_find(address);
+  if (!region || region->host) return false;
+  pthread_mutex_lock(&region->memory->lock);
+  const struct heddle_opened *o = heddle_opened_at(region->memory, address);
+  if (o) *f = (struct facts){o->address, o->bytes, o->id, o->context, NULL, false, false};
+  pthread_mutex_unlock(&region->memory->lock);
+  return o != NULL;
+}
 
 static bool block_facts(CUdeviceptr address, struct facts *f) {
   struct heddle_memory *m;
   struct heddle_segment *s;
   struct heddle_block *b = heddle_block_locked(address, &m, &s);
-  if (!b) return false;
-  *f = (struct facts){b->address, b->requested, b->id, b->context, b->pool, s->kind == HEDDLE_SEGMENT_HOST};
+  if (!b) return opened_facts(address, f);
+  *f = (struct facts){b->address, b->requested, b->id, b->context, b->pool, s->kind == HEDDLE_SEGMENT_HOST, s->kind == HEDDLE_SEGMENT_DEVICE};
   pthread_mutex_unlock(&m->lock);
   // Behind the bytes asked for lies padding: natively nobody's.
   return address - f->base < f->bytes;
@@ -65,6 +75,11 @@ static bool attribute_of_block(void *data, CUpointer_attribute attribute, CUdevi
     case CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES: { // natively none: the segment's handle is not the client's to export
       uint64_t none = 0;
       memcpy(data, &none, sizeof none);
+      return true;
+    }
+    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE: {
+      int yes = f->shareable;
+      memcpy(data, &yes, sizeof yes);
       return true;
     }
     case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE: memcpy(data, &f->pool, sizeof f->pool); return true;

@@ -26,15 +26,20 @@ void heddle_segment_recycle(struct heddle_memory *m, struct heddle_segment *s) {
   m->recycled = s;
 }
 
+// Sends a segment's descriptor, which stays the caller's.
+static bool share_fd(struct heddle_memory *m, uint64_t address, uint64_t bytes, uint64_t flags, int fd) {
+  struct heddle_wire_range range = {.address = address, .bytes = bytes, .flags = flags}, reply = {0};
+  int nfds = 0;
+  return heddle_session_request(m->session, HEDDLE_WIRE_TYPE_SEGMENT, &range, sizeof range, NULL, 0, &fd, 1, &reply, sizeof reply, NULL,
+                                &nfds) == HEDDLE_WIRE_STATUS_OK;
+}
+
 bool heddle_segment_share(struct heddle_memory *m, uint64_t address, uint64_t bytes, uint64_t flags, CUmemGenericAllocationHandle handle) {
   int fd = -1;
   if (heddle_real.cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0) != CUDA_SUCCESS) return false;
-  struct heddle_wire_range range = {.address = address, .bytes = bytes, .flags = flags}, reply = {0};
-  int nfds = 0;
-  int status = heddle_session_request(m->session, HEDDLE_WIRE_TYPE_SEGMENT, &range, sizeof range, NULL, 0, &fd, 1, &reply, sizeof reply,
-                                      NULL, &nfds);
+  bool shared = share_fd(m, address, bytes, flags, fd);
   close(fd);
-  return status == HEDDLE_WIRE_STATUS_OK;
+  return shared;
 }
 
 static struct heddle_segment *cache_take(struct heddle_memory *m, enum heddle_segment_kind kind, uint64_t bytes) {
@@ -68,10 +73,10 @@ static CUresult create(struct heddle_memory *m, uint64_t bytes, CUmemGenericAllo
   return r;
 }
 
-static CUresult make(struct heddle_memory *m, enum heddle_segment_kind kind, uint64_t bytes, struct heddle_segment **made) {
-  CUmemGenericAllocationHandle handle = 0;
-  CUresult r = create(m, bytes, &handle);
-  if (r != CUDA_SUCCESS) return r;
+// Maps a handle, whose memory an exported fd may stand for (-1: none is at hand), at an address of ours, here and in the executor. The
+// handle is the segment's, or released.
+static CUresult put(struct heddle_memory *m, enum heddle_segment_kind kind, uint64_t bytes, uint64_t flags, CUmemGenericAllocationHandle handle,
+                    int fd, struct heddle_segment **made) {
   struct heddle_block *place = heddle_window_take(m, bytes, HEDDLE_GRANULE);
   if (!place) {
     heddle_real.cuMemRelease(handle);
@@ -80,10 +85,11 @@ static CUresult make(struct heddle_memory *m, enum heddle_segment_kind kind, uin
   uint64_t base = place->address;
   CUmemAccessDesc access[HEDDLE_MAX_DEVICES];
   uint32_t peers = atomic_load(&heddle_peers[m->device]);
-  r = heddle_real.cuMemMap(base, bytes, 0, handle, 0);
+  CUresult r = heddle_real.cuMemMap(base, bytes, 0, handle, 0);
   if (r == CUDA_SUCCESS) {
     r = heddle_real.cuMemSetAccess(base, bytes, access, heddle_peer_access(m->device, access));
-    if (r == CUDA_SUCCESS && !heddle_segment_share(m, base, bytes, 0, handle)) r = CUDA_ERROR_NOT_SUPPORTED;
+    if (r == CUDA_SUCCESS && !(fd < 0 ? heddle_segment_share(m, base, bytes, flags, handle) : share_fd(m, base, bytes, flags, fd)))
+      r = CUDA_ERROR_NOT_SUPPORTED;
     if (r != CUDA_SUCCESS) heddle_real.cuMemUnmap(base, bytes);
   }
   struct heddle_segment *s = NULL;
@@ -123,7 +129,19 @@ CUresult heddle_segment_make(struct heddle_memory *m, enum heddle_segment_kind k
   bytes = (bytes + HEDDLE_GRANULE - 1) & ~(HEDDLE_GRANULE - 1);
   if ((*made = cache_take(m, kind, bytes))) return CUDA_SUCCESS;
   CUstreamCaptureMode mode = heddle_capture_relax();
-  CUresult r = make(m, kind, bytes, made);
+  CUmemGenericAllocationHandle handle = 0;
+  CUresult r = create(m, bytes, &handle);
+  if (r == CUDA_SUCCESS) r = put(m, kind, bytes, 0, handle, -1, made);
+  heddle_capture_restore(mode);
+  return r;
+}
+
+CUresult heddle_segment_open(struct heddle_memory *m, uint64_t bytes, int fd, struct heddle_segment **opened) {
+  CUstreamCaptureMode mode = heddle_capture_relax();
+  CUmemGenericAllocationHandle handle = 0;
+  CUresult r = heddle_real.cuMemImportFromShareableHandle(&handle, (void *)(intptr_t)fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+  // The memory stands at other addresses too, if only in the executor.
+  if (r == CUDA_SUCCESS) r = put(m, HEDDLE_SEGMENT_OPENED, bytes, HEDDLE_WIRE_SEGMENT_FLAG_PART, handle, fd, opened);
   heddle_capture_restore(mode);
   return r;
 }

@@ -96,7 +96,13 @@ CUresult sim_cuEventRecordWithFlags(CUevent hEvent, CUstream hStream, unsigned i
         return res;
     e->graph = NULL;
     SIM_REQ(req, SIM_OP_EVENT_RECORD, 0, 0, e->obj.index);
-    return sim_submit_event(s, &req, e);
+    res = sim_submit_event(s, &req, e);
+    if (res == CUDA_SUCCESS && e->foreign) {
+        /* Once this call has returned, another process's wait must see the record, and that comes to the server by another socket. */
+        SIM_REQ(there, SIM_OP_EVENT_QUERY, e->obj.index);
+        sim_call(&there);
+    }
+    return res;
 }
 
 CUresult sim_cuEventRecord(CUevent hEvent, CUstream hStream)
@@ -251,6 +257,47 @@ CUresult sim_cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr)
     return res;
 }
 
+/* Held while memory of another process is opened or closed: opening it again counts, and gives the same address. */
+static pthread_mutex_t ipc_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* Adds `by` to how often the memory of a token (or, with token 0, at an address) is open in a context (or, NULL, in any); what it is
+ * then, and where. 0: it is not open. ipc_lock is held. */
+static unsigned ipc_count(const struct sim_ctx *ctx, uint64_t token, uint64_t base, int by, uint64_t *at)
+{
+    unsigned count = 0;
+    pthread_rwlock_wrlock(&sim_map_lock);
+    for (size_t i = 0; i < sim_map_count(); i++) {
+        struct sim_range *r = sim_map_at(i);
+        if (r->kind != SIM_MAP_IPC || (ctx && r->ctx != ctx) || (token ? r->handle != token : r->base != base))
+            continue;
+        count = r->flags += (unsigned)by;
+        *at = r->base;
+        break;
+    }
+    pthread_rwlock_unlock(&sim_map_lock);
+    return count;
+}
+
+static CUresult ipc_open(struct sim_ctx *ctx, uint64_t token, CUdeviceptr *pdptr)
+{
+    uint64_t at;
+    if (token && ipc_count(ctx, token, 0, 1, &at)) {
+        *pdptr = at;
+        return CUDA_SUCCESS;
+    }
+    SIM_REQ(req, SIM_OP_IPC_MEM_OPEN, ctx->obj.index, token);
+    CUresult res = sim_call(&req);
+    if (res != CUDA_SUCCESS)
+        return res;
+    struct sim_range r = {.base = req.out[0], .size = req.out[1], .kind = SIM_MAP_IPC, .ctx = ctx, .dev = ctx->dev, .flags = 1,
+                          .handle = token, .id = sim_buffer_id()};
+    pthread_rwlock_wrlock(&sim_map_lock);
+    sim_map_add(&r);
+    pthread_rwlock_unlock(&sim_map_lock);
+    *pdptr = r.base;
+    return CUDA_SUCCESS;
+}
+
 CUresult sim_cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
 {
     struct sim_ctx *ctx;
@@ -261,16 +308,10 @@ CUresult sim_cuIpcOpenMemHandle_v2(CUdeviceptr *pdptr, CUipcMemHandle handle, un
     if (res != CUDA_SUCCESS)
         return res;
     memcpy(body, handle.reserved, sizeof body);
-    SIM_REQ(req, SIM_OP_IPC_MEM_OPEN, ctx->obj.index, body[0]);
-    res = sim_call(&req);
-    if (res != CUDA_SUCCESS)
-        return res;
-    struct sim_range r = {.base = req.out[0], .size = req.out[1], .kind = SIM_MAP_IPC, .ctx = ctx, .dev = ctx->dev, .id = sim_buffer_id()};
-    pthread_rwlock_wrlock(&sim_map_lock);
-    sim_map_add(&r);
-    pthread_rwlock_unlock(&sim_map_lock);
-    *pdptr = r.base;
-    return CUDA_SUCCESS;
+    pthread_mutex_lock(&ipc_lock);
+    res = ipc_open(ctx, body[0], pdptr);
+    pthread_mutex_unlock(&ipc_lock);
+    return res;
 }
 
 CUresult sim_cuIpcOpenMemHandle(CUdeviceptr *pdptr, CUipcMemHandle handle, unsigned int Flags)
@@ -281,12 +322,18 @@ CUresult sim_cuIpcOpenMemHandle(CUdeviceptr *pdptr, CUipcMemHandle handle, unsig
 CUresult sim_cuIpcCloseMemHandle(CUdeviceptr dptr)
 {
     struct sim_range r;
-    if (!sim_map_get(dptr, &r) || r.kind != SIM_MAP_IPC || r.base != dptr)
-        return CUDA_ERROR_INVALID_VALUE;
-    SIM_REQ(req, SIM_OP_IPC_MEM_CLOSE, dptr);
-    CUresult res = sim_call(&req);
-    pthread_rwlock_wrlock(&sim_map_lock);
-    sim_map_remove(dptr);
-    pthread_rwlock_unlock(&sim_map_lock);
+    uint64_t at;
+    CUresult res = CUDA_SUCCESS;
+    pthread_mutex_lock(&ipc_lock);
+    if (!sim_map_get(dptr, &r) || r.kind != SIM_MAP_IPC || r.base != dptr) {
+        res = CUDA_ERROR_INVALID_VALUE;
+    } else if (ipc_count(NULL, 0, dptr, -1, &at) == 0) {
+        SIM_REQ(req, SIM_OP_IPC_MEM_CLOSE, dptr);
+        res = sim_call(&req);
+        pthread_rwlock_wrlock(&sim_map_lock);
+        sim_map_remove(dptr);
+        pthread_rwlock_unlock(&sim_map_lock);
+    }
+    pthread_mutex_unlock(&ipc_lock);
     return res;
 }

@@ -597,7 +597,12 @@ func (c *client) ipcMemOpen(r *wire.Request) {
 	c.srv.mu.Lock()
 	m := c.srv.ipcMem[r.Args[1]]
 	alive := m != nil && m.holder != c && m.obj.tryRetain()
+	own := m != nil && m.holder == c
 	c.srv.mu.Unlock()
+	if own { // not in the process that exported it
+		c.status(r.Tag, errInvalidContext)
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	d := c.contexts[r.Args[0]]
