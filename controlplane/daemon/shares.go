@@ -16,7 +16,7 @@ const maxShares = 16384
 // token is what a client must know to open another's allocation: random, and given to the owner only, who passes it on.
 type token [2]uint64
 
-// shares are the allocations that clients of a slot let its other clients open (cuIpcGetMemHandle): one user's, on one GPU.
+// shares are the allocations that clients of a slot let its other clients open (cuIpcGetMemHandle), on one GPU.
 type shares struct {
 	mu sync.Mutex // taken after a session's
 	by map[token]share
@@ -79,14 +79,14 @@ func (s *session) unshare(address, bytes uint64) {
 	}
 }
 
-// open is what there is to map for a token: where the allocation lies in its segment, and the segment's descriptor, which is the caller's.
+// open is what there is to map for a token: where the allocation lies in its segment, and the segment's descriptor, the caller's to close.
 func (s *session) open(t token) (shm.Share, int, error) {
 	all := &s.slot.shares
 	all.mu.Lock()
 	found, ok := all.by[t]
 	all.mu.Unlock()
 	stale := refuse(shm.StatusInvalid, "no client of this user shares such memory on this GPU: it was freed, its process has ended, or it never was")
-	if !ok {
+	if !ok || found.owner.peer.uid != s.peer.uid { // one executor may serve several users (share = "any")
 		return shm.Share{}, -1, stale
 	}
 	if found.owner.peer.pid == s.peer.pid {
@@ -120,7 +120,7 @@ func (d *Daemon) handleShare(s *session, m *shm.Message) (shm.Message, error) {
 	return m.Reply(shm.StatusOK, shm.Encode(r)), nil
 }
 
-// handleShareOpen tells a client what to map. It then asks for it by SEGMENT, as for memory of its own, so that an executor's successor
+// handleShareOpen tells a client what to map. It then asks for it by SEGMENT, as for memory of its own, so that a successor of the executor
 // learns of it too.
 func (d *Daemon) handleShareOpen(s *session, m *shm.Message) (shm.Message, error) {
 	r, err := shm.Decode[shm.Share](m.Body)

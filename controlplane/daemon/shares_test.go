@@ -62,6 +62,8 @@ func TestOnlyWhoKnowsTheTokenOpensMemoryThatIsThere(t *testing.T) {
 	a, b, elsewhere := sharer(t, sl, 1), sharer(t, sl, 2), sharer(t, newSharers(), 3)
 	twin := sharer(t, sl, 4)
 	twin.peer.pid = a.peer.pid
+	stranger := sharer(t, sl, 5)
+	stranger.peer.uid = a.peer.uid + 1
 	base := a.windows[0].base
 	give := func(address, bytes uint64) token {
 		t.Helper()
@@ -97,7 +99,8 @@ func TestOnlyWhoKnowsTheTokenOpensMemoryThatIsThere(t *testing.T) {
 	}
 	refused("forged", b, token{first[0], first[1] ^ 1}, shm.StatusInvalid)
 	refused("none", b, token{}, shm.StatusInvalid)
-	refused("another user or GPU", elsewhere, first, shm.StatusInvalid)
+	refused("another GPU", elsewhere, first, shm.StatusInvalid)
+	refused("another user", stranger, first, shm.StatusInvalid)
 	refused("its own process", a, first, shm.StatusRefused)
 	refused("its own process, by another session", twin, first, shm.StatusRefused)
 	a.unshare(base+512, 1)

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestSharedMemoryIsForwarded: work on memory of another client is the executor's as any other. What the program prints is compared with native
-// runs by TestNativeEqualsHeddleAlone.
+// TestSharedMemoryIsForwarded: work on memory of another client is the executor's as any other. What the program prints is compared with
+// native runs by TestNativeEqualsHeddleAlone.
 func TestSharedMemoryIsForwarded(t *testing.T) {
 	b := newBed(t)
 	b.startDaemon()

@@ -8,7 +8,7 @@ work=$(mktemp -d /tmp/heddle-clients.XXXXXX)
 export HEDDLE_RUNTIME_DIR=$work/run E2E_KERNELS=$here/kernels
 mkdir -m 700 "$work/run"
 nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc); cuda=$(dirname "$(dirname "$(readlink -f "$nvcc")")")
-programs=${*:-vector reduction matmul stencil histogram streams threads allocators modules globals hostmem callbacks forks errors mapping pools queries libraries contexts full crowd hybrid graphs nodes flood misbehave}
+programs=${*:-vector reduction matmul stencil histogram streams threads allocators modules globals hostmem callbacks forks errors mapping pools queries libraries contexts full crowd hybrid graphs nodes flood sharing misbehave}
 bad=0
 for p in $programs; do
   gcc -O1 -g -std=gnu11 -I"$cuda/include" "$here/clients/$p.c" -o "$work/$p" -l:libcuda.so.1 -L"$cuda/lib64/stubs" -lpthread 2>"$work/$p.build" ||

@@ -1,4 +1,5 @@
-// Memory that others made: legacy IPC of native processes, imports, graph memory. None of it lies in a window, so kernels that use it run natively.
+// Memory that others made: legacy IPC of native processes, imports, graph memory. None of it lies in a window, so kernels that use it run
+// natively.
 #include "../hooks/hooks.h"
 #include "../log.h"
 #include "inner.h"

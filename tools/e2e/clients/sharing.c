@@ -23,8 +23,9 @@ static void hear(int from) {
   take(from, &c, 1);
 }
 
-// A turn: behind `after` (unless NULL), steps on both, and `then` behind them.
-static void turn(CUstream stream, CUdeviceptr large, CUdeviceptr small, unsigned first, CUevent after, CUevent then) {
+// A turn: behind `after` (unless NULL), steps on both, and `then` behind them; and something of one's own, so that the stream's last work is a
+// kernel when it waits for the next turn.
+static void turn(CUstream stream, CUdeviceptr large, CUdeviceptr small, CUdeviceptr own, unsigned first, CUevent after, CUevent then) {
   CUfunction step = function("step");
   unsigned n = SOME, few = FEW;
   large += (WORDS - SOME) * 4;
@@ -35,13 +36,14 @@ static void turn(CUstream stream, CUdeviceptr large, CUdeviceptr small, unsigned
   }
   CK(cuMemcpyDtoDAsync(large, small, FEW, stream));
   CK(cuEventRecord(then, stream));
+  LAUNCH(step, (few + 255) / 256, 256, 0, stream, &own, &few, &first);
 }
 
 static int other(int peer) {
   struct gift g;
   take(peer, &g, sizeof g);
   open_device();
-  CUdeviceptr large, small, again, base;
+  CUdeviceptr large, small, again, base, own;
   size_t size;
   CUevent theirs, mine;
   CUstream stream;
@@ -53,12 +55,15 @@ static int other(int peer) {
   CK(cuIpcCloseMemHandle(again));
   CK(cuMemGetAddressRange(&base, &size, large + 4096));
   CHECK(base == large && size >= WORDS * 4);
-  CHECK(cuMemFree(large) != CUDA_SUCCESS); // not ours to free
   CK(cuIpcOpenEventHandle(&theirs, g.mine));
   CK(cuIpcOpenEventHandle(&mine, g.yours));
+  CUfunction fill = function("fill");
+  unsigned n = WORDS, few = FEW, value = 5;
+  CK(cuMemAlloc(&own, FEW * 4));
+  LAUNCH(fill, (few + 255) / 256, 256, 0, stream, &own, &few, &value);
   for (unsigned i = 0; i < TURNS; i++) {
     hear(peer);
-    turn(stream, large, small, (2 * i + 1) * STEPS, theirs, mine);
+    turn(stream, large, small, own, (2 * i + 1) * STEPS, theirs, mine);
     say(peer);
   }
   CK(cuCtxSynchronize()); // what is closed is in use no more
@@ -76,9 +81,7 @@ static int other(int peer) {
   // Now the other way round: this process gives, and ends without a word while the first one has it open.
   CUipcMemHandle mem;
   CUdeviceptr p;
-  unsigned n = WORDS, value = 5;
   CK(cuMemAlloc(&p, WORDS * 4));
-  CUfunction fill = function("fill");
   LAUNCH(fill, (n + 255) / 256, 256, 0, stream, &p, &n, &value);
   CK(cuStreamSynchronize(stream));
   CK(cuIpcGetMemHandle(&mem, p));
@@ -131,7 +134,7 @@ int main(int argc, char **argv) {
   LAUNCH(fill, (few + 255) / 256, 256, 0, stream, &before, &few, &value);
   give(peer, &g, sizeof g);
   for (unsigned i = 0; i < TURNS; i++) {
-    turn(stream, large, small, 2 * i * STEPS, i ? yours : NULL, mine);
+    turn(stream, large, small, before, 2 * i * STEPS, i ? yours : NULL, mine);
     say(peer);
     hear(peer);
   }
