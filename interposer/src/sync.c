@@ -7,6 +7,7 @@
 #include "config.h"
 #include "hooks/hooks_gen.h"
 #include "lane.h"
+#include "patience.h"
 
 // ---- is anybody still serving? ----
 
@@ -59,14 +60,12 @@ static uint32_t announce(struct heddle_wire_lane *lane, uint32_t seq) {
   return now;
 }
 
-// How long a waiting thread spins before it lets others have its core between two looks: with more clients than cores the executor,
-// and those who could go on, would wait for the end of its time slice.
-enum { ALONE_NS = 30000 };
+static _Thread_local uint32_t patience = PATIENCE_MOST;
 
 enum heddle_wait heddle_wait_raw(struct heddle_session *s, uint32_t id, uint32_t seq, uint32_t spin_us) {
   struct heddle_wire_lane *lane = &s->lanes[id];
   if (heddle_lane_done(s, id, seq)) return HEDDLE_REACHED;
-  uint64_t end = 0, look_at_peers = 0, alone_until = 0;
+  uint64_t end = 0, look_at_peers = 0, alone_until = 0, last = 0;
   for (uint32_t looks = 1; spin_us != 0; looks++) {
     heddle_relax();
     if (heddle_lane_done(s, id, seq)) return HEDDLE_REACHED;
@@ -75,9 +74,16 @@ enum heddle_wait heddle_wait_raw(struct heddle_session *s, uint32_t id, uint32_t
     if (end == 0) {
       end = now + (uint64_t)spin_us * 1000;
       look_at_peers = now + 100000000;
-      alone_until = now + ALONE_NS;
+      alone_until = now + patience;
+    } else {
+      patience = heddle_patience(patience, now - last, false);
     }
-    if (now >= alone_until) (void)sched_yield();
+    last = now;
+    if (now >= alone_until) {
+      (void)sched_yield();
+      last = heddle_now_ns();
+      patience = heddle_patience(patience, last - now, true);
+    }
     if (heddle_sticky(s) != CUDA_SUCCESS) return HEDDLE_STICKY;
     if (spin_us != UINT32_MAX && now >= end) break;
     if (now >= look_at_peers) {

@@ -107,3 +107,11 @@ func TestHostileContainers(t *testing.T) {
 		run(t, p, s)
 	}
 }
+
+// How long a waiting client spins before it yields its core; sync.c asks.
+func TestPatience(t *testing.T) {
+	if _, err := os.ReadFile(src + "patience.h"); err != nil { // what go test does not see read, it takes for unchanged
+		t.Fatal(err)
+	}
+	run(t, program(t, "patience", "address,undefined"))
+}
