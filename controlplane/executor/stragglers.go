@@ -14,7 +14,7 @@ func (p *poller) measured(m *word.Sample) {
 		return
 	}
 	p.gather.Met(m.Shape, m.Count, m.Nanoseconds, m.Sessions, &m.Beside, p.now)
-	p.stragglers.Sample(m.Sessions, p.gather.Learn(m.Shape, m.Count, m.Nanoseconds, m.Sessions, m.Beside.Any()))
+	p.stragglers.Sample(m.Sessions, p.gather.Learn(m.Shape, m.Count, m.Nanoseconds, m.Waited(), m.Sessions, m.Beside.Any()))
 }
 
 // straggle has clients that make others wait served apart, and back (package straggle).

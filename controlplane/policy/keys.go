@@ -92,7 +92,7 @@ var ClassKeys = []Key[Class]{
 	choice("straggler", Now, "evict", []string{"evict", "own-context", "tolerate"},
 		"A client whose ops take `straggler_factor` times as long as they should (as the same kernel and grid do for others, or did for itself), or which makes launches late that it shares: it is taken out of shared launches, then limited to one op of each of its streams at a time if it still slows others, and comes back, a step at a time, when it behaves. `own-context`: if that does not help, its kernels, memsets and device copies run for a while in its own process's context, taking turns with the executor as processes do without Heddle; the time slices of that can cost the others more than they win, so measure it. `tolerate`: nothing of this.",
 		func(c *Class) *string { return &c.Straggler }),
-	number("straggler_factor", Now, 3, 1.5, 1000, "From how many times the usual time on a client is a straggler.",
+	number("straggler_factor", Now, 3, 1.5, 1000, "From how many times the usual time on a client is a straggler. Ops that take less than 20 µs longer than usual make nobody one.",
 		func(c *Class) *float64 { return &c.StragglerFactor }),
 	integers("allow_uid", NewClient, "Users that `label` and `exe` rules may put into this class. Without both allow keys only rules with `uid`, `gid` or `cgroup` can.",
 		func(c *Class) *[]int64 { return &c.AllowUID }),

@@ -221,7 +221,7 @@ func (h *heddle) Issue(w *execword.Word) bool {
 				return
 			}
 			h.Gather.Met(s, n, ns, session, beside, h.d.r.now)
-			h.stragglers.Sample(session, h.Gather.Learn(s, n, ns, session, beside.Any()))
+			h.stragglers.Sample(session, h.Gather.Learn(s, n, ns, 0, session, beside.Any()))
 		}
 	}
 	if !h.d.issue(h.ops, nil, h.level(h.ops[0]), w.Batch == nil, measured) {

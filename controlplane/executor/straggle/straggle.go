@@ -8,8 +8,9 @@
 // What runs in its own context is not measured: from there a client comes back, limited, when its time is over.
 //
 // What an op should take is what its shape took when little slowed it, by whichever clients (cost.Times.Own): its own history when
-// nobody else launches it, the others' when they do. Lateness is how many times that it took. A word tells its lateness and not
-// whose it is, so those of late words go alone for some ops, measured: who is late then makes words late.
+// nobody else launches it, the others' when they do. Lateness is how many times that it took (word.Gather.Learn: less what
+// the launch itself took, and none below 20 µs more). A word tells its lateness and not whose it is, so those of late words go alone for
+// some ops, measured: who is late then makes words late.
 //
 // A Watch belongs to the poller's thread and has no clock.
 // Source: design.md section 7; the paper's section 3 names stragglers and their eviction, and gives no method.
@@ -36,17 +37,28 @@ const (
 	slows = 1.25
 )
 
-// mean is a smoothed mean; the first values count evenly.
+// mean is a smoothed mean of the medians of three values in a row: one that is far off says nothing, whatever it is (a thread that did not
+// run meanwhile). The first values count evenly; the first two are no median yet, and count until one is.
 type mean struct {
-	v float64
-	n int
+	v    float64
+	n    int
+	last [2]float64
 }
 
 func (m *mean) add(x float64) {
 	if m.n < steady {
 		m.n++
 	}
-	m.v += (x - m.v) / float64(m.n)
+	a, b := min(m.last[0], m.last[1]), max(m.last[0], m.last[1])
+	switch middle := max(a, min(b, x)); {
+	case m.n < sure:
+		m.v += (x - m.v) / float64(m.n)
+	case m.n == sure:
+		m.v = middle
+	default:
+		m.v += (middle - m.v) / float64(m.n)
+	}
+	m.last[0], m.last[1] = m.last[1], x
 }
 
 // Client is what is known of one client.

@@ -7,9 +7,12 @@ import (
 
 // This file is what the gather learns and knows of who slows whom (package company).
 
-// Of measuring words, jitter is by how many ns a measurement may be off, waryEvery and pairEvery how often words are measured whose ops were
-// seen to suffer from others, and words of two shapes. waryFor is how many measurements without harm it takes to forget the former.
+// Of measuring words, harmless is how much longer than it should a word may take, ns, for nobody to be late: as long as ops wait for
+// company where their class says nothing else. jitter is by how many ns a measurement may be off, waryEvery and pairEvery how often
+// words are measured whose ops were seen to suffer from others, and words of two shapes. waryFor is how many measurements without harm it
+// takes to forget the former.
 const (
+	harmless  = 20_000
 	jitter    = 2000
 	waryEvery = 8
 	pairEvery = 64

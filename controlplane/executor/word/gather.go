@@ -577,10 +577,14 @@ func due(s *scoreboard.Session) bool {
 
 // Learn takes how long a word of n ops of a shape took, ns, whose they were, and whether others ran beside it; lateness is how many
 // times as long as it should: as the kernel takes by itself, or as long as so many instances need of the whole chip; 0: that is not
-// known.
-func (g *Gather) Learn(s *scoreboard.Shape, n int, ns int64, of []*scoreboard.Session, beside bool) (lateness float64) {
+// known. waited is how much of that may be the issue thread's doing (Sample.Waited): it is nobody's lateness.
+func (g *Gather) Learn(s *scoreboard.Shape, n int, ns, waited int64, of []*scoreboard.Session, beside bool) (lateness float64) {
 	if own := s.Times.Own(1); own > 0 && s.Weight > 0 && ns > 0 {
-		lateness = float64(ns) / (float64(own)*max(1, float64(n)*s.Weight) + jitter)
+		should := float64(own)*max(1, float64(n)*s.Weight) + jitter
+		took := max(1, float64(ns-waited))
+		if lateness = took / should; took < should+harmless {
+			lateness = min(1, lateness)
+		}
 	}
 	const late = 2
 	if of[0].Straggler > scoreboard.Tried || (of[0].Straggler == scoreboard.Tried && lateness > late) {

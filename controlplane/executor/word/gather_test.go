@@ -526,3 +526,37 @@ func TestPool(t *testing.T) {
 		t.Error("the next one is still in use")
 	}
 }
+
+// A word is late by what it takes beyond what it should, less what passed before it was launched; what harms nobody is not late.
+func TestLateness(t *testing.T) {
+	b := newBench(t, nil)
+	c := code(1)
+	scoreboard.Publish(form(coalesce.ByZ, 8, c))
+	x := b.session(c)
+	x.offer(launch{blocks: 16}, 1)
+	s := c.ReadyShapes()[0]
+	of := []*scoreboard.Session{x.board}
+	for range 8 {
+		b.g.Learn(s, 1, 2000, 0, of, false)
+	}
+	for _, m := range []struct {
+		what         string
+		ns           int64
+		busy         bool
+		calls        int64
+		least, below float64
+	}{
+		{"as long as ever", 2000, false, 0, 0, 1.01},
+		{"ten times a moment", 20_000, false, 0, 0, 1.01},
+		{"fifty times", 100_000, false, 0, 20, 30},
+		{"fifty times, behind others' work", 100_000, true, 12_000, 20, 30},
+		{"fifty times, its calls in it", 100_000, false, 12_000, 20, 30},
+		{"the calls took long", 60_000, false, 58_000, 0, 1.01},
+		{"the thread did not run", 3_000_000, true, 3_010_000, 0, 1.01},
+	} {
+		sample := Sample{Busy: m.busy, Calls: m.calls}
+		if got := b.g.Learn(s, 1, m.ns, sample.Waited(), of, true); got <= 0 || got < m.least || got >= m.below {
+			t.Errorf("%s: %.2f times late; want %.2f to %.2f", m.what, got, m.least, m.below)
+		}
+	}
+}

@@ -121,12 +121,28 @@ type Sample struct {
 	Parts    *scoreboard.GraphParts
 	Part     uint32 // of Parts, when only that is launched
 	Count    int
+	// Calls is how long the calls from the first event to the second took, ns. Busy: the word's stream held something when it was issued.
+	Calls int64
+	Busy  bool
 	// State is the engine's; Nanoseconds is the answer, 0 when the driver gave none.
 	// Blocks is how many blocks of an instance the word does; 0: all.
 	Blocks      uint32
 	State       atomic.Uint32
 	Nanoseconds int64
 	Asked       int64
+}
+
+// interrupted is how long the calls of a word take, ns, when their thread did not run all the while.
+const interrupted = 50_000
+
+// Waited is how much of the interval may have passed before the word was launched, ns. On a stream that held nothing the first event is
+// reached at once, and the interval holds the calls; on another they are made while what is before the word runs, unless their thread
+// loses its core between them.
+func (s *Sample) Waited() int64 {
+	if s.Busy && s.Calls < interrupted {
+		return 0
+	}
+	return s.Calls
 }
 
 // Batch is a word of several ops: their places, and the memory of the parameter block. The poller fills it; from the hand-over
