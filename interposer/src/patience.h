@@ -11,23 +11,35 @@
 #include <stdint.h>
 
 enum {
-  PATIENCE_MOST = 30000, // ns; where nobody else wants the core a yield is a system call for nothing, some 0.4 us
-  PATIENCE_STEP = 3000,  // the least patience above none
-  PATIENCE_NOBODY = 2000, // a yield that took less, ns, gave the core to nobody
-  PATIENCE_SLICE = 100000 // whoever had the core for so long, ns, did not give it back
+  PATIENCE_MOST = 30000,   // ns; where nobody else wants the core a yield is a system call for nothing, some 0.4 us
+  PATIENCE_STEP = 3000,    // the least patience above none
+  PATIENCE_NOBODY = 2000,  // a yield that took less, ns, gave the core to nobody
+  PATIENCE_SLICE = 100000, // whoever had the core for so long, ns, did not give it back
+  PATIENCE_VAIN = 8,       // so many yields in a row to such: they are no clients that wait
+  PATIENCE_AGAIN = 16      // then it is tried after one of so many interruptions, by chance: two that try in turn would never meet
 };
 
-// heddle_patience is what a thread's patience becomes, ns, 0 to PATIENCE_MOST: away is how long it did not run, ns, because it had yielded,
-// or else because its core was taken from it.
-static inline uint32_t heddle_patience(uint32_t patience, uint64_t away, bool yielded) {
+// Of one thread; begins with {PATIENCE_MOST}.
+struct heddle_patience {
+  uint32_t ns;   // how long it spins, 0 to PATIENCE_MOST
+  uint32_t vain; // yields in a row that whoever had the core then did not return, at most PATIENCE_VAIN
+};
+
+// heddle_patience_learn takes how long the thread did not run, ns, because it had yielded, or else because its core was taken from it.
+static inline void heddle_patience_learn(struct heddle_patience *p, uint64_t away, bool yielded) {
   if (!yielded) { // others wait for the core: they may not take it from us first
-    if (away < PATIENCE_SLICE) return patience;
-    patience /= 2;
-    return patience < PATIENCE_STEP ? 0 : patience;
+    if (away < PATIENCE_SLICE) return;
+    if (p->vain < PATIENCE_VAIN) p->ns = p->ns / 2 < PATIENCE_STEP ? 0 : p->ns / 2;
+    else if (away % PATIENCE_AGAIN == 0) p->ns = 0;
+    return;
   }
-  if (away >= PATIENCE_NOBODY && away < PATIENCE_SLICE) return 0;
-  if (patience < PATIENCE_STEP) return PATIENCE_STEP;
-  return patience > PATIENCE_MOST / 2 ? PATIENCE_MOST : 2 * patience;
+  if (away >= PATIENCE_NOBODY && away < PATIENCE_SLICE) {
+    p->ns = p->vain = 0;
+    return;
+  }
+  if (away >= PATIENCE_SLICE && p->vain < PATIENCE_VAIN) p->vain++;
+  if (p->vain == PATIENCE_VAIN) p->ns = PATIENCE_MOST;
+  else p->ns = p->ns < PATIENCE_STEP ? PATIENCE_STEP : p->ns > PATIENCE_MOST / 2 ? PATIENCE_MOST : 2 * p->ns;
 }
 
 #endif

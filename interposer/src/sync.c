@@ -60,7 +60,7 @@ static uint32_t announce(struct heddle_wire_lane *lane, uint32_t seq) {
   return now;
 }
 
-static _Thread_local uint32_t patience = PATIENCE_MOST;
+static _Thread_local struct heddle_patience patience = {PATIENCE_MOST, 0};
 
 enum heddle_wait heddle_wait_raw(struct heddle_session *s, uint32_t id, uint32_t seq, uint32_t spin_us) {
   struct heddle_wire_lane *lane = &s->lanes[id];
@@ -74,15 +74,15 @@ enum heddle_wait heddle_wait_raw(struct heddle_session *s, uint32_t id, uint32_t
     if (end == 0) {
       end = now + (uint64_t)spin_us * 1000;
       look_at_peers = now + 100000000;
-      alone_until = now + patience;
+      alone_until = now + patience.ns;
     } else {
-      patience = heddle_patience(patience, now - last, false);
+      heddle_patience_learn(&patience, now - last, false);
     }
     last = now;
     if (now >= alone_until) {
       (void)sched_yield();
       last = heddle_now_ns();
-      patience = heddle_patience(patience, last - now, true);
+      heddle_patience_learn(&patience, last - now, true);
     }
     if (heddle_sticky(s) != CUDA_SUCCESS) return HEDDLE_STICKY;
     if (spin_us != UINT32_MAX && now >= end) break;

@@ -113,5 +113,8 @@ func TestPatience(t *testing.T) {
 	if _, err := os.ReadFile(src + "patience.h"); err != nil { // what go test does not see read, it takes for unchanged
 		t.Fatal(err)
 	}
-	run(t, program(t, "patience", "address,undefined"))
+	p := program(t, "patience", "address,undefined")
+	for _, s := range seeds {
+		run(t, p, s)
+	}
 }
