@@ -4,7 +4,7 @@
 #                                             Poisson requests, latency from arrival (R 0: one after the other); answer: latencies
 #   {"do": "steps", "what": W, "start": T}    runs W again and again until the next line comes; answer: steps a second since T
 # KIND: eager, graph (input copied in, result copied out); streams (BATCH such graphs of one process on as many streams: for "steps");
-# infer, train (data on the GPU); decode (a request is a token). MODEL: resnet18, resnet50, bert, mlp, gpt2, or api: the driver alone,
+# infer, train (data on the GPU); decode, decodegraph (a request is a token; eager, a CUDA graph). MODEL: resnet18, resnet50, bert, mlp, gpt2, or api: the driver alone,
 # for machines without PyTorch. Times are CLOCK_MONOTONIC, in seconds.
 import ctypes
 import gc
@@ -49,6 +49,8 @@ def torch_program(model, batch, kind):
         return train, lambda a, b: True, lambda y: ""
     if kind == "decode":
         return decoder(torch)
+    if kind == "decodegraph":
+        return graph_decoder(torch)
     from serve import build
 
     if kind == "streams":
@@ -147,6 +149,62 @@ def decoder(torch, prompt=16, tokens=64):
             differ.append(state["n"])
         return token
 
+    return f, lambda a, b: not differ, lambda y: str([told[k] for k in sorted(told)])
+
+
+def graph_decoder(torch, width=768, heads=12, layers=12, words=50257, context=256, tokens=128):
+    """The same as servers do it: a model of GPT-2's size with a cache of fixed size, of which one CUDA graph replay makes one token."""
+    F = torch.nn.functional
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm1, self.norm2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
+            self.qkv, self.joined = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
+            self.up, self.down = torch.nn.Linear(width, 4 * width), torch.nn.Linear(4 * width, width)
+            for name in ("keys", "values"):
+                self.register_buffer(name, torch.zeros(1, heads, context, width // heads))
+
+        def forward(self, h, at, seen):
+            q, k, v = self.qkv(self.norm1(h)).view(1, 1, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+            self.keys.index_copy_(2, at, k)
+            self.values.index_copy_(2, at, v)
+            a = F.scaled_dot_product_attention(q, self.keys, self.values, attn_mask=seen)
+            h = h + self.joined(a.transpose(1, 2).reshape(1, 1, width))
+            return h + self.down(F.gelu(self.up(self.norm2(h)), approximate="tanh"))
+
+    torch.manual_seed(0)
+    with torch.inference_mode(), torch.device("cuda"):
+        blocks = [Block().eval().half() for _ in range(layers)]
+        embed, place = torch.randn(words, width).half() * 0.02, torch.randn(context, width).half() * 0.02
+        norm = torch.nn.LayerNorm(width).half()
+        every, at, token = torch.arange(context), torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long)
+
+        def step(_):
+            h = F.embedding(token, embed) + F.embedding(at, place)
+            seen = (every <= at).view(1, 1, 1, context)
+            for b in blocks:
+                h = b(h, at, seen)
+            token.copy_(F.linear(norm(h), embed).argmax(-1))
+            at.add_(1)
+
+        g, _, _ = captured(torch, step, at)
+    state, told, differ = {"n": tokens}, {}, []
+
+    @torch.inference_mode()
+    def f():
+        if state["n"] == tokens:
+            state["n"] = 0
+            at.zero_()
+            token.zero_()
+        g.replay()
+        y = int(token.item())
+        if told.setdefault(state["n"], y) != y:
+            differ.append(state["n"])
+        state["n"] += 1
+        return y
+
+    f.keep = blocks, embed, place, norm, every  # a graph does not keep what it reads
     return f, lambda a, b: not differ, lambda y: str([told[k] for k in sorted(told)])
 
 
