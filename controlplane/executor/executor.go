@@ -105,8 +105,10 @@ type Config struct {
 	DeviceUUID string
 	// Log receives what happened, for the daemon's own log; nil: slog.Default.
 	Log *slog.Logger
-	// IssueThreads makes driver calls; 0: 4, fewer on small machines.
+	// IssueThreads is how many threads make driver calls at most; 0: 4, fewer on small machines.
 	IssueThreads int
+	// Spill is how many commands an issue thread has before another one helps it, up to issue.MaxSpill; 0: issue.DefaultSpill.
+	Spill int
 	// Nice is the priority (setpriority(2)) that poller and issue threads ask for where they may have it; 0: they stay as they are.
 	Nice int
 	// MaxKernelTime ends the executor when a stream completes nothing for so long while it holds ops. 0: never.
@@ -340,7 +342,7 @@ func (x *executor) run(ctx context.Context) error {
 			return err
 		}
 		x.engine, err = issue.New(d, issue.Options{
-			Threads: x.config.IssueThreads, Least: x.facts.Least, Greatest: x.facts.Greatest, Spin: x.config.Tuning.Spin, Nice: x.config.Nice,
+			Threads: x.config.IssueThreads, Spill: x.config.Spill, Least: x.facts.Least, Greatest: x.facts.Greatest, Spin: x.config.Tuning.Spin, Nice: x.config.Nice,
 		})
 		return err
 	})

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor/cost"
+	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 )
 
 // Chip is the modelled GPU, and what launches cost on the way to it. docs/sim.md says what the model is and how near it comes.
@@ -17,10 +18,11 @@ type Chip struct {
 	// Busy is how many threads an SM needs to do as much as it can: beyond it kernels slow each other down.
 	Busy    int `toml:"busy"`
 	Streams int `toml:"streams"`
-	// Threads make the driver calls, each those of its streams: a launch takes one Call of its thread, and Launch of it at a time only
-	// one of them makes; a done word that a launch does not write itself takes Write, the order between two streams Order on each side.
-	// Queue is how many commands a thread may have before it.
+	// Issuers make the driver calls, as few of them as keep up (Spill, as issue.Options have it): a launch takes one Call of its thread, and
+	// Launch of it at a time only one of them makes; a done word that a launch does not write itself takes Write, the order between two
+	// streams Order on each side. Queue is how many commands a thread may have before it.
 	Issuers int      `toml:"issuers"`
+	Spill   int      `toml:"spill"`
 	Call    Duration `toml:"call"`
 	Launch  Duration `toml:"launch"`
 	Write   Duration `toml:"write"`
@@ -44,7 +46,7 @@ type Chip struct {
 func H100() Chip {
 	return Chip{
 		SMs: 132, Threads: 2048, Registers: 65536, Shared: 233472, Blocks: 32, Busy: 360, Streams: 32,
-		Issuers: 4, Call: 4400, Launch: 1900, Write: 1800, Order: 600, Queue: 8, Arrive: 1500, Start: 2000, Seen: 2000,
+		Issuers: 4, Spill: issue.DefaultSpill, Call: 4400, Launch: 1900, Write: 1800, Order: 600, Queue: 8, Arrive: 1500, Start: 2000, Seen: 2000,
 		Pass: 250, Ring: 350, Record: 100, Op: 220, Word: 350,
 	}
 }
@@ -59,6 +61,7 @@ func (c *Chip) check(p *problems) {
 	within(p, "chip.streams", c.Streams, 1, 64)
 	within(p, "chip.queue", c.Queue, 1, 4096)
 	within(p, "chip.issuers", c.Issuers, 1, 64)
+	within(p, "chip.spill", c.Spill, 1, 4096)
 	for _, d := range []struct {
 		key string
 		v   Duration

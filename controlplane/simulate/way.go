@@ -32,10 +32,11 @@ type way struct {
 
 // thread is an issue thread.
 type thread struct {
-	queue []*command // the first one is being executed when busy
-	busy  bool
-	begun int64
-	until int64
+	queue  []*command // the first one is being executed when busy
+	busy   bool
+	begun  int64
+	until  int64
+	leaves *command // the last one of a stream that leaves
 }
 
 // command is what a thread does next: launch a word, or take part in an order between two streams.
@@ -44,6 +45,7 @@ type command struct {
 	at          int64 // pushed
 	alone, lock int64 // how long it takes: beside others, and while no other thread may launch
 	after       *command
+	stream      int
 	done        bool
 }
 
@@ -51,6 +53,9 @@ type command struct {
 type stream struct {
 	lanes, ops int
 	joined     bool
+	thread     int      // that got its last command
+	last       *command // that one
+	leaves     *command // until it is executed the stream gets no more words
 }
 
 // order is a word of a stream that another one's word must follow, because the stream's end was there when that was issued.
@@ -136,19 +141,75 @@ func (d *device) executed(c *command, now int64) {
 	}
 }
 
-// push gives a command to the thread of a stream.
-func (d *device) push(stream int, c *command) *command {
+// push gives a command that names a stream to a thread.
+func (d *device) push(t, stream int, c *command) *command {
 	c.at = d.r.now + d.spent
-	t := &d.threads[stream%len(d.threads)]
-	t.queue = append(t.queue, c)
+	d.threads[t].queue = append(d.threads[t].queue, c)
+	c.stream = stream
+	s := &d.streams[stream]
+	s.thread, s.last = t, c
 	d.pending++
 	return c
 }
 
-// roomy says whether the thread of a stream may get more.
-func (d *device) roomy(stream int) bool {
-	return len(d.threads[stream%len(d.threads)].queue) < d.chip.Queue
+// bound is the thread that has a command of a stream in its queue, which the next one follows; -1: none.
+func (y *way) bound(stream int) int {
+	if s := &y.streams[stream]; s.last != nil && !s.last.done {
+		return s.thread
+	}
+	return -1
 }
+
+// home is the thread for a word of a stream that follows others (a bit each), as in the issue engine.
+func (d *device) home(stream int, waits uint64) int {
+	t := d.bound(stream)
+	for m := waits; m != 0 && t < 0; m &= m - 1 {
+		t = d.bound(bits.TrailingZeros64(m))
+	}
+	if t < 0 {
+		t = d.free()
+	}
+	return t
+}
+
+// free is the thread for what may go to any: the first with less than chip.Spill before it, else the one with least.
+func (d *device) free() (best int) {
+	for i := range d.threads {
+		n := len(d.threads[i].queue)
+		if n < d.chip.Spill {
+			return i
+		}
+		if n < len(d.threads[best].queue) {
+			best = i
+		}
+	}
+	return best
+}
+
+// leaves says that a stream gets no more words from t now, so that it can move to another thread, as in the issue engine.
+func (d *device) leaves(t, stream int) bool {
+	s, y := &d.streams[stream], &d.threads[t]
+	switch {
+	case d.bound(stream) != t:
+		return false
+	case s.leaves != nil && !s.leaves.done:
+		return true
+	case len(y.queue) < d.chip.Spill || y.leaves != nil && !y.leaves.done:
+		return false
+	}
+	mixed := false
+	for _, c := range y.queue {
+		mixed = mixed || c.stream != stream
+	}
+	if !mixed || len(d.threads[d.free()].queue) >= d.chip.Spill {
+		return false
+	}
+	s.leaves, y.leaves = s.last, s.last
+	return true
+}
+
+// roomy says whether a thread may get more.
+func (d *device) roomy(t int) bool { return len(d.threads[t].queue) < d.chip.Queue }
 
 // poll is a pass of the poller.
 func (d *device) poll() {
@@ -261,13 +322,14 @@ func (d *device) write(ln *lane) {
 		ln.Want = false
 		return
 	}
-	if ln.Want = !d.roomy(ln.Stream); ln.Want {
+	t := d.home(ln.Stream, 0)
+	if ln.Want = !d.roomy(t); ln.Want {
 		return
 	}
 	ln.Signalled = ln.Whole
 	w := d.word()
 	w.writes, w.number, w.stream = ln, ln.Whole, ln.Stream
-	d.launch(w, int64(d.chip.Write), 0)
+	d.launch(t, w, int64(d.chip.Write), 0)
 }
 
 // idle asks for the done words of all lanes when there is nothing else to do, and says whether there are some.
@@ -303,20 +365,21 @@ func (d *device) word() *word {
 	return w
 }
 
-// launch gives a word that has its stream to the thread.
-func (d *device) launch(w *word, alone, lock int64) {
+// launch gives a word that has its stream to a thread.
+func (d *device) launch(t int, w *word, alone, lock int64) {
 	d.order++
 	w.order = d.order
 	d.queues[w.stream] = append(d.queues[w.stream], w)
 	d.flying++
-	d.push(w.stream, &command{word: w, alone: alone, lock: lock})
+	d.push(t, w.stream, &command{word: w, alone: alone, lock: lock})
 }
 
 // issue sends a word; false: there is no room for it now. With a part it does only that of its one op. level is its streams' urgency, 0
 // the most urgent; writes: the stream writes the done words, not the launch.
 func (d *device) issue(ops []*op, p *part, level int, writes bool, measured func(int64)) bool {
 	at, waits := d.place(ops)
-	if !d.roomy(at) {
+	t := d.home(at, waits)
+	if !d.roomy(t) || d.leaves(t, at) {
 		return false
 	}
 	d.spent += int64(d.chip.Word) + int64(d.chip.Op)*int64(len(ops))
@@ -326,8 +389,12 @@ func (d *device) issue(ops []*op, p *part, level int, writes bool, measured func
 		if q := d.queues[on]; len(q) > 0 {
 			w.behind = append(w.behind, order{on, q[len(q)-1].order})
 		}
-		recorded := d.push(on, &command{alone: int64(d.chip.Order)})
-		d.push(at, &command{alone: int64(d.chip.Order), after: recorded})
+		r := d.bound(on)
+		if r < 0 {
+			r = t
+		}
+		recorded := d.push(r, on, &command{alone: int64(d.chip.Order)})
+		d.push(t, at, &command{alone: int64(d.chip.Order), after: recorded})
 	}
 	w.ops = append(w.ops, ops...)
 	longest := int64(0)
@@ -365,7 +432,7 @@ func (d *device) issue(ops []*op, p *part, level int, writes bool, measured func
 		}
 		d.touch(o.c)
 	}
-	d.launch(w, calls, int64(d.chip.Launch))
+	d.launch(t, w, calls, int64(d.chip.Launch))
 	return true
 }
 
@@ -424,11 +491,14 @@ func (d *device) place(ops []*op) (at int, waits uint64) {
 	return at, waits &^ (1 << at)
 }
 
-// least is the stream of a range that holds the fewest lanes, then ops, then commands before its thread.
+// least is the stream of a range that holds the fewest lanes, then ops, then commands before its next one.
 func (d *device) least(first, count int) int {
 	best, behind := -1, 0
 	for i := first; i < first+count; i++ {
-		s, n := &d.streams[i], len(d.threads[i%len(d.threads)].queue)
+		s, n := &d.streams[i], 0
+		if t := d.bound(i); t >= 0 {
+			n = len(d.threads[t].queue)
+		}
 		if s.lanes == 0 && s.ops == 0 && n == 0 {
 			return i
 		}

@@ -1,12 +1,16 @@
 // Package issue hands words to the driver: streams, the order between them, and the threads that make the calls.
 //
-// The poller places a word on a stream and pushes commands; each stream belongs to one thread, so the commands of a stream stay
-// in order. Order between streams is an event recorded at the tail of one and waited for by the other; the waiting thread first
-// waits until the recording command was executed. Commands wait only for commands that were pushed earlier, and every queue is
-// served in order, so the threads cannot wait for one another in a circle. No stream ever waits for a word that a client writes.
+// The poller places a word on a stream and pushes commands. A stream stays with a thread while one of its commands is in that thread's
+// queue, so they stay in order; when all were executed the next one may go to any thread (home.go), and its calls come behind theirs,
+// because the poller saw done before it pushed. Order between streams is an event recorded at the tail of one and waited for by the
+// other; the waiting thread first waits until the recording command was executed: that names a thread and a number there, whatever
+// becomes of the stream. Of all commands not executed, the one that was pushed first is the first in its queue, and what it waits for was
+// pushed earlier, so was executed: the threads cannot wait for one another in a circle. No stream ever waits for a word that a client
+// writes.
 package issue
 
 import (
+	"cmp"
 	"fmt"
 	"math/bits"
 	"sync"
@@ -67,6 +71,8 @@ const (
 // Options of New.
 type Options struct {
 	Threads int // issue threads, at least 1
+	// Spill is how many commands a thread has before what may go to any thread goes to another one, up to MaxSpill; 0: DefaultSpill.
+	Spill   int
 	Streams int // at most MaxStreams; 0: MaxStreams
 	// Least and Greatest are the context's stream priorities (greatest is the smaller number).
 	Least, Greatest int
@@ -91,8 +97,10 @@ type Stream struct {
 	fill     float64 // of the tail: the part of the chip's places that it takes
 	extra    int     // other commands since it was last empty
 	joined   bool    // a word with ops of several lanes was put on it since then
-	thread   int
-	counters uint64 // device address
+	thread   int     // that got its last command
+	last     uint64  // which number that has there
+	leaves   uint64  // before that number was executed there it gets no more words
+	counters uint64  // device address
 }
 
 // orderEvent is an event for order between streams. It is free when command number of thread is executed.
@@ -106,6 +114,7 @@ type orderEvent struct {
 type Engine struct {
 	driver  Driver
 	threads []*thread
+	spill   int
 	streams []Stream
 	levels  [][]int // stream indices of each level, most urgent level first
 	least   int
@@ -125,8 +134,8 @@ type Engine struct {
 	Words, Signals, Orders uint64
 	// Now is the poller's clock, for Stream.Since.
 	Now int64
-	// Direct lets the poller make the calls of a command itself when the stream's thread has nothing left to do: one client that
-	// waits for what it launched then pays for no hand-over to another thread. The poller must have called Bind.
+	// Direct lets the poller make the calls of a command itself when no thread has anything left to do: one client that waits for what it
+	// launched then pays for no hand-over to another thread. The poller must have called Bind.
 	Direct  bool
 	command command // the one that is executed directly
 	// Directly counts commands that the poller executed itself.
@@ -139,20 +148,20 @@ type Engine struct {
 // Bind makes the calling thread, the poller's, fit for direct calls.
 func (e *Engine) Bind() error { return e.driver.Bind() }
 
-// direct returns a cell to fill and execute at once, or nil when t must do it. While t's queue is empty t touches no stream, and
-// only the poller could give it work.
-func (e *Engine) direct(t *thread) *command {
-	if !e.Direct || t.q.tail.Load() != t.q.done.Load() {
+// direct returns a cell to fill and execute at once, or nil when a thread must do it. While all queues are empty nothing of the stream is
+// in one, no thread is in a call that the poller's would wait for, and only the poller could give them work.
+func (e *Engine) direct() *command {
+	if !e.Direct || !e.Idle() {
 		return nil
 	}
 	return &e.command
 }
 
 // executeNow makes the calls of a cell that direct returned.
-func (e *Engine) executeNow(t *thread, c *command) {
+func (e *Engine) executeNow(c *command) {
 	e.Directly++
 	if e.fault.Load() == 0 {
-		t.execute(c)
+		e.threads[0].execute(c)
 	}
 	c.word = word.Word{}
 }
@@ -165,7 +174,10 @@ func New(d Driver, o Options) (*Engine, error) {
 	if o.Threads < 1 || o.Threads > MaxThreads || o.Greatest > o.Least {
 		return nil, fmt.Errorf("issue: %d threads, priorities %d to %d; expected 1 to %d threads, and greatest ≤ least", o.Threads, o.Greatest, o.Least, MaxThreads)
 	}
-	e := &Engine{driver: d, least: o.Least, great: o.Greatest}
+	if o.Spill < 0 || o.Spill > MaxSpill {
+		return nil, fmt.Errorf("issue: spill %d; expected 1 to %d, or 0 for %d", o.Spill, MaxSpill, DefaultSpill)
+	}
+	e := &Engine{driver: d, least: o.Least, great: o.Greatest, spill: cmp.Or(o.Spill, DefaultSpill)}
 	for lvl, n := range spread(o.Streams, o.Least-o.Greatest+1) {
 		var ids []int
 		for range n {
@@ -175,7 +187,7 @@ func New(d Driver, o Options) (*Engine, error) {
 				return nil, err
 			}
 			ids = append(ids, len(e.streams))
-			e.streams = append(e.streams, Stream{Handle: h, Level: lvl, thread: len(ids) % o.Threads})
+			e.streams = append(e.streams, Stream{Handle: h, Level: lvl})
 		}
 		e.levels = append(e.levels, ids)
 	}
@@ -295,7 +307,7 @@ func (e *Engine) SetFault(r gpu.Result) { e.fault.CompareAndSwap(0, int32(r)) }
 // Idle reports that every command was executed.
 func (e *Engine) Idle() bool {
 	for _, t := range e.threads {
-		if t.q.tail.Load() != t.q.done.Load() {
+		if t.backlog() != 0 {
 			return false
 		}
 	}
@@ -306,7 +318,7 @@ func (e *Engine) Idle() bool {
 func (e *Engine) Pending() int {
 	n := 0
 	for _, t := range e.threads {
-		n += int(t.q.tail.Load() - t.q.done.Load())
+		n += t.backlog()
 	}
 	return n
 }
@@ -350,7 +362,7 @@ func (e *Engine) idle(lvl int, in scoreboard.Levels) int {
 	return i
 }
 
-// leastLoaded returns the stream of a level with the fewest lanes, then ops, then the least work before its thread. A class that
+// leastLoaded returns the stream of a level with the fewest lanes, then ops, then the least work before its next command. A class that
 // has some of the levels to itself uses its others before its clients share a stream.
 func (e *Engine) leastLoaded(lvl int, in scoreboard.Levels) int {
 	if in.Count > 0 {
@@ -361,7 +373,10 @@ func (e *Engine) leastLoaded(lvl int, in scoreboard.Levels) int {
 	best, bestBehind := -1, 0
 	for _, i := range e.levels[lvl] {
 		s := &e.streams[i]
-		behind := queueLength - e.threads[s.thread].q.room()
+		behind := 0
+		if t := e.bound(s); t != nil {
+			behind = t.backlog()
+		}
 		if s.Lanes == 0 && s.Ops == 0 && behind == 0 {
 			return i
 		}
@@ -474,7 +489,7 @@ func (e *Engine) Issue(w *word.Word) bool {
 	count := w.Len()
 	on := &e.streams[stream]
 	n := bits.OnesCount32(waits)
-	t := e.threads[on.thread]
+	t := e.home(stream, waits)
 	const need = 1 + queueLength - queueUse // the same for all: who waits for many streams would never find more
 	more := 2 * count
 	if w.Batch != nil || w.Team != nil {
@@ -484,10 +499,10 @@ func (e *Engine) Issue(w *word.Word) bool {
 		e.Full |= 1 << uint(stream)
 		return false
 	}
-	if t.q.room() < need {
+	if t.q.room() < need || e.leaves(t, on) {
 		return false
 	}
-	if n > 0 && !e.order(stream, waits, n) {
+	if n > 0 && !e.order(t, stream, waits, n) {
 		return false
 	}
 	for _, o := range w.Ops() {
@@ -517,14 +532,13 @@ func (e *Engine) Issue(w *word.Word) bool {
 			e.Signals++
 		}
 	}
-	e.hand(w, stream, n == 0)
+	e.hand(t, w, stream, n == 0)
 	return true
 }
 
-// hand gives a word that has its place to the stream's thread; direct: the poller may make its calls.
-func (e *Engine) hand(w *word.Word, stream int, direct bool) {
+// hand gives a word that has its place to a thread; direct: the poller may make its calls.
+func (e *Engine) hand(t *thread, w *word.Word, stream int, direct bool) {
 	on := &e.streams[stream]
-	t := e.threads[on.thread]
 	count := w.Len()
 	if w.Measure {
 		e.measure(w, stream)
@@ -542,7 +556,7 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 			e.Signals++
 		}
 	}
-	if c := e.direct(t); c != nil && direct {
+	if c := e.direct(); c != nil && direct {
 		c.kind, c.stream, c.word = cmdWord, int32(stream), *w
 		if w.Batch != nil {
 			w.Batch.Passed = nil
@@ -551,7 +565,7 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 		} else if w.Team != nil {
 			w.Team.Passed = nil
 		}
-		e.executeNow(t, c)
+		e.executeNow(c)
 		return
 	}
 	c := t.q.next()
@@ -567,7 +581,10 @@ func (e *Engine) hand(w *word.Word, stream int, direct bool) {
 	} else if w.Team != nil {
 		w.Team.Passed, w.Team.Number = &t.q.done, number
 	}
-	t.push()
+	if slow(w) {
+		t.slow = number
+	}
+	e.push(t, on)
 }
 
 // measure gives a word a sample when one is free. The interval of a word on a busy stream is its own time; on an idle one the
@@ -613,7 +630,7 @@ func (e *Engine) Measured(learn func(*word.Sample)) {
 		s := &e.samples[i]
 		switch s.State.Load() {
 		case sampleRecorded:
-			t := e.threads[i%len(e.threads)]
+			t := e.pick()
 			if e.Now-s.Asked < measureEvery || t.q.room() <= queueLength-queueUse {
 				continue
 			}
@@ -643,8 +660,8 @@ func (e *Engine) Measured(learn func(*word.Sample)) {
 	}
 }
 
-// order pushes event records on the streams of waits and the waits for them on stream. false: no room.
-func (e *Engine) order(stream int, waits uint32, n int) bool {
+// order pushes event records on the streams of waits, and for t the waits for them on stream. false: no room.
+func (e *Engine) order(t *thread, stream int, waits uint32, n int) bool {
 	for i := range n {
 		if ev := &e.events[(e.at+i)%len(e.events)]; ev.number > 0 && e.threads[ev.thread].q.done.Load() < ev.number {
 			return false
@@ -656,26 +673,24 @@ func (e *Engine) order(stream int, waits uint32, n int) bool {
 			e.Full |= m & -m
 			return false
 		}
-		if e.threads[on.thread].q.room() < 2*n+2 {
+		if r := cmp.Or(e.bound(on), t); r.q.room() < 2*n+2 {
 			return false
 		}
 	}
-	own := e.streams[stream].thread
 	for m := waits; m != 0; m &= m - 1 {
 		on := bits.TrailingZeros32(m)
 		ev := &e.events[e.at]
 		e.at = (e.at + 1) % len(e.events)
 
-		r := e.threads[e.streams[on].thread]
+		r := cmp.Or(e.bound(&e.streams[on]), t)
 		c := r.q.next()
 		c.kind, c.stream, c.event = cmdRecord, int32(on), ev.event
-		number := r.push()
+		number := e.push(r, &e.streams[on])
 		e.streams[on].extra++
 
-		t := e.threads[own]
 		c = t.q.next()
-		c.kind, c.stream, c.event, c.thread, c.number = cmdWait, int32(stream), ev.event, int32(e.streams[on].thread), number
-		ev.thread, ev.number = own, t.push()
+		c.kind, c.stream, c.event, c.thread, c.number = cmdWait, int32(stream), ev.event, int32(r.index), number
+		ev.thread, ev.number = t.index, e.push(t, &e.streams[stream])
 		e.streams[stream].extra++
 		e.Orders++
 	}
@@ -706,27 +721,27 @@ func (e *Engine) SignalAgain(s *scoreboard.Session, l *scoreboard.Lane) bool {
 
 func (e *Engine) signal(s *scoreboard.Session, l *scoreboard.Lane) bool {
 	on := &e.streams[l.Stream]
-	t := e.threads[on.thread]
+	t := e.home(l.Stream, 0)
 	if t.q.room() < 1 {
 		return false
 	}
 	l.Signalled, l.Want = l.Whole, false
 	on.extra++
 	e.Signals++
-	if c := e.direct(t); c != nil {
+	if c := e.direct(); c != nil {
 		c.kind, c.stream, c.address, c.value = cmdSignal, int32(l.Stream), s.DoneAddress(l.Index), l.Whole
-		e.executeNow(t, c)
+		e.executeNow(c)
 		return true
 	}
 	c := t.q.next()
 	c.kind, c.stream, c.address, c.value = cmdSignal, int32(l.Stream), s.DoneAddress(l.Index), l.Whole
-	t.push()
+	e.push(t, on)
 	return true
 }
 
 // Elapsed answers e through reply: status, bits of the milliseconds as a 32-bit float, then state 2. false: no room now.
 func (e *Engine) Elapsed(s *scoreboard.Session, el shm.Elapsed, reply *shm.ReplySlot) bool {
-	t := e.threads[0]
+	t := e.pick()
 	if t.q.room() <= queueLength-queueUse {
 		return false
 	}

@@ -206,6 +206,7 @@ func TestPlacement(t *testing.T) {
 	p := newProgram(t)
 	issue := func(op *scoreboard.Op) int {
 		t.Helper()
+		settle(t, e) // streams that wait for their commands may be told to move
 		if !e.Issue(one(op)) {
 			t.Fatal("no room")
 		}

@@ -43,7 +43,7 @@ func (e *Engine) Follow(w *word.Word) bool {
 	op := w.Batch.Ops[0]
 	l := op.Session.Lane(op.Lane)
 	on := &e.streams[l.Stream]
-	t := e.threads[on.thread]
+	t := e.home(l.Stream, 0)
 	if on.depth()+2 > streamDepth {
 		e.Full |= 1 << uint(l.Stream)
 		return false
@@ -55,7 +55,7 @@ func (e *Engine) Follow(w *word.Word) bool {
 	if w.Batch.Slice.Last {
 		op.Session.Finish(l, op.Signal)
 	}
-	e.hand(w, l.Stream, true)
+	e.hand(t, w, l.Stream, true)
 	return true
 }
 

@@ -27,6 +27,11 @@ type thread struct {
 	_      [64]byte
 	parked uint32 // 1 while the thread sleeps or is about to
 	_      [60]byte
+
+	// The poller's: whose command it got last, and which numbers have the last command that takes long, the last that followed another
+	// stream's, and the last of a stream that leaves.
+	stream              *Stream
+	slow, mixed, leaves uint64
 }
 
 func (t *thread) push() uint64 {

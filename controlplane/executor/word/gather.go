@@ -222,8 +222,8 @@ func (g *Gather) see(s *scoreboard.Shape, op *scoreboard.Op) {
 }
 
 // Next is the shape whose ops go now: of those that may go, the one with the most urgent op. nil: the others wait for company, may not
-// go now, or found no room in this pass. pending is how many commands issue threads have: with more than there are threads one more word
-// would only wait as well, so its ops rather wait for company. force ends every wait.
+// go now, or found no room in this pass. pending is how many commands issue threads have: with more than a few (atOnce) one more word would
+// only wait as well, or hold the others up in the driver, so its ops rather wait for company. force ends every wait.
 //
 // Clients that repeat the same kernels meet: whose next kernel others wait with goes at once, and who is about to get company lets those
 // go first. Where each waits for another the fewest go.
@@ -276,6 +276,10 @@ func (g *Gather) Next(now int64, pending int, force bool) *scoreboard.Shape {
 // the chip and back.
 const lead = 10_000
 
+// atOnce is how many commands there should be where launches are what bounds everybody: one that a thread executes, and its next one. More
+// threads would make more launches a second of fewer ops each, and each call longer (docs/results.md, "Few issue threads").
+const atOnce = 2
+
 // flies says that nobody waits for a lane's next op if it is held, because of what the lane has in flight.
 func flies(l *scoreboard.Lane, now int64) bool {
 	n := l.InFlight()
@@ -296,8 +300,8 @@ func (g *Gather) due(s *scoreboard.Shape, now int64, pending int) bool {
 	case flying:
 		// Its stream is busy with more of it: waiting costs nothing. So few do not settle for one another while others launch the same.
 		want = max(want, s.Met)
-	case pending < g.options.Threads:
-		return true // a thread has nothing to do: what comes next finds the others busy, and goes together
+	case pending < min(atOnce, g.options.Threads):
+		return true // a thread has nothing to do, or soon: what comes next finds it busy, and goes together
 	}
 	if want > 1 {
 		want = min(want, g.limit(s))
@@ -310,7 +314,7 @@ func (g *Gather) due(s *scoreboard.Shape, now int64, pending int) bool {
 		return true
 	}
 	age := now - op.ReadyAt
-	if age < 0 || (pending > max(1, g.options.Threads) && want > 1) {
+	if age < 0 || (pending > max(1, min(atOnce, g.options.Threads)) && want > 1) {
 		return false
 	}
 	t := s.Times.Of(want)

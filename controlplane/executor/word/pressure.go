@@ -18,6 +18,9 @@ type pressure struct {
 const (
 	pressureEvery            = 250_000
 	pressBegins, pressesNone = 85, 40
+	// helping is how many threads count: further ones get what these cannot take (issue.Options.Spill), and when launches wait for the
+	// driver's lock most of them gets there before all threads' time is taken.
+	helping = 3
 )
 
 // count counts a word.
@@ -36,7 +39,7 @@ func (g *Gather) press(now int64) {
 	calls := g.options.Calls()
 	if p.words > 0 {
 		each := (calls - p.calls) / p.words
-		switch part := 100 * p.ops * each / (past * int64(max(1, g.options.Threads))); {
+		switch part := 100 * p.ops * each / (past * int64(min(max(1, g.options.Threads), helping))); {
 		case part >= pressBegins:
 			p.pressed = true
 		case part < pressesNone:
