@@ -6,7 +6,7 @@ from loads import settings
 # What the simulator leaves open (docs/results.md, "Joining"). Each is tried with an executor of its own.
 DEFAULT = (
     "-; HEDDLE_GATHER=5us; HEDDLE_GATHER=20us; HEDDLE_AHEAD=30us; HEDDLE_AHEAD=60us; HEDDLE_AHEAD=200us;"
-    " HEDDLE_ISSUE_THREADS=1; HEDDLE_ISSUE_THREADS=2; HEDDLE_ISSUE_THREADS=6; HEDDLE_PREPARED=0"
+    " HEDDLE_ISSUE_THREADS=1; HEDDLE_ISSUE_THREADS=2; HEDDLE_SPILL=1; HEDDLE_SPILL=2; HEDDLE_SPILL=5; HEDDLE_PREPARED=0"
 )
 EACH = float(os.environ.get("GT_SWEEP_SECONDS", "0.8"))  # of each of the program's three loops
 

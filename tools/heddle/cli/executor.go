@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/heddle-gpu/heddle/controlplane/executor"
+	"github.com/heddle-gpu/heddle/controlplane/executor/issue"
 )
 
 // newExecutor is what the daemon starts; nobody else should, so it is hidden.
@@ -27,12 +28,12 @@ func newExecutor(o *options) *cobra.Command {
 				return exitError{ExitFailed, err}
 			}
 			config.Log = slog.New(slog.NewTextHandler(o.stderr, nil)).With("executor", os.Getpid())
-			if s := os.Getenv("HEDDLE_ISSUE_THREADS"); s != "" {
-				n, err := strconv.Atoi(s)
-				if err != nil || n < 1 || n > 16 {
-					return fail(ExitUsage, "HEDDLE_ISSUE_THREADS=%q: expected 1 to 16", s)
-				}
-				config.IssueThreads = n
+			var err error
+			if config.IssueThreads, err = count("HEDDLE_ISSUE_THREADS", issue.MaxThreads); err != nil {
+				return err
+			}
+			if config.Spill, err = count("HEDDLE_SPILL", issue.MaxSpill); err != nil {
+				return err
 			}
 			gather, err := shortTime("HEDDLE_GATHER")
 			if err != nil {
@@ -87,6 +88,19 @@ func newExecutor(o *options) *cobra.Command {
 	cmd.Flags().IntVar(&config.ControlFd, "control-fd", 3, "the daemon's socket")
 	cmd.Flags().StringVar(&config.DeviceUUID, "device", "", "GPU to use, as nvidia-smi prints its UUID")
 	return cmd
+}
+
+// count is a variable of the environment that is a number from 1 to most; 0 when it is not set.
+func count(name string, most int) (int, error) {
+	s := os.Getenv(name)
+	if s == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 || n > most {
+		return 0, fail(ExitUsage, "%s=%q: expected 1 to %d", name, s, most)
+	}
+	return n, nil
 }
 
 // shortTime is a variable of the environment that is a duration of up to a second; 0 when it is not set.
