@@ -217,7 +217,10 @@ func (p *poller) time() int64 {
 // run is the poller's thread.
 func (p *poller) run() {
 	runtime.LockOSThread()
-	issue.RaisePriority(p.config.Nice)
+	if err := issue.RaisePriority(p.config.Nice); err != nil {
+		p.log.Warn("the threads that every client waits for share their cores with everybody's: start the daemon with CAP_SYS_NICE",
+			"nice", p.config.Nice, "error", err)
+	}
 	defer close(p.ended)
 	if err := p.engine.Bind(); err != nil {
 		p.end = &ending{code: ExitFault, result: gpu.Unknown, err: err}

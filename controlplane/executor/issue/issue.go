@@ -608,6 +608,7 @@ func (e *Engine) measure(w *word.Word, stream int) {
 			}
 		}
 		e.company(s, w, stream)
+		s.Busy = e.streams[stream].Ops > w.Len()
 		s.State.Store(sampleIssued)
 		w.Sample = s
 		e.sampling |= 1 << i

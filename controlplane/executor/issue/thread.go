@@ -50,7 +50,7 @@ func (t *thread) wake() {
 func (t *thread) run(ready chan<- error) {
 	defer t.engine.done.Done()
 	runtime.LockOSThread() // and never unlocked: the thread carries a CUDA context and ends with the goroutine
-	RaisePriority(t.nice)
+	_ = RaisePriority(t.nice)
 	err := t.engine.driver.Bind()
 	ready <- err
 	if err != nil {
@@ -94,11 +94,12 @@ func (t *thread) run(ready chan<- error) {
 }
 
 // RaisePriority asks for a nice value for the calling thread, which must be locked; 0 asks for nothing. Without the right to it
-// (CAP_SYS_NICE) the thread stays as it is.
-func RaisePriority(nice int) {
-	if nice != 0 {
-		_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), nice)
+// (CAP_SYS_NICE) the thread stays as it is, and the error says so.
+func RaisePriority(nice int) error {
+	if nice == 0 {
+		return nil
 	}
+	return unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), nice)
 }
 
 // execute makes the driver calls of one command.
@@ -128,7 +129,9 @@ func (t *thread) execute(c *command) {
 // word launches a word on a stream.
 func (t *thread) word(on gpu.Stream, w *word.Word) {
 	d := t.engine.driver
+	var begin time.Time
 	if w.Sample != nil {
+		begin = time.Now()
 		t.must(d.EventRecord(w.Sample.Start, on))
 	}
 	switch w.Path() {
@@ -145,6 +148,7 @@ func (t *thread) word(on gpu.Stream, w *word.Word) {
 		if t.engine.fault.Load() == 0 {
 			t.must(d.EventRecord(w.Sample.End, on))
 		}
+		w.Sample.Calls = int64(time.Since(begin))
 		w.Sample.State.Store(sampleRecorded)
 	}
 }
