@@ -31,6 +31,10 @@ const (
 	// nodeCost is what a node of a word costs, ns (design.md, section 5). Where kernels take the chip no longer than that
 	// on average nodes are what bounds a word, and coalescing makes them fewer.
 	nodeCost = 600
+	// enough is how many launches in a word are worth a wait for the others: it spares seven eighths of their calls.
+	enough = 8
+	// patienceMost bounds that wait, ns.
+	patienceMost = int64(400_000)
 	// idleSeat is how long a graph is not launched before it does not count any more, and others may have its seat, ns.
 	idleSeat = int64(1e9)
 	// idleWord is how long a word is kept that is not used, when others are wanted, ns.
@@ -59,14 +63,16 @@ type Bench struct {
 	words   []*teamWord
 
 	expect int   // how many words have held of late
-	oldest int64 // when the first of ready was, unless stale
+	oldest int64 // when the first of ready was, and due when one of them waits no more, unless stale (since)
+	due    int64
 	stale  bool
-	due    int64 // when the first of ready waits no more
 	heldAt int64
 	tried  uint64
 
 	// seen are those that were ready in the moment seenIn (seenBits), met how many were in the one before.
+	// before are those of the moment before, when it was the one right before.
 	seen, seenIn uint64
+	before       uint64
 	met          int
 	// hits counts for a block, by number, how often those of hitMask were ready together and had no word.
 	hits    [2 * MaxTeam]uint8
@@ -78,6 +84,7 @@ type seat struct {
 	session *scoreboard.Session
 	op      *scoreboard.Op // that waits here
 	at      int64          // when its graph was last ready
+	until   int64          // op waits no longer
 	left    bool           // it is to be vacated when op is gone
 }
 
@@ -248,7 +255,7 @@ func (g *graphGather) vacate(b *Bench, i int) {
 	b.survey()
 	s := &b.seats[i]
 	if s.left = s.op != nil; s.left {
-		b.due = 0
+		s.until, b.due = 0, 0
 		return
 	}
 	if s.graph != nil {
@@ -295,7 +302,9 @@ func (b *Bench) meet(g *Gather, op *scoreboard.Op, bit uint64) {
 		b.met = 0
 		b.refresh(op.ReadyAt)
 		b.survey()
+		b.before = 0
 		if b.seenIn+1 == moment {
+			b.before = b.seen
 			b.met = bits.OnesCount64(b.seen & b.covered)
 			b.expect = max(b.expect, b.met)
 		}
@@ -335,6 +344,22 @@ func (b *Bench) cover(able, must uint64, most int) (best *teamWord) {
 			continue
 		}
 		if n := bits.OnesCount64(w.mask); n > width && n <= most && w.usable() {
+			best, width = w, n
+		}
+	}
+	return best
+}
+
+// block is the narrowest word of enough launches that a seat's may go in, or the widest of fewer; nil: none. Who was not ready in this
+// moment nor the one before is not waited for.
+func (b *Bench) block(bit uint64) (best *teamWord) {
+	width := 0
+	for _, w := range b.words {
+		n := bits.OnesCount64(w.mask)
+		if w.mask&bit == 0 || w.mask&^(b.seen|b.before) != 0 || !w.usable() {
+			continue
+		}
+		if width < enough && n > width || n >= enough && n < width {
 			best, width = w, n
 		}
 	}

@@ -116,14 +116,10 @@ func (g *Gather) addGraph(op *scoreboard.Op, level int) bool {
 				}
 				break
 			}
-			if until := op.ReadyAt + g.patience(op); b.ready == 0 || until < b.due {
-				b.due = until
-			}
-			if b.ready == 0 || op.ReadyAt < b.since() {
-				b.oldest, b.stale = op.ReadyAt, false
-			}
+			seat := &b.seats[op.Graph.Seat]
+			seat.op, seat.until = op, op.ReadyAt+g.graphPatience(op)
 			b.ready |= bit
-			b.seats[op.Graph.Seat].op = op
+			b.stale = true
 			g.graphs.waiting++
 			return true
 		}
@@ -151,16 +147,27 @@ func (g *Gather) removeGraph(op *scoreboard.Op) bool {
 	if b.seats[i].left {
 		g.graphs.vacate(b, int(i))
 	}
-	b.stale = b.stale || op.ReadyAt == b.oldest
+	b.stale = true
 	return true
 }
 
-// since is when the first of those that wait was ready.
+// graphPatience bounds how long a launch may be held: as an op, and under pressure as long as enough launches by themselves would keep the
+// issue threads, for behind those it would wait, too. Who may not be held at all, or has a deadline, is not.
+func (g *Gather) graphPatience(op *scoreboard.Op) int64 {
+	p := g.patience(op)
+	if !g.pressure.graphs || p <= 0 || op.Deadline != 0 {
+		return p
+	}
+	return max(p, min(enough*g.pressure.each, patienceMost))
+}
+
+// since is when the first of those that wait was ready; due is right after it.
 func (b *Bench) since() int64 {
 	if b.stale {
-		b.stale, b.oldest = false, math.MaxInt64
+		b.stale, b.oldest, b.due = false, math.MaxInt64, math.MaxInt64
 		for m := b.ready; m != 0; m &= m - 1 {
-			b.oldest = min(b.oldest, b.seats[bits.TrailingZeros64(m)].op.ReadyAt)
+			s := &b.seats[bits.TrailingZeros64(m)]
+			b.oldest, b.due = min(b.oldest, s.op.ReadyAt), min(b.due, s.until)
 		}
 	}
 	return b.oldest
@@ -215,7 +222,8 @@ func (b *Bench) Lead() *scoreboard.Op { return b.lead() }
 
 // isDue says whether a bench's launches go now, by the rules of shapes (due).
 func (b *Bench) isDue(g *Gather, lead *scoreboard.Op, now int64, busy bool) bool {
-	if b.covered&(1<<lead.Graph.Seat) == 0 || now >= b.due || !g.pressed && !g.graphs.options.Always {
+	since := b.since()
+	if b.covered&(1<<lead.Graph.Seat) == 0 || now >= b.due || !g.pressure.graphs && !g.graphs.options.Always {
 		return true
 	}
 	want := b.expect
@@ -227,7 +235,11 @@ func (b *Bench) isDue(g *Gather, lead *scoreboard.Op, now int64, busy bool) bool
 	if n >= min(want, bits.OnesCount64(b.covered)) {
 		return true
 	}
-	age := now - b.since()
+	if g.pressure.each > 0 {
+		w := b.block(1 << lead.Graph.Seat)
+		return w == nil || w.mask&^b.ready == 0
+	}
+	age := now - since
 	if age < 0 || busy && want > 1 {
 		return false
 	}
