@@ -203,7 +203,7 @@ func (c *crowd) pass() {
 
 // rate is requests a second, after a time to settle.
 func (c *crowd) rate() float64 {
-	const settle, measured = int64(500e6), int64(500e6)
+	const settle, measured = int64(150e6), int64(50e6)
 	begun := c.now
 	var at int64
 	before := 0
