@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -302,17 +303,35 @@ func (d *Daemon) handleWindow(s *session, m *shm.Message) (shm.Message, error) {
 		return shm.Message{}, refuse(shm.StatusNoMemory, "a window of %d bytes is larger than any GPU", r.Bytes)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.windows) >= maxWindows {
-		return shm.Message{}, refuse(shm.StatusFull, "more than %d windows in one client", maxWindows)
+	full := len(s.windows) >= maxWindows
+	told := s.told
+	var w span
+	if !full {
+		if w, err = d.device.take(want); err == nil {
+			s.windows = append(s.windows, w)
+		}
 	}
-	w, err := d.device.take(want)
-	if err != nil {
+	s.mu.Unlock()
+	switch {
+	case full:
+		return shm.Message{}, refuse(shm.StatusFull, "more than %d windows in one client", maxWindows)
+	case err != nil:
 		return shm.Message{}, refuse(shm.StatusFull, "%v", err)
 	}
-	s.windows = append(s.windows, w)
-	// The executor learns of it with the first segment inside: it reserves a window on sight.
-	return m.Reply(shm.StatusOK, shm.Encode(shm.Range{Address: w.base, Bytes: w.bytes})), nil
+	// Whole and at once: a driver that honours a window's address does not honour that of a few MiB within it (docs/results.md).
+	body := shm.Encode(shm.Range{Address: w.base, Bytes: w.bytes})
+	err = d.tell(s, told, func(p *executorProcess) error {
+		_, err := p.call(s.id, shm.TypeWindow, body, nil)
+		if err != nil && !errors.Is(err, errExecutorLost) {
+			s.windows = slices.DeleteFunc(s.windows, func(had span) bool { return had == w })
+			d.device.give(w)
+		}
+		return err
+	})
+	if err != nil {
+		return shm.Message{}, err
+	}
+	return m.Reply(shm.StatusOK, body), nil
 }
 
 func (d *Daemon) handleSegment(s *session, m *shm.Message) (shm.Message, error) {

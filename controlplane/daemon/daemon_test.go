@@ -239,6 +239,40 @@ func TestBadRequestsAreRefusedAndCostNothing(t *testing.T) {
 	c.must(t, shm.TypeSegment, shm.Encode(shm.Range{Address: w + segmentAlign, Bytes: segmentAlign}), nil, fd)
 }
 
+// The executor reserves a window when its client gets it, and its successor does too; one that the executor cannot reserve is nobody's.
+func TestWindowsAreTheExecutorsTooAtOnce(t *testing.T) {
+	h := start(t)
+	c := h.dial()
+	eventually(t, "live", func() bool { return c.state() == shm.StateLive })
+	ask := func(bytes uint64) (shm.Message, shm.Range) {
+		m, err := c.ask(shm.TypeWindow, shm.Encode(shm.Range{Bytes: bytes}), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := shm.Decode[shm.Range](m.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m, r
+	}
+	m, w := ask(1)
+	told := fmt.Sprintf("%#x+%#x", w.Address, w.Bytes)
+	if m.Status != shm.StatusOK || w.Bytes < minWindow || !strings.Contains(h.told(), "WINDOW client=1 fds=0 "+told) {
+		t.Fatalf("status %s, window %+v; the executor heard:\n%s", statusName(m.Status), w, h.told())
+	}
+	for range 2 { // the addresses are free again
+		if m, _ := ask(refusedWindow); m.Status != shm.StatusCUDA || string(m.Tail) != "something is there" {
+			t.Fatalf("status %s: %s", statusName(m.Status), m.Tail)
+		}
+	}
+	c.must(t, shm.TypeKernel, shm.Encode(shm.Kernel{ImageID: c.image(t, "code")}), []byte("die"))
+	heard := h.told()
+	if first := fmt.Sprintf("%#x+", c.welcome.WindowBase); !strings.Contains(heard, "ATTACH client=1 fds=2 "+first) || strings.Count(heard, told) != 1 ||
+		strings.Contains(heard, fmt.Sprintf("+%#x", uint64(refusedWindow))) {
+		t.Errorf("the successor heard:\n%s\nexpected the windows at %#x and %s", heard, c.welcome.WindowBase, told)
+	}
+}
+
 func TestHelloOfAnotherBuildIsRefusedWithTheRemedy(t *testing.T) {
 	h := start(t)
 	conn, err := shm.Dial(filepath.Join(h.dir, runtimedir.ClientSocket), time.Second)

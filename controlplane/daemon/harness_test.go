@@ -57,6 +57,9 @@ func countFds() int {
 
 // fakeExecutor answers every request with OK and keeps what it was told, which
 // STATS gives away. A kernel named "die" ends it; "refuse" is refused.
+// refusedWindow is the size of a window whose addresses the fake executor cannot reserve.
+const refusedWindow = 4 << 40
+
 func fakeExecutor() int {
 	conn, err := shm.NewConn(3)
 	if err != nil {
@@ -87,14 +90,21 @@ func fakeExecutor() int {
 			}
 			files[m.ClientID] = f
 			m.Fds = m.Fds[1:]
+			for at := 0; at+32 <= len(m.Tail); at += 32 {
+				r, _ := shm.Decode[shm.Range](m.Tail[at : at+32])
+				line += fmt.Sprintf(" %#x+%#x", r.Address, r.Bytes)
+			}
 			if end := os.Getenv("FAKE_EXECUTOR_ENDS_AT_ATTACH"); end != "" && m.ClientID == 2 && f.Status().Epoch < 2 {
 				if end == "told" {
 					_ = conn.Send(m.Reply(shm.StatusClosing, nil))
 				}
 				return 3
 			}
-		case shm.TypeSegment, shm.TypeHostSegment, shm.TypeSegmentDrop, shm.TypeHostSegmentDrop:
+		case shm.TypeWindow, shm.TypeSegment, shm.TypeHostSegment, shm.TypeSegmentDrop, shm.TypeHostSegmentDrop:
 			r, _ := shm.Decode[shm.Range](m.Body)
+			if m.Type == shm.TypeWindow && r.Bytes == refusedWindow {
+				status, tail = shm.StatusCUDA, []byte("something is there")
+			}
 			line += fmt.Sprintf(" %#x+%#x", r.Address, r.Bytes)
 			if len(m.Fds) == 1 {
 				line += fmt.Sprintf(" file=%d", inode(m.Fds[0]))

@@ -45,10 +45,9 @@ type session struct {
 	base    uint64  // the session file's address
 	windows []shm.Range
 	host    shm.Range
-	// segments and hosts are what is mapped; singles are segments outside the windows, with a reservation of their own.
+	// segments and hosts are what is mapped.
 	segments  map[uint64]uint64
 	hosts     map[uint64]uint64
-	singles   map[uint64]bool
 	instances map[uint64]*instance
 	kernels   map[uint32]*scoreboard.Kernel
 	globals   map[uint64]bool
@@ -61,7 +60,7 @@ type session struct {
 func newSession(x *executor, id uint64) *session {
 	return &session{
 		x: x, id: id, log: x.log.With("client", id), inbox: make(chan shm.Message, 16),
-		segments: map[uint64]uint64{}, hosts: map[uint64]uint64{}, singles: map[uint64]bool{},
+		segments: map[uint64]uint64{}, hosts: map[uint64]uint64{},
 		instances: map[uint64]*instance{}, kernels: map[uint32]*scoreboard.Kernel{}, globals: map[uint64]bool{},
 	}
 }
@@ -465,23 +464,17 @@ func (s *session) segment(m *shm.Message, r *shm.Range) error {
 	if r.Offset != 0 {
 		return refuse(shm.StatusInvalid, "segment %#x: offset %d; the driver maps whole handles only", r.Address, r.Offset)
 	}
-	single := !slices.ContainsFunc(s.windows, func(w shm.Range) bool { return inside(*r, w) })
+	if !slices.ContainsFunc(s.windows, func(w shm.Range) bool { return inside(*r, w) }) {
+		return refuse(shm.StatusInvalid, "segment %#x+%#x lies outside the client's windows", r.Address, r.Bytes)
+	}
 	err = s.x.mapper.do(func() error {
 		d := s.x.driver
-		if single {
-			if _, err := d.Reserve(r.Address, r.Bytes); err != nil {
-				return refuseCUDA(fmt.Sprintf("segment %#x lies outside the client's windows and", r.Address), err)
-			}
-		}
 		h, res := d.Import(fds[0])
 		if res == gpu.Success {
 			res = d.Map(r.Address, r.Bytes, h)
 			d.Release(h) // the mapping holds the memory
 		}
 		if res != gpu.Success {
-			if single {
-				d.Unreserve(r.Address, r.Bytes)
-			}
 			return refuseCUDA(fmt.Sprintf("segment %#x+%#x", r.Address, r.Bytes), res)
 		}
 		return nil
@@ -491,12 +484,9 @@ func (s *session) segment(m *shm.Message, r *shm.Range) error {
 	}
 	// Only now may ops name it: one that came before would fault in everybody's context.
 	if err := s.addMemory(r.Address, r.Bytes, r.Flags); err != nil {
-		return errors.Join(err, s.x.mapper.do(func() error { return s.unmap(r.Address, r.Bytes, single) }))
+		return errors.Join(err, s.x.mapper.do(func() error { return s.unmap(r.Address, r.Bytes) }))
 	}
 	s.segments[r.Address] = r.Bytes
-	if single {
-		s.singles[r.Address] = true
-	}
 	return nil
 }
 
@@ -542,9 +532,7 @@ func (s *session) segmentDrop(r *shm.Range) error {
 		return errStopping
 	}
 	delete(s.segments, r.Address)
-	single := s.singles[r.Address]
-	delete(s.singles, r.Address)
-	return s.x.mapper.do(func() error { return s.unmap(r.Address, bytes, single) })
+	return s.x.mapper.do(func() error { return s.unmap(r.Address, bytes) })
 }
 
 // unname makes a range invalid for ops. It runs on the poller's thread.
@@ -554,11 +542,8 @@ func (s *session) unname(address uint64) {
 	s.x.poller.gather.ForgetGraphs(s.client.board, false)
 }
 
-func (s *session) unmap(address, bytes uint64, single bool) error {
+func (s *session) unmap(address, bytes uint64) error {
 	res := s.x.driver.Unmap(address, bytes)
-	if single {
-		s.x.driver.Unreserve(address, bytes)
-	}
 	if res != gpu.Success {
 		return refuseCUDA(fmt.Sprintf("unmap of segment %#x", address), res)
 	}
@@ -710,7 +695,7 @@ func (s *session) teardown(c *client) error {
 	}
 	err = s.x.mapper.do(func() error {
 		for _, a := range slices.Sorted(maps.Keys(s.segments)) {
-			if err := s.unmap(a, s.segments[a], s.singles[a]); err != nil {
+			if err := s.unmap(a, s.segments[a]); err != nil {
 				s.log.Error("segment not unmapped", "error", err)
 			}
 		}

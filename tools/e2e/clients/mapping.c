@@ -62,6 +62,17 @@ int main(void) {
   CUmemAllocationProp found = {0};
   CK(cuMemGetAllocationPropertiesFromHandle(&found, h[0]));
   CHECK(found.type == prop.type && found.location.id == device);
+  // A range larger than what was there before, of which little is ever mapped: PyTorch reserves more than the GPU has for every stream.
+  CUdeviceptr wide = 0;
+  size_t much = (size_t)300 << 30;
+  CK(cuMemAddressReserve(&wide, much, 0, 0, 0));
+  CK(cuMemMap(wide + much - g, g, 0, h[1], 0));
+  CK(cuMemSetAccess(wide + much - g, g, &access, 1));
+  CUdeviceptr last = wide + much - g;
+  LAUNCH(fill, (n + 255) / 256, 256, 0, NULL, &last, &n, &nine);
+  digest_device(last, 4096);
+  CK(cuMemUnmap(last, g));
+  CK(cuMemAddressFree(wide, much));
   // Wrong use, answered as natively.
   CHECK(cuMemMap(base, g, 0, h[2], 0) != CUDA_SUCCESS);           // taken
   CHECK(cuMemCreate(&fresh, g / 2, &prop, 0) != CUDA_SUCCESS);    // no multiple of the granularity
