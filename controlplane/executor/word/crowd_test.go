@@ -64,7 +64,7 @@ func newCrowd(t testing.TB, clients int, beside int64, join bool) *crowd {
 		word: make([]int, MaxTeam+1),
 	}
 	c.g.options.Calls, c.g.options.Threads = func() int64 { return c.busy }, len(c.threads)
-	c.g.pressed, c.g.pressure.graphs = false, false
+	c.g.pressed = false
 	if !join {
 		c.g.graphs.options.Ask = nil
 	}

@@ -73,7 +73,6 @@ func NewGather(o Options) (*Gather, error) {
 	}
 	g := &Gather{options: o, shapes: scoreboard.NewShapes(), pool: p}
 	g.pressed = o.Calls == nil
-	g.pressure.graphs = g.pressed
 	return g, nil
 }
 

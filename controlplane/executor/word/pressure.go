@@ -7,7 +7,6 @@ package word
 // It counts ops, however they are issued: what joining gains must be no reason to give it up.
 type pressure struct {
 	pressed    bool
-	graphs     bool  // the same for graphs
 	since      int64 // of what follows
 	calls      int64 // Options.Calls then
 	ops, words int64 // issued since
@@ -23,9 +22,6 @@ const (
 	// helping is how many threads count: further ones get what these cannot take (issue.Options.Spill), and when launches wait for the
 	// driver's lock most of them gets there before all threads' time is taken.
 	helping = 3
-	// pressGraphs is pressBegins for graphs. A client that waits for its graph stays with its thread: 32 of them left four threads busy for 53,
-	// 55, 77 and 100 % of the time, and all had the latency of the last.
-	pressGraphs = 60
 )
 
 // count counts a word.
@@ -45,9 +41,7 @@ func (g *Gather) press(now int64) {
 	if p.words > 0 {
 		each := (calls - p.calls) / p.words
 		p.each = each
-		part := 100 * p.ops * each / (past * int64(min(max(1, g.options.Threads), helping)))
-		p.graphs = part >= pressGraphs || p.graphs && part >= pressesNone
-		switch {
+		switch part := 100 * p.ops * each / (past * int64(min(max(1, g.options.Threads), helping))); {
 		case part >= pressBegins:
 			p.pressed = true
 		case part < pressesNone:

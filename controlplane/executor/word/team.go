@@ -155,7 +155,7 @@ func (g *Gather) removeGraph(op *scoreboard.Op) bool {
 // issue threads, for behind those it would wait, too. Who may not be held at all, or has a deadline, is not.
 func (g *Gather) graphPatience(op *scoreboard.Op) int64 {
 	p := g.patience(op)
-	if !g.pressure.graphs || p <= 0 || op.Deadline != 0 {
+	if !g.pressed || p <= 0 || op.Deadline != 0 {
 		return p
 	}
 	return max(p, min(enough*g.pressure.each, patienceMost))
@@ -223,7 +223,7 @@ func (b *Bench) Lead() *scoreboard.Op { return b.lead() }
 // isDue says whether a bench's launches go now, by the rules of shapes (due).
 func (b *Bench) isDue(g *Gather, lead *scoreboard.Op, now int64, busy bool) bool {
 	since := b.since()
-	if b.covered&(1<<lead.Graph.Seat) == 0 || now >= b.due || !g.pressure.graphs && !g.graphs.options.Always {
+	if b.covered&(1<<lead.Graph.Seat) == 0 || now >= b.due || !g.pressed && !g.graphs.options.Always {
 		return true
 	}
 	want := b.expect
