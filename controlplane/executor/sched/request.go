@@ -99,8 +99,9 @@ func (s *Scheduler) end(c *Client, now int64) {
 		c.chip += now - c.since
 		c.since = now
 	}
-	if took := now - c.begun; took > 0 {
-		part := min(max(float64(c.chip)/float64(took), 0.01), 1)
+	took := now - c.begun
+	if took > 0 {
+		part := min(max(float64(c.chip)/float64(took), 0.01), 1) // 0 is: not known
 		if c.part == 0 {
 			c.part = part
 		}
@@ -111,7 +112,6 @@ func (s *Scheduler) end(c *Client, now int64) {
 		s.survey(c.class, now)
 	}
 	st := &c.billed.Stats
-	took := now - c.begun
 	st.Requests++
 	if c.objective == 0 || took <= c.objective {
 		st.Attained++

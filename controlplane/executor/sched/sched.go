@@ -540,7 +540,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 			if k.queued == 0 {
 				continue
 			}
-			if brief > 0 {
+			if brief > 0 && k.long >= scoreboard.Longer*brief { // some of its ops yield
 				k.note(WaitSlack, now)
 			}
 			due := k.deficit > 0 || now-k.served > Starving
