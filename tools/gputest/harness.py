@@ -19,6 +19,7 @@ HEDDLE = os.path.join(DIST, "bin", "heddle")
 RUNTIME = os.path.join(WORK, "run")
 POLICY = os.path.join(WORK, "policy", "policy.toml")  # there only while a part sets one (crew.policy)
 SECS = float(os.environ.get("GT_SECONDS", "4"))
+MODES = tuple(os.environ.get("GT_MODES", "native,mps,heddle").split(","))  # what `compiled` and `compiledgraph` measure
 KERNELS = os.environ.get("GT_KERNELS", WORK + "/kernels.cubin")
 PY = os.environ.get("GT_PYTHON", sys.executable)
 T0 = time.time()
