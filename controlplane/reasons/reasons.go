@@ -68,6 +68,7 @@ var All = []Reason{
 	{Apart, "company", "Measured, these ops and others that were ready slow each other more than one launch gains, or a more urgent one would be slowed."},
 	{Apart, "no-word", "A CUDA graph: there is no word of it and of the other clients' graphs that were ready, or not yet: one is made when they are launched at about the same time, several times."},
 	{Apart, "parts", "A CUDA graph: it was issued in parts, between which more urgent ops go."},
+	{Apart, "unpaid", "Measured, all clients together get more done while each kernel goes by itself; or that is being measured for a moment."},
 
 	{PTX, "bad-image", "The image is not understood, or has no code for the device."},
 	{PTX, "no-kernel", "The image's code has no kernel of that name."},

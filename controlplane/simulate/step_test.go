@@ -121,3 +121,24 @@ func TestSpareLaunches(t *testing.T) {
 		}
 	}
 }
+
+// Clients that need their own time between two launches go by themselves soon, whatever their kernels could: nobody then waits for others,
+// kernel after kernel. The same whose kernels cannot be joined are what that is compared with.
+func TestModels(t *testing.T) {
+	p, err := BuiltinPolicy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := load(t, "models", 300e6)
+	apart := load(t, "models", 300e6)
+	for i := range apart.kernels {
+		apart.kernels[i].Alone = true
+	}
+	joins := simulated(t, whole, p, "heddle")["heddle"]["batch"]
+	alone := simulated(t, apart, p, "heddle")["heddle"]["batch"]
+	t.Logf("%.0f requests/s, median %.3f ms, in words of %.2f; kernels that cannot be joined: %.0f, %.3f", joins.RequestsPerSecond, 1e3*joins.P50, joins.Width,
+		alone.RequestsPerSecond, 1e3*alone.P50)
+	if joins.RequestsPerSecond < 0.85*alone.RequestsPerSecond || joins.P50 > 1.1*alone.P50 {
+		t.Errorf("%+v; kernels that cannot be joined: %+v", joins, alone)
+	}
+}

@@ -73,11 +73,12 @@ const (
 	ReasonCompany                      // they and others' ops slow each other more than one launch gains
 	ReasonNoWord                       // a graph: no word of it and of the others that were ready exists (yet)
 	ReasonParts                        // a graph: it goes in parts, between which more urgent ops go
+	ReasonUnpaid                       // joining was measured to be slower as a whole, or that is being measured
 	ReasonCount
 )
 
 // ApartReasons are the reasons' names in statistics and documentation.
-var ApartReasons = [ReasonCount]string{"alone", "no-form", "shape", "full", "cost", "priority", "excluded", "class", "straggler", "company", "no-word", "parts"}
+var ApartReasons = [ReasonCount]string{"alone", "no-form", "shape", "full", "cost", "priority", "excluded", "class", "straggler", "company", "no-word", "parts", "unpaid"}
 
 // Reason is a code of a fixed list (docs/coalescing.md) and a sentence.
 type Reason struct{ Code, Detail string }

@@ -75,7 +75,7 @@ func (s *Store) Await(t *Track, op *scoreboard.Op, scanned uint32, hold, now int
 
 // foresee is how many ops are to be expected from op on; 0: it need not wait for any.
 func (s *Store) foresee(t *Track, op *scoreboard.Op) int {
-	if (t.until != 0 && shm.Reached(t.until, op.Seq)) || op.Kind != shm.KindLaunch || op.Signal || !fits(op) {
+	if (t.until != 0 && shm.Reached(t.until, op.Seq)) || op.Kind != shm.KindLaunch || op.Signal || !s.fits(op) {
 		return 0
 	}
 	behind := t.last != nil && follows(op.Seq, t.end)

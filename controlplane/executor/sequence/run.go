@@ -138,12 +138,12 @@ func (r *Run) Launch(d Launcher, on gpu.Stream, ops []*scoreboard.Op) gpu.Result
 }
 
 // fits says whether an op can be part of a run.
-func fits(op *scoreboard.Op) bool {
+func (s *Store) fits(op *scoreboard.Op) bool {
 	switch op.Kind {
 	case shm.KindLaunch:
 		l := op.Launch()
 		// What others may join stays with them: one launch for all is cheaper still.
-		joins := op.Kernel.Code != nil && !op.Kernel.Apart && op.Kernel.Code.Forms.Load() != nil
+		joins := !s.Apart && op.Kernel.Code != nil && !op.Kernel.Apart && op.Kernel.Code.Forms.Load() != nil
 		return !joins && l.Flags&shm.LaunchFlagCooperative == 0 && l.ParamBytes <= mostParams
 	case shm.KindMemset:
 		return true

@@ -86,6 +86,8 @@ type Counters struct {
 // Store holds the runs of all clients.
 type Store struct {
 	Counters
+	// Apart says that ops which could be joined with others' go by themselves now, so that they can be in runs.
+	Apart    bool
 	options  Options
 	bucket   [4 * MostRuns]*Run
 	seeds    [seeds]*Run // in turn
@@ -164,7 +166,7 @@ func follows(b, a uint32) bool { return scoreboard.Count(a, b) <= near }
 // run that was given is to be issued, and told to Took, or to Pass, or asked for again.
 func (s *Store) Look(t *Track, ops []*scoreboard.Op) *Run {
 	n, size := 0, uint64(0)
-	for n < len(ops) && fits(ops[n]) {
+	for n < len(ops) && s.fits(ops[n]) {
 		if ops[n].Kind == shm.KindLaunch {
 			if size += ops[n].Launch().ParamBytes; size > mostParams {
 				break
@@ -173,7 +175,7 @@ func (s *Store) Look(t *Track, ops []*scoreboard.Op) *Run {
 		n++
 	}
 	if n < Least {
-		if t.why = Few; !fits(ops[0]) {
+		if t.why = Few; !s.fits(ops[0]) {
 			t.why = Unfit
 			t.beside(ops[0])
 		}

@@ -285,6 +285,42 @@ func TestRepeats(t *testing.T) {
 	}
 }
 
+// Launches that others may join are in no run, unless all go by themselves now: then they are, from the same lane and at once.
+func TestOfOthers(t *testing.T) {
+	var asked, retired []*Run
+	s := newStore(&asked, &retired)
+	l := newLane(t, s, 1)
+	defer l.close()
+	joined := &scoreboard.Code{}
+	scoreboard.Publish(&scoreboard.Form{Bodies: []*scoreboard.Code{joined}, Limit: &atomic.Uint32{}})
+	for k := uint32(1); k <= kernels; k++ {
+		limit := &atomic.Uint32{}
+		limit.Store(48 << 10)
+		l.board.AddKernel(&scoreboard.Kernel{ID: k, Function: gpu.Function(1000 + k), Limit: limit, Code: joined})
+	}
+	m := make([]call, 40)
+	for i := range m {
+		m[i] = call{kernel: 1 + uint32(i)%12, grid: 1, words: []uint64{uint64(i) << 12}}
+	}
+	for _, apart := range []bool{false, true, false} {
+		s.Apart = apart
+		before := l.prep
+		for range 20 {
+			l.submit(m...)
+			l.drain()
+			for _, r := range asked {
+				r.Exec.Store(1)
+			}
+		}
+		switch share := float64(l.prep-before) / float64(20*len(m)); {
+		case apart && share < 0.7:
+			t.Errorf("apart: %.3f of the ops went prepared; want 0.7", share)
+		case !apart && share > 0:
+			t.Errorf("joined with others: %.3f of the ops went prepared; want none", share)
+		}
+	}
+}
+
 // One op in the middle changes its parameters always: the others are prepared nevertheless.
 func TestOneChanges(t *testing.T) {
 	var asked, retired []*Run

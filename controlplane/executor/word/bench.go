@@ -488,8 +488,10 @@ func (p *probe) begin(w *teamWord, b *Bench, ops []*scoreboard.Op, how way, now 
 	}
 }
 
-// Look sees whether what is measured has ended, and gives a word up that does not pay. It is for every pass, and cheap.
+// Look sees whether there is pressure, and whether what is measured has ended, and gives a word up that does not pay. It is for every pass,
+// and cheap.
 func (g *Gather) Look(now int64) {
+	g.press(now)
 	p := &g.graphs.probe
 	w := p.word
 	if w == nil {

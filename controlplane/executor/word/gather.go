@@ -138,6 +138,9 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 	case op.Session.MayWait(op):
 		g.apart(c, scoreboard.ReasonExcluded)
 		return false
+	case g.trial.apart:
+		g.apart(c, scoreboard.ReasonUnpaid)
+		return false
 	}
 	g.meet(s, op)
 	if until := op.ReadyAt + g.patience(op); s.Ready.Len() == 0 || until < s.Due {

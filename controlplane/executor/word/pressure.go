@@ -11,6 +11,9 @@ type pressure struct {
 	calls      int64 // Options.Calls then
 	ops, words int64 // issued since
 	each       int64 // how long a thread was at a word of late, ns
+
+	issued uint64 // ops, ever
+	trial  trial
 }
 
 // Bounds of pressure: how often it is looked at, ns; which part of the threads' time launches one by one would take for it to begin, and
@@ -19,6 +22,8 @@ type pressure struct {
 const (
 	pressureEvery            = 250_000
 	pressBegins, pressesNone = 85, 40
+	// hopeless is from where on so many single launches cannot be made, percent: that joining is better need not be measured.
+	hopeless = 150
 	// helping is how many threads count: further ones get what these cannot take (issue.Options.Spill), and when launches wait for the
 	// driver's lock most of them gets there before all threads' time is taken.
 	helping = 3
@@ -27,6 +32,7 @@ const (
 // count counts a word.
 func (p *pressure) count(ops int) {
 	p.ops += int64(ops)
+	p.issued += uint64(ops)
 	p.words++
 }
 
@@ -41,7 +47,11 @@ func (g *Gather) press(now int64) {
 	if p.words > 0 {
 		each := (calls - p.calls) / p.words
 		p.each = each
-		switch part := 100 * p.ops * each / (past * int64(min(max(1, g.options.Threads), helping))); {
+		part := 100 * p.ops * each / (past * int64(min(max(1, g.options.Threads), helping)))
+		if part > hopeless {
+			p.trial.beyond(now)
+		}
+		switch {
 		case part >= pressBegins:
 			p.pressed = true
 		case part < pressesNone:
@@ -49,4 +59,8 @@ func (g *Gather) press(now int64) {
 		}
 	}
 	p.since, p.calls, p.ops, p.words = now, calls, 0, 0
+	p.trial.step(now, p.pressed, p.issued, g.Slots[Coalesced])
 }
+
+// ApartNow says that ops that could be joined go by themselves now, because that was measured to be better, or is being measured.
+func (g *Gather) ApartNow() bool { return g.trial.apart }

@@ -1,0 +1,107 @@
+package word
+
+// trial finds out whether joining ops by rewritten kernels pays as a whole, while launches are what bounds everybody. What one word gains
+// is known (cost): a launch, for ops that are there. What joining costs is not seen in any word: lanes wait for one another, each for the
+// slowest, kernel after kernel, and while they do their clients' next requests come later. Clients that do nothing but launch gain more
+// than that, clients that need their own time between two launches lose (measurements in docs/results.md, "Whether joining pays is
+// measured"). So for some turns ops go joined and by themselves, alternately, and whichever way more ops went is kept for a time.
+type trial struct {
+	apart bool // ops go by themselves now
+	found bool // so they did better, when that was last measured
+
+	turn   int // of the measurement under way, from 1; 0: none is
+	until  int64
+	from   int64 // since when this turn counts; 0: it has not settled
+	ops    uint64
+	joined uint64 // of the counters, at from
+	sum    [2]struct{ ops, joined uint64 }
+	ns     [2]int64
+	every  int64 // until the next measurement, ns
+}
+
+// Bounds of a trial.
+const (
+	// trialTurn is a turn, of which the first trialSettles do not count: ops that were held go, and lanes come into step, ns.
+	trialTurn, trialSettles = int64(10e6), int64(4e6)
+	// trialTurns are how many a measurement has at most, an even number: both ways have as many.
+	trialTurns = 8
+	// trialFirst is how long after pressure began, and after something new was found, there is a measurement; then every twice as long, up to
+	// trialMost, ns.
+	trialFirst, trialMost = int64(50e6), int64(4e9)
+	// trialLeast is how many ops a turn must have had, and one in trialShare of them in company, to say something.
+	trialLeast, trialShare = 200, 50
+	// What is not done now must be better by a part: trialBetter. By trialClear a measurement ends early, and at once by twice as much, percent.
+	trialBetter, trialClear = 105, 130
+)
+
+// step is for every look at the pressure. ops and joined are counters of all that was issued, and of what went in company.
+func (t *trial) step(now int64, pressed bool, ops, joined uint64) {
+	if t.every == 0 {
+		t.every, t.until = trialFirst, now+trialFirst
+	}
+	if t.turn == 0 {
+		switch {
+		case now < t.until:
+		case pressed:
+			*t = trial{found: t.found, apart: t.found, turn: 1, until: now + trialTurn, every: t.every}
+		default: // nothing to spare: joining waits for nobody then
+			t.apart, t.found, t.every, t.until = false, false, trialFirst, now+trialFirst
+		}
+		return
+	}
+	if t.from == 0 && now >= t.until-trialTurn+trialSettles {
+		t.from, t.ops, t.joined = now, ops, joined
+	}
+	if now < t.until {
+		return
+	}
+	way := &t.sum[0]
+	ns := &t.ns[0]
+	if t.apart {
+		way, ns = &t.sum[1], &t.ns[1]
+	}
+	way.ops, way.joined, *ns = way.ops+ops-t.ops, way.joined+joined-t.joined, *ns+now-t.from
+	few := t.from == 0 || ops-t.ops < trialLeast || (!t.apart && (!pressed || (joined-t.joined)*trialShare < ops-t.ops))
+	if few || t.turn == trialTurns || (t.turn%2 == 0 && t.clear()) {
+		t.end(now, few)
+		return
+	}
+	t.turn, t.from, t.until, t.apart = t.turn+1, 0, now+trialTurn, !t.apart
+}
+
+// beyond notes that more ops go joined than ever could by themselves.
+func (t *trial) beyond(now int64) {
+	if !t.apart && t.turn <= 1 {
+		t.turn, t.until = 0, max(t.until, now+trialFirst)
+	}
+}
+
+// clear says whether one way is so much better than the other that no further turns are needed.
+func (t *trial) clear() bool {
+	joined, apart := t.rates()
+	much := trialClear + (trialClear-100)*float64(max(0, 4-t.turn))/2
+	return 100*joined > much*apart || 100*apart > much*joined
+}
+
+// rates are how many ops went each way, an ns.
+func (t *trial) rates() (joined, apart float64) {
+	return float64(t.sum[0].ops) / float64(max(1, t.ns[0])), float64(t.sum[1].ops) / float64(max(1, t.ns[1]))
+}
+
+// end keeps the better way. few: there was too little to say which.
+func (t *trial) end(now int64, few bool) {
+	was := t.found
+	joined, apart := t.rates()
+	switch {
+	case few:
+		t.found = false
+	case was:
+		t.found = 100*joined <= trialBetter*apart
+	default:
+		t.found = 100*apart > trialBetter*joined
+	}
+	if t.every = min(2*t.every, trialMost); t.found != was {
+		t.every = trialFirst
+	}
+	t.turn, t.apart, t.until = 0, t.found, now+t.every
+}
