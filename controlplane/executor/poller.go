@@ -266,7 +266,9 @@ func (p *poller) pass() bool {
 	inFlight := 0
 	flight := noClient
 	p.gather.Begin(p.stats.Passes + 1) // before ops are offered: what is ready together is counted by passes
-	p.runs.Apart = p.gather.ApartNow()
+	if p.runs != nil {
+		p.runs.Apart = p.gather.ApartNow()
+	}
 	if p.cuts.used != 0 {
 		did = p.progress() || did
 	}

@@ -30,7 +30,8 @@ const (
 	trialFirst, trialMost = int64(50e6), int64(4e9)
 	// trialLeast is how many ops a turn must have had, and one in trialShare of them in company, to say something.
 	trialLeast, trialShare = 200, 50
-	// What is not done now must be better by a part: trialBetter. By trialClear a measurement ends early, and at once by twice as much, percent.
+	// What is not done now must be better by a part: trialBetter. By trialClear a measurement ends early, by twice as much at once,
+	// percent.
 	trialBetter, trialClear = 105, 130
 )
 
