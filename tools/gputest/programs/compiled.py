@@ -1,7 +1,8 @@
 # compiled: R closed-loop batch-1 fp16 inference processes of a torch.compile'd model: max-autotune with Triton's GEMM and convolution
 # templates, without CUDA graphs or with them. usage: compiled.py bert|resnet50|deep R SECONDS REFERENCE.npz [graph]. With R = 1 it
 # writes the reference: the outputs for the inputs of eight clients. With more, each process compares its output with the reference,
-# bit for bit, before and after. Prints one line of JSON. A third model, deep, is 128 small layers: very many kernels of some µs.
+# bit for bit, before and after; "otherwise" counts kernels that a process runs in another configuration than the reference's, which may
+# differ without anybody's fault. Prints one line of JSON. A third model, deep, is 128 small layers: very many kernels of some µs.
 import json
 import os
 import sys
@@ -50,9 +51,29 @@ def build(model, graphs):
             m = BertModel(BertConfig()).eval().half()
         make = lambda g: torch.randint(0, 30000, (1, 128), generator=g).pin_memory()
         out = lambda y: y.last_hidden_state
-    c = torch.compile(m, mode="max-autotune" if graphs else "max-autotune-no-cudagraphs")
+    # The mode max-autotune but for its coordinate descent, which each process does anew, whatever is cached: other block shapes and warps
+    # of a reduction sum in another order. So reductions have one configuration, and all processes compute the same bits.
+    options = {"max_autotune": True, "triton.cudagraphs": graphs, "test_configs.force_filter_reduction_configs": True}
+    c = torch.compile(m, options=options)
     inputs = [make(torch.Generator().manual_seed(i + 1)) for i in range(CLIENTS)]
     return lambda i: out(c(inputs[i].cuda(non_blocking=True))).cpu(), torch
+
+
+def chosen():
+    """Which configuration each of the model's Triton kernels runs in, a line for each."""
+    from torch._inductor.codecache import PyCodeCache
+
+    lines = set()
+    for module in PyCodeCache.modules:
+        for name, kernel in list(vars(module).items()):
+            if name.startswith("triton_") and getattr(kernel, "launchers", None):
+                c = kernel.launchers[0].config
+                lines.add(f"{name} {sorted(c.kwargs.items())} warps {c.num_warps} stages {c.num_stages}")
+    return sorted(lines)
+
+
+def reductions(lines):
+    return [l for l in lines if not l.startswith("triton_poi_")]
 
 
 def launches(f, torch):
@@ -90,12 +111,16 @@ def worker(i, model, secs, reference, graphs, bar, q):
                     same = same and got.numpy().tobytes() == want.tobytes()
             rate = len(L) / (time.perf_counter() - t0)
             same = same and (want is None or got.numpy().tobytes() == want.tobytes())
-            extra = {}
-            if not bar:
-                np.savez(reference, **{f"client{k}": f(k).numpy() for k in range(CLIENTS)})
+            configs = chosen()
+            extra = {"kernels": len(configs)}
+            if bar:
+                # Other block shapes of pointwise kernels give the same bits; those of reductions and products do not.
+                extra["otherwise"] = len(set(reductions(configs)) - set(np.load(reference)["configs"].tolist()))
+            else:
+                np.savez(reference, configs=np.array(configs), **{f"client{k}": f(k).numpy() for k in range(CLIENTS)})
                 a, b = np.load(reference)["client0"], f(0).numpy()
                 same = a.tobytes() == b.tobytes() and bool(np.isfinite(a).all())
-                extra = dict(zip(("launches", "triton"), launches(f, torch)))
+                extra |= dict(zip(("launches", "triton"), launches(f, torch)))
             q.put((rate, sorted(L), first, same, "", extra))
     except Exception as e:  # noqa: BLE001 - whatever it is, it is told to the parent
         if bar:
@@ -134,6 +159,7 @@ if __name__ == "__main__":
                 "same": all(r[3] for r in rs),
                 "errors": sorted({r[4] for r in rs if r[4]}),
                 **rs[0][5],
+                "otherwise": max(r[5].get("otherwise", 0) for r in rs),
             }
         ),
         flush=True,
