@@ -10,9 +10,9 @@ import (
 
 // Bounds of Options.Spill.
 const (
-	// DefaultSpill is a command being executed and two that wait: some 10 us late at worst, where a second thread in the driver makes every
-	// call take 1.4 times as long.
-	DefaultSpill = 3
+	// DefaultSpill has the next thread help as soon as one has a command to execute. That each thread in the driver makes every call take
+	// longer costs less than waiting behind one (docs/results.md, section 7, run 23).
+	DefaultSpill = 1
 	// MaxSpill is as much as a thread gets at all.
 	MaxSpill = queueUse
 )

@@ -24,9 +24,8 @@ const (
 	pressBegins, pressesNone = 85, 40
 	// hopeless is from where on so many single launches cannot be made, percent: that joining is better need not be measured.
 	hopeless = 150
-	// helping is how many threads count: further ones get what these cannot take (issue.Options.Spill), and when launches wait for the
-	// driver's lock most of them gets there before all threads' time is taken.
-	helping = 3
+	// helping is how many threads count at most: the driver's lock lets no more make launches at a time.
+	helping = 4
 )
 
 // count counts a word.

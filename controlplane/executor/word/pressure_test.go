@@ -41,7 +41,7 @@ func TestPressure(t *testing.T) {
 		single, many int64 // ns of a call of one of eight, and of one word of them all
 		words        int
 	}{
-		{"eight launches in 2.5 us take three quarters of the three threads that help", 700, 700, 8},
+		{"eight launches in 2.5 us take half of the four threads", 700, 700, 8},
 		{"eight launches in 2.5 us take all of them, and half when one call serves them", 1200, 600, 1},
 		{"clients that launch seldom", 100, 100, 8},
 	} {
