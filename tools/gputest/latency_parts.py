@@ -94,10 +94,17 @@ def beside(models, kind, rate, **keys):
                 row("mix", f"{m} {kind} beside {what}: not run, {LIMIT:.0f} s are spent", ok=False)
                 continue
             pairs(m, kind, specs[m], rate or r["rate"] / 2, what, s, alone[what])
-    if "heddle" not in crew.broken and left() > SECS + 10:
-        for m in models:
-            r = crew.serve("heddle", {"interactive-0": dict(what=specs[m], rate=0)}, min(2.0, SECS), 0)["interactive-0"]
-            row("mix", f"{m} {kind}: one process alone under Heddle, requests/s", heddle=r.get("rate") or r.get("error"))
+    for m in models:
+        if "heddle" in crew.broken or left() < 4 * min(2.0, SECS) + 10:
+            continue
+        lone = lambda mode, rate, m=m: crew.serve(mode, {"interactive-0": dict(what=specs[m], rate=rate, seed=1)}, min(2.0, SECS))
+        a, h = (lone(mode, 0)["interactive-0"] for mode in ("native", "heddle"))
+        ratio = div(h.get("rate"), a.get("rate"))
+        label = f"{m} {kind}, nothing beside it"
+        row("mix", f"{label}: requests/s, one after the other", a.get("rate"), heddle=h.get("rate") or h.get("error"), ratio=ratio)
+        if rate:
+            a, h = (figures(lone(mode, rate)["interactive-0"]) for mode in ("native", "heddle"))
+            row("mix", f"{label}: p50 / p99 ms at {rate:.0f}/s", both(*a), heddle=both(*h), ratio=div(h[0], a[0]))
 
 
 def pairs(m, kind, spec, rate, what, other, other_alone):
