@@ -140,8 +140,9 @@ type Tuning struct {
 	SignalAfter time.Duration
 	// Progress is how long nothing completes before one more op of every lane is issued, window or not.
 	Progress time.Duration
-	// Spin is how long poller and issue threads spin without work before they sleep.
-	Spin time.Duration
+	// Spin is how long poller and issue threads spin without work before they sleep. Linger is the most that the poller and the first of
+	// the threads do where clients come back after such gaps (linger.go); where cores are few they never spin longer.
+	Spin, Linger time.Duration
 	// Gather, when it is set, bounds how long an op of a kernel that others launch too waits for their ops, whatever its class says
 	// (max_queue_delay); a quarter of the launch's measured time bounds it as well. While others of its lane are in flight it waits for
 	// Busy, which costs nothing. Ahead is how much work of a lane is kept in flight while several clients launch kernels that can be
@@ -206,11 +207,12 @@ func (c *Config) defaults() {
 	set(&t.SignalAfter, 20*time.Microsecond)
 	set(&t.Progress, dispatch.Progress)
 	// Spins longer than the gaps within a request, so that only idle clients pay for a wake-up; naps only beside long ops.
-	spin, napAfter, napMost := time.Millisecond, 5*time.Millisecond, 50*time.Microsecond
+	spin, linger, napAfter, napMost := time.Millisecond, 10*time.Millisecond, 5*time.Millisecond, 50*time.Microsecond
 	if cores < c.IssueThreads+4 { // the clients need the cores more
-		spin, napAfter, napMost = crowdedSpin, crowdedSpin, crowdedNap
+		spin, linger, napAfter, napMost = crowdedSpin, 0, crowdedSpin, crowdedNap
 	}
 	set(&t.Spin, spin)
+	set(&t.Linger, linger)
 	c.gatherForAll = t.Gather > 0
 	t.Always = t.Always || c.gatherForAll
 	set(&t.Gather, dispatch.Gather)

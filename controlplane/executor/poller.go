@@ -131,6 +131,7 @@ type poller struct {
 	flight atomic.Uint64 // who has ops in flight (calm.go), for others; flew is what it holds
 	flew   uint64
 	rounds rounds
+	linger linger
 
 	// stalled is read by the watch thread: ops are in flight and nothing has completed for Tuning.Progress.
 	stalled atomic.Bool
@@ -161,6 +162,7 @@ func newPoller(c Config, e *issue.Engine, chip cost.Chip) (*poller, error) {
 		mail: make(chan func(), 64), garbage: make(chan struct{}, 1), base: time.Now(), ended: make(chan struct{}),
 		alarm: make(chan struct{}, 1), forceAfter: int64(c.Tuning.Progress),
 	}
+	p.linger.tune = &p.tune
 	p.dispatch = dispatch.Dispatch{Bounds: c.Tuning.bounds(), Sched: p.sched, Gather: p.gather, Alone: true}
 	p.bell.Store(bell)
 	p.trace.Why = func(op *scoreboard.Op) uint8 { return uint8(p.sched.Why(op)) }
@@ -340,6 +342,9 @@ func (p *poller) pass() bool {
 		return false
 	}
 	if did {
+		if p.linger.on {
+			p.back()
+		}
 		p.lastActivity, p.worked = p.now, true
 		return true
 	}
@@ -646,13 +651,8 @@ func (p *poller) idle(inFlight int) {
 	case work && quiet > int64(p.tune.NapAfter):
 		p.stats.Naps++
 		p.bell.Load().Sleep(p.recheck, max(p.tune.Nap, min(time.Duration(quiet/8), p.tune.NapMost)))
-	case !work && quiet > int64(p.tune.Spin) && !p.unreleased():
-		p.stats.Sleeps++
-		select {
-		case p.garbage <- struct{}{}:
-		default:
-		}
-		p.bell.Load().Sleep(p.recheck, sleepBound)
+	case !work:
+		p.rest()
 	default:
 		issue.Pause(2)
 	}

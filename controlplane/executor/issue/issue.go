@@ -128,6 +128,7 @@ type Engine struct {
 
 	fault    atomic.Int32
 	stopping atomic.Bool
+	attend   atomic.Int64 // ns
 	done     sync.WaitGroup
 
 	// Words, Signals and Orders count what was pushed.
@@ -295,6 +296,14 @@ func (e *Engine) Calls() (ns int64) {
 		ns += t.busy.Load()
 	}
 	return ns
+}
+
+// Attend has the first thread, which gets what may go to any (home.go), stay awake for so long after its last command, if that is longer
+// than Options.Spin: commands are expected. It does not wake one that sleeps.
+func (e *Engine) Attend(d time.Duration) {
+	if e.attend.Load() != int64(d) {
+		e.attend.Store(int64(d))
+	}
 }
 
 // Fault is the sticky result that some call returned, Success when none has. After a fault no further driver call is made. Any

@@ -64,7 +64,7 @@ func (t *thread) run(ready chan<- error) {
 			if t.engine.stopping.Load() {
 				return
 			}
-			if time.Since(since) < t.spin {
+			if t.spins(time.Since(since)) {
 				pause(2)
 				continue
 			}
@@ -91,6 +91,11 @@ func (t *thread) run(ready chan<- error) {
 			t.long.Add(took)
 		}
 	}
+}
+
+// spins says whether the thread stays awake after so long without a command.
+func (t *thread) spins(idle time.Duration) bool {
+	return idle < t.spin || t.index == 0 && int64(idle) < t.engine.attend.Load()
 }
 
 // RaisePriority asks for a nice value for the calling thread, which must be locked; 0 asks for nothing. Without the right to it
