@@ -18,7 +18,7 @@ struct heddle_config {
   char socket[108];    // HEDDLE_SOCKET: path of the daemon's socket; empty: the default path of the session
   int connect_ms;      // HEDDLE_CONNECT_MS: at most this long for the hello
   int reattach_ms;     // HEDDLE_REATTACH_MS: how long to wait for the next executor
-  int spin_us;         // HEDDLE_SPIN_US: spin before sleeping while waiting for the GPU; -1: as the context's flags say
+  int spin_us;         // HEDDLE_SPIN_US: spin before sleeping while waiting for the GPU; -1: as the context's flags and the last waits say
 };
 
 // The configuration, read at the first call. Never NULL. Lock-free; callable from any thread at any time.

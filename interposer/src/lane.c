@@ -13,7 +13,6 @@
 #define CONTEXTS 64u
 // CU_CTX_SCHED_AUTO, where the driver itself spins for ever while it finds cores enough: as long as most requests' last wait, so
 // that waking a sleeper (some 50 us) is not part of their latency; on a small machine the executor needs the cores more.
-#define DEFAULT_SPIN_US 1000u
 #define SMALL_SPIN_US 100u
 #define SMALL_MACHINE 8
 
@@ -214,11 +213,11 @@ static void lane_retire_locked(struct heddle_lane *l) {
 
 static uint32_t spin_of_flags(unsigned int flags) {
   switch (flags & CU_CTX_SCHED_MASK) {
-  case CU_CTX_SCHED_SPIN: return UINT32_MAX;
+  case CU_CTX_SCHED_SPIN: return HEDDLE_SPIN_FOR_EVER;
   case CU_CTX_SCHED_BLOCKING_SYNC: return 0;
   default:
     if (heddle_config()->spin_us >= 0) return (uint32_t)heddle_config()->spin_us;
-    return sysconf(_SC_NPROCESSORS_ONLN) < SMALL_MACHINE ? SMALL_SPIN_US : DEFAULT_SPIN_US;
+    return sysconf(_SC_NPROCESSORS_ONLN) < SMALL_MACHINE ? SMALL_SPIN_US : HEDDLE_SPIN_ADAPTS;
   }
 }
 

@@ -22,11 +22,15 @@ struct heddle_turn {
   struct heddle_mutex line;     // held by the holder: whoever has to wait waits for it
 };
 
+// What a wait's spin_us may be besides a time: without end; as long as its thread's waits take of late (patience.h).
+#define HEDDLE_SPIN_FOR_EVER UINT32_MAX
+#define HEDDLE_SPIN_ADAPTS (UINT32_MAX - 1)
+
 struct heddle_context {
   CUcontext handle; // NULL: free entry
   struct heddle_session *session;
   int device;
-  uint32_t spin_us;                  // how long host waits spin, from CU_CTX_SCHED_*; UINT32_MAX for ever
+  uint32_t spin_us;                  // how long host waits spin, from CU_CTX_SCHED_*, or one of HEDDLE_SPIN_*
   struct heddle_mutex blocking_lock; // the lane lock of legacy and of every lane in .blocking
   struct heddle_turn blocking_turn;  // of the same lanes
   struct heddle_lane *legacy;        // lane of the legacy default stream; never NULL

@@ -60,19 +60,23 @@ static uint32_t announce(struct heddle_wire_lane *lane, uint32_t seq) {
   return now;
 }
 
-static _Thread_local struct heddle_patience patience = {PATIENCE_MOST, 0};
+static _Thread_local struct heddle_patience patience = {PATIENCE_MOST, 0, 0};
 
 enum heddle_wait heddle_wait_raw(struct heddle_session *s, uint32_t id, uint32_t seq, uint32_t spin_us) {
   struct heddle_wire_lane *lane = &s->lanes[id];
   if (heddle_lane_done(s, id, seq)) return HEDDLE_REACHED;
-  uint64_t end = 0, look_at_peers = 0, alone_until = 0, last = 0;
+  bool adapts = spin_us == HEDDLE_SPIN_ADAPTS;
+  uint64_t begin = 0, stay = adapts ? STAY_LEAST : (uint64_t)spin_us * 1000, look_at_peers = 0, alone_until = 0, last = 0;
   for (uint32_t looks = 1; spin_us != 0; looks++) {
     heddle_relax();
-    if (heddle_lane_done(s, id, seq)) return HEDDLE_REACHED;
+    if (heddle_lane_done(s, id, seq)) {
+      if (adapts && last - begin >= STAY_LEAST) heddle_patience_waited(&patience, last - begin);
+      return HEDDLE_REACHED;
+    }
     if (looks % 64 != 0) continue;
     uint64_t now = heddle_now_ns();
-    if (end == 0) {
-      end = now + (uint64_t)spin_us * 1000;
+    if (begin == 0) {
+      begin = now;
       look_at_peers = now + 100000000;
       alone_until = now + patience.ns;
     } else {
@@ -85,7 +89,7 @@ enum heddle_wait heddle_wait_raw(struct heddle_session *s, uint32_t id, uint32_t
       heddle_patience_learn(&patience, last - now, true);
     }
     if (heddle_sticky(s) != CUDA_SUCCESS) return HEDDLE_STICKY;
-    if (spin_us != UINT32_MAX && now >= end) break;
+    if (spin_us != HEDDLE_SPIN_FOR_EVER && now - begin >= stay && (!adapts || now - begin >= heddle_patience_stay(&patience))) break;
     if (now >= look_at_peers) {
       if (heddle_session_lost(s)) return HEDDLE_LOST;
       look_at_peers = now + 100000000;
@@ -94,7 +98,10 @@ enum heddle_wait heddle_wait_raw(struct heddle_session *s, uint32_t id, uint32_t
   for (;;) {
     uint32_t value = announce(lane, seq);
     heddle_fence(); // `waiting` before `done`; the executor: `done`, fence, `waiting`
-    if (heddle_lane_done(s, id, seq)) return HEDDLE_REACHED;
+    if (heddle_lane_done(s, id, seq)) {
+      if (adapts) heddle_patience_waited(&patience, heddle_now_ns() - begin);
+      return HEDDLE_REACHED;
+    }
     if (heddle_sticky(s) != CUDA_SUCCESS) return HEDDLE_STICKY;
     if (heddle_session_lost(s)) return HEDDLE_LOST;
     (void)heddle_futex_wait(&lane->waiting, value, 100);

@@ -30,7 +30,7 @@ func TestAttend(t *testing.T) {
 	}
 	until("the threads sleep", func() bool { return asleep(first) && asleep(second) })
 	e.Attend(time.Hour)
-	for range 1000 {
+	for range 100 {
 		run(first)
 		if asleep(first) {
 			t.Fatal("the first thread sleeps between commands")
