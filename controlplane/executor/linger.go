@@ -8,9 +8,10 @@ import (
 
 // linger is how long the poller, and with it the thread that gets the first command, go on spinning when there is nothing to do.
 //
-// Waking two threads takes 0.1 to 0.3 ms where cores are halted, as those of virtual machines are, and a client that sends a request every
-// few ms would wait for that each time. So where clients lately came back within ms, the poller stays awake for a few times as long; where
-// they take longer it sleeps after Tuning.Spin. Only gaps longer than that count: within shorter ones nobody sleeps.
+// Waking two threads takes 0.1 to 0.3 ms where cores are halted, as those of virtual machines are, and a client that sends a
+// request every few ms would wait for that each time. So where clients lately came back within ms, the poller stays awake for a few
+// times as long; where they take longer it sleeps after Tuning.Spin. Only gaps longer than that count: within shorter ones nobody
+// sleeps.
 type linger struct {
 	tune *Tuning
 	gap  int64 // mean of the last gaps, ns, each counted as twice Tuning.Linger at most
@@ -29,8 +30,8 @@ const (
 	lingerTimes = 4
 )
 
-// rests is asked by a poller that had nothing to do from last to now. It reports whether a gap begins with this question, and whether
-// the poller may sleep.
+// rests is asked by a poller that had nothing to do from last to now. It reports whether a gap begins with this question, and
+// whether the poller may sleep.
 func (l *linger) rests(last, now int64, arrivals uint64) (begins, sleeps bool) {
 	spin := int64(l.tune.Spin)
 	if now-last <= spin {
@@ -42,8 +43,8 @@ func (l *linger) rests(last, now int64, arrivals uint64) (begins, sleeps bool) {
 	return begins, now-l.since > max(spin, l.stay) // whatever else stirred the poller meanwhile is no client
 }
 
-// came ends the gap, if clients did and not the daemon: from now on the poller stays awake for as long as such gaps need. promised says
-// that somebody was promised something: then it does so for gaps that are twice as long.
+// came ends the gap, if clients did and not the daemon: from now on the poller stays awake for as long as such gaps need. promised
+// says that somebody was promised something: then it does so for gaps that are twice as long.
 func (l *linger) came(now int64, arrivals uint64, promised bool) bool {
 	if arrivals == l.seen {
 		return false
@@ -62,8 +63,8 @@ func (l *linger) came(now int64, arrivals uint64, promised bool) bool {
 	return true
 }
 
-// back ends a gap when the poller has something to do. The first issue thread had its last command a request's time before the poller saw
-// the request's end, and stays awake for longer.
+// back ends a gap when the poller has something to do. The first issue thread had its last command a request's time before the
+// poller saw the request's end, and stays awake for longer.
 func (p *poller) back() {
 	if p.linger.came(p.now, p.arrivals, p.promised()) {
 		p.engine.Attend(time.Duration(2 * p.linger.stay))

@@ -100,7 +100,10 @@ func TestLinger(t *testing.T) {
 		}
 		l.asleep(lingerTimes * 2 * ms)
 	})
-	for name, s := range map[string]sched.Settings{"an objective": {Latency: int64(20 * ms)}, "a bound for waits": {MaxWait: int64(80 * time.Microsecond)}} {
+	for name, s := range map[string]sched.Settings{
+		"an objective":      {Latency: int64(20 * ms)},
+		"a bound for waits": {MaxWait: int64(80 * time.Microsecond)},
+	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLingering(t, 10*ms)
 			l.gaps(20, 8*ms)

@@ -4,10 +4,11 @@
 // for the rest of its time slice (2 to 4 ms), that one waits. Clients that all give their core away after a moment get it back after a
 // moment; but who gives it to one that does not, loses it for a whole slice. So patience follows what the core's others do.
 //
-// Who sleeps must be woken, by the executor's poller, which takes 0.05 to 0.15 ms where cores are halted. Natively CU_CTX_SCHED_AUTO never
-// sleeps while there are no more contexts than cores. So while nobody else wants its core a thread spins for twice what its longer waits
-// took of late, as long as they took a few ms.
-// Source: sched_yield(2); CUDA driver API, cuCtxCreate (CU_CTX_SCHED_AUTO); Linux gives a slice of 2.8 ms on 8 cores and more (base_slice_ns), and since 6.18 a yield forfeits it.
+// Who sleeps must be woken, by the executor's poller, which takes 0.05 to 0.15 ms where cores are halted. Natively CU_CTX_SCHED_AUTO
+// never sleeps while there are no more contexts than cores. So while nobody else wants its core a thread spins for twice what its
+// longer waits took of late, as long as they took a few ms.
+// Source: sched_yield(2); CUDA driver API, cuCtxCreate (CU_CTX_SCHED_AUTO); Linux gives a slice of 2.8 ms on 8 cores and more
+// (base_slice_ns), and since 6.18 a yield forfeits it.
 #ifndef HEDDLE_PATIENCE_H
 #define HEDDLE_PATIENCE_H
 
@@ -32,7 +33,7 @@ enum {
 struct heddle_patience {
   uint32_t ns;   // how long it spins, 0 to PATIENCE_MOST
   uint32_t vain; // yields in a row that whoever had the core then did not return, at most PATIENCE_VAIN
-  uint32_t wait; // mean of the last waits that took longer than STAY_LEAST, ns, each counted as 2 * STAY_MOST at most; 0: there was none
+  uint32_t wait; // mean of the last waits longer than STAY_LEAST, ns, each counted as 2 * STAY_MOST at most; 0: there was none
 };
 
 // heddle_patience_learn takes how long the thread did not run, ns, because it had yielded, or else because its core was taken from it.

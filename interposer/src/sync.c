@@ -89,7 +89,8 @@ enum heddle_wait heddle_wait_raw(struct heddle_session *s, uint32_t id, uint32_t
       heddle_patience_learn(&patience, last - now, true);
     }
     if (heddle_sticky(s) != CUDA_SUCCESS) return HEDDLE_STICKY;
-    if (spin_us != HEDDLE_SPIN_FOR_EVER && now - begin >= stay && (!adapts || now - begin >= heddle_patience_stay(&patience))) break;
+    uint64_t waited = now - begin;
+    if (spin_us != HEDDLE_SPIN_FOR_EVER && waited >= stay && (!adapts || waited >= heddle_patience_stay(&patience))) break;
     if (now >= look_at_peers) {
       if (heddle_session_lost(s)) return HEDDLE_LOST;
       look_at_peers = now + 100000000;
