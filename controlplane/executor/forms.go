@@ -82,6 +82,7 @@ type FormsStats struct {
 	Bytes     uint64            `json:"bytes"` // of their machine code
 	Compiled  uint64            `json:"compiled"`
 	CacheHits uint64            `json:"cache_hits"`
+	Making    int               `json:"making"`           // asked for, and neither there nor refused yet
 	Workers   uint64            `json:"workers"`          // compiler processes started
 	Failed    map[string]uint64 `json:"failed,omitempty"` // by code
 	// FirstCompileSeconds is how long the first compilation took, CompileSeconds all of them, LoadSeconds loading.
@@ -350,7 +351,7 @@ func (f *forms) take() {
 		f.mu.Unlock()
 		switch {
 		case f.service == nil:
-			f.refuse(m.bodies, reasonOff, "start the executor by heddle daemon")
+			f.refuse(m.bodies, reasonOff, "HEDDLE_COALESCE=0 is set for the daemon, or heddle daemon did not start this executor")
 		case len(m.bodies) > 1 && f.packs >= maxPacks:
 			f.refuse(m.bodies, reasonFull, fmt.Sprintf("at most %d forms of several kernels are made", maxPacks))
 		case len(f.pending) >= maxPending:
@@ -360,6 +361,7 @@ func (f *forms) take() {
 				f.packs++
 			}
 			f.pending = append(f.pending, m)
+			f.making(1)
 		}
 	}
 }
@@ -388,6 +390,13 @@ func (f *forms) compile(m *making) {
 	m.req.Bodies = nil
 }
 
+// making counts forms on their way.
+func (f *forms) making(n int) {
+	f.mu.Lock()
+	f.stats.Making += n
+	f.mu.Unlock()
+}
+
 // failed gives the place of a form back.
 func (f *forms) failed(m *making) {
 	if len(m.bodies) > 1 {
@@ -402,6 +411,7 @@ func (f *forms) made(m *making) {
 	case errors.As(m.err, &no):
 		f.failed(m)
 		f.refuse(m.bodies, no.Code, no.Detail)
+		f.making(-1)
 	case m.err != nil: // leaving
 	default:
 		if len(f.ready) == 0 {
@@ -434,6 +444,7 @@ func (f *forms) load() bool {
 		if !loaded {
 			f.failed(m)
 		}
+		f.making(-1)
 	}
 	return true
 }

@@ -230,6 +230,7 @@ func TestForms(t *testing.T) {
 		if k.Code.Why.Load() != nil || k.Globals.Load() != nil {
 			t.Errorf("%+v, globals %v", k.Code.Why.Load(), k.Globals.Load())
 		}
+		until(t, "nothing on its way", func() bool { return b.x.forms.snapshot().Making == 0 })
 		st := b.x.forms.snapshot()
 		if st.Codes != 1 || st.Asked != 3 || st.Forms != 3 || st.Compiled != 3 || st.Workers != 1 || st.CacheHits != 0 || st.FirstCompileSeconds <= 0 || st.Bytes == 0 || len(st.Failed) > 0 {
 			t.Errorf("%+v", st)
@@ -349,6 +350,7 @@ func TestForms(t *testing.T) {
 		if st := b.x.forms.snapshot(); st.Failed[string(coalesce.CodeCooperative)] != 1 || st.Forms != 0 {
 			t.Errorf("%+v", st)
 		}
+		until(t, "nothing on its way", func() bool { return b.x.forms.snapshot().Making == 0 })
 	})
 	t.Run("without a compiler", func(t *testing.T) {
 		b := newFormBench(t, s.device, []string{"/nonexistent/compiler"}, "")
@@ -372,6 +374,9 @@ func TestForms(t *testing.T) {
 			k := b.kernel(b.session(1), b.image(string(stateless)), 1, "stray")
 			b.together(k, 4, true)
 			until(t, "a compiler", func() bool { _, err := os.Stat(marker); return err == nil })
+			if st := b.x.forms.snapshot(); st.Making != 1 || st.Asked != 1 {
+				t.Errorf("%+v; want one form on its way", st)
+			}
 		})
 		var pid int
 		text, _ := os.ReadFile(marker)

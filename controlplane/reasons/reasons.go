@@ -118,7 +118,7 @@ var All = []Reason{
 	{Compile, "compiler-garbage", "The process that compiled it answered nonsense, twice."},
 	{Compile, "compiler-not-started", "The process that compiles could not be started, or not open the device."},
 	{Compile, "compiler-backlog", "Too many forms were asked for and not made yet."},
-	{Compile, "compiler-absent", "The executor was started without a compiler."},
+	{Compile, "compiler-absent", "The executor was started without a compiler, as HEDDLE_COALESCE=0 has it."},
 	{Compile, "image-too-large", "The images have more than 256 MiB."},
 	{Compile, "load", "The driver does not load the form."},
 	{Compile, "attributes", "The form cannot have the attributes that clients set on the original."},

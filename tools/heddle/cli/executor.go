@@ -28,39 +28,8 @@ func newExecutor(o *options) *cobra.Command {
 				return exitError{ExitFailed, err}
 			}
 			config.Log = slog.New(slog.NewTextHandler(o.stderr, nil)).With("executor", os.Getpid())
-			var err error
-			if config.IssueThreads, err = count("HEDDLE_ISSUE_THREADS", issue.MaxThreads); err != nil {
+			if err := fromEnvironment(&config); err != nil {
 				return err
-			}
-			if config.Spill, err = count("HEDDLE_SPILL", issue.MaxSpill); err != nil {
-				return err
-			}
-			gather, err := shortTime("HEDDLE_GATHER")
-			if err != nil {
-				return err
-			}
-			config.Tuning.Gather, config.Tuning.Busy = gather, gather
-			if config.Tuning.Ahead, err = shortTime("HEDDLE_AHEAD"); err != nil {
-				return err
-			}
-			if config.Tuning.Calm, err = shortTime("HEDDLE_CALM"); err != nil {
-				return err
-			}
-			switch s := os.Getenv("HEDDLE_PREPARED"); s {
-			case "", "1":
-			case "0":
-				config.Tuning.NoRuns = true
-			default:
-				return fail(ExitUsage, "HEDDLE_PREPARED=%q: expected 0 or 1", s)
-			}
-			switch s := os.Getenv("HEDDLE_JOIN_GRAPHS"); s {
-			case "", "1":
-			case "0":
-				config.Tuning.JoinGraphs = executor.NeverJoin
-			case "always":
-				config.Tuning.JoinGraphs = executor.AlwaysJoin
-			default:
-				return fail(ExitUsage, "HEDDLE_JOIN_GRAPHS=%q: expected 0, 1 or always", s)
 			}
 			if s := os.Getenv("HEDDLE_PROFILE"); s != "" {
 				stop, err := profile(s)
@@ -69,17 +38,7 @@ func newExecutor(o *options) *cobra.Command {
 				}
 				defer stop()
 			}
-			if s := os.Getenv("HEDDLE_MAX_KERNEL_TIME"); s != "" {
-				d, err := time.ParseDuration(s)
-				if err != nil || d < 0 {
-					return fail(ExitUsage, "HEDDLE_MAX_KERNEL_TIME=%q: expected a duration such as 10s", s)
-				}
-				config.MaxKernelTime = d
-			}
-			config.Compiler = []string{"/proc/self/exe", "compile"} // this binary, even when it was replaced on disk
-			config.CacheDir, config.LearnedDir = cacheDir("forms"), cacheDir("learned")
-			err = executor.Run(cmd.Context(), config)
-			if err != nil {
+			if err := executor.Run(cmd.Context(), config); err != nil {
 				return exitError{executor.ExitCode(err), err}
 			}
 			return nil
@@ -88,6 +47,60 @@ func newExecutor(o *options) *cobra.Command {
 	cmd.Flags().IntVar(&config.ControlFd, "control-fd", 3, "the daemon's socket")
 	cmd.Flags().StringVar(&config.DeviceUUID, "device", "", "GPU to use, as nvidia-smi prints its UUID")
 	return cmd
+}
+
+// fromEnvironment gives an executor what the daemon's environment says of it (docs/cli.md), its compiler and its folders.
+func fromEnvironment(config *executor.Config) error {
+	var err error
+	if config.IssueThreads, err = count("HEDDLE_ISSUE_THREADS", issue.MaxThreads); err != nil {
+		return err
+	}
+	if config.Spill, err = count("HEDDLE_SPILL", issue.MaxSpill); err != nil {
+		return err
+	}
+	gather, err := shortTime("HEDDLE_GATHER")
+	if err != nil {
+		return err
+	}
+	config.Tuning.Gather, config.Tuning.Busy = gather, gather
+	if config.Tuning.Ahead, err = shortTime("HEDDLE_AHEAD"); err != nil {
+		return err
+	}
+	if config.Tuning.Calm, err = shortTime("HEDDLE_CALM"); err != nil {
+		return err
+	}
+	switch s := os.Getenv("HEDDLE_PREPARED"); s {
+	case "", "1":
+	case "0":
+		config.Tuning.NoRuns = true
+	default:
+		return fail(ExitUsage, "HEDDLE_PREPARED=%q: expected 0 or 1", s)
+	}
+	switch s := os.Getenv("HEDDLE_JOIN_GRAPHS"); s {
+	case "", "1":
+	case "0":
+		config.Tuning.JoinGraphs = executor.NeverJoin
+	case "always":
+		config.Tuning.JoinGraphs = executor.AlwaysJoin
+	default:
+		return fail(ExitUsage, "HEDDLE_JOIN_GRAPHS=%q: expected 0, 1 or always", s)
+	}
+	if s := os.Getenv("HEDDLE_MAX_KERNEL_TIME"); s != "" {
+		d, err := time.ParseDuration(s)
+		if err != nil || d < 0 {
+			return fail(ExitUsage, "HEDDLE_MAX_KERNEL_TIME=%q: expected a duration such as 10s", s)
+		}
+		config.MaxKernelTime = d
+	}
+	switch s := os.Getenv("HEDDLE_COALESCE"); s {
+	case "", "1":
+		config.Compiler = []string{"/proc/self/exe", "compile"} // this binary, even when it was replaced on disk
+	case "0": // every form of a kernel needs one
+	default:
+		return fail(ExitUsage, "HEDDLE_COALESCE=%q: expected 0 or 1", s)
+	}
+	config.CacheDir, config.LearnedDir = cacheDir("forms"), cacheDir("learned")
+	return nil
 }
 
 // count is a variable of the environment that is a number from 1 to most; 0 when it is not set.
