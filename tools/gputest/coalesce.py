@@ -1,4 +1,4 @@
-"""Issue 4's table: small kernels of many processes as one launch (`coalesce`), torch.compile'd models (`compiled`), the corpus."""
+"""Issue 4's table: small kernels of many processes as one launch (`coalesce`), the corpus; what the executor counted."""
 
 import json
 import re
@@ -322,79 +322,6 @@ def first_compile(ref):
         heddle=f"{worst['first']} / {worst['from the cache']}",
         target="0 held up",
     )
-
-
-# ---- torch.compile with Triton's templates ----
-
-MODELS = {"bert": 1.2, "resnet50": 1.2}  # how many times MPS is promised
-
-
-def compiledgraph():
-    """With graphs; and a model of very many small kernels, whose joined graphs have alike nodes as one."""
-    compiled("compiledgraph", ["graph"], {"bert": 1.3, "resnet50": 1.3, "deep": None})
-
-
-def compiled(part="compiled", how=(), models=MODELS):
-    """how: what the programs are told besides."""
-    program = [PY, PROGRAMS + "/compiled.py"]
-    text = "max-autotune with Triton templates" + (" and graphs" if how else "")
-    right = lambda r: r.get("rate") if r.get("same") else None
-    bad = lambda r: r.get("error") or "; ".join(r.get("errors") or [])[:120]
-    # Processes that tuned a reduction otherwise than the reference's may differ from it, and show nothing of who ran them.
-    other = lambda r: f"({r['otherwise']} kernels tuned otherwise)" if r.get("otherwise") else ""
-    say = lambda r: bad(r) or (r.get("rate") if r.get("same") else f"output DIFFERS ({r.get('rate')}/s) {other(r)}".strip())
-    for m, need in models.items():
-        reference = f"{WORK}/{m}.{part}.npz"
-        # fills inductor's cache; its output is the reference
-        a = run(
-            "native",
-            program + [m, "1", "1", reference, *how],
-            300,
-            {"TORCHINDUCTOR_COMPILE_THREADS": str(os.cpu_count())},  # alone on the machine; no part of inductor's keys
-        )
-        if a["rc"] or a.get("errors") or not a.get("same") or left() < 60:
-            why = a.get("error") or "; ".join(a.get("errors") or [])
-            why = why or ("no time left" if a.get("same") else "it differs from itself")
-            row(part, f"{m}: compiled by one process", native=why[:120], ok=False)
-            continue
-        row(
-            part,
-            f"{m}: one process: requests/s; Triton kernels of a request; first result, s",
-            native=f"{a.get('rate'):.1f}; {a.get('triton')} of {a.get('launches')}; {a.get('first'):.1f}",
-        )
-        cmd = [*program, m, "8", str(SECS), reference, *how]
-        go = lambda mode, k=None, cmd=cmd: run(mode, cmd, 150, mps=k) if mode in MODES and left() > 30 else {}
-        ts = go("native")
-        mp = with_mps(lambda k, go=go: go("mps", k)) if "mps" in MODES else {}
-        before = counters()
-        he = go("heddle")
-        got = used(before, counters())
-        t, p, h = (right(r) for r in (ts, mp, he))
-        row(
-            part,
-            f"{m} fp16 batch 1, {text}, 8 processes, requests/s against MPS",
-            None,
-            say(ts),
-            say(mp),
-            say(he),
-            div(h, p),
-            f"≥ {need} × MPS" if need else "reported",
-            bool(div(h, p) and h / p >= need) if need and p else None,
-        )
-        row(part, f"{m}: the same against time-sliced", sliced=t, heddle=h, ratio=div(h, t))
-        row(part, f"{m}: p50 / p99 ms", None, *[f"{r.get('p50')} / {r.get('p99')}" for r in (ts, mp, he)])
-        row(
-            part,
-            f"{m}: outputs equal the native process's bit for bit",
-            sliced=f"{ts.get('same')} {other(ts)}".strip(),
-            mps=f"{mp.get('same')} {other(mp)}".strip(),
-            heddle=f"{he.get('same')} {other(he)}".strip(),
-            target="True",
-            ok=he.get("same") is True,
-        )
-        share(m, part, got)
-        if how:
-            together(m, part, got)
 
 
 def together(what, part, got):

@@ -1,4 +1,4 @@
-"""What a load is, without any GPU: arrivals, percentiles, the search for the highest load that holds. For parts and clients."""
+"""What needs no GPU: arrivals, percentiles, the search for the highest load that holds, settings, verdicts. For parts and clients."""
 
 import random
 
@@ -60,3 +60,30 @@ def settings(text):
             env[name] = value
         out.append(("as it is" if item == "-" else item, env))
     return out
+
+
+def judged(clients):
+    """Of what processes of programs/compiled.py found: how many outputs are wrong, and in words. Another order of adding up gives
+    other last bits: outputs count against whoever ran a process only where it launched the kernels that gave the reference."""
+    same = [c for c in clients if c.get("kernels")]
+    differing = lambda cs: [c for c in cs if not (c.get("first") and c.get("warm") and c.get("differ") == 0)]
+    wrong, other = differing(same), [c for c in clients if not c.get("kernels")]
+    text = f"same kernels: {len(same)} of {len(clients)}; "
+    text += (
+        f"outputs WRONG in {len(wrong)}: " + ", ".join(difference(c) for c in wrong[:2])
+        if wrong
+        else "theirs equal"
+        if same
+        else ""
+    )
+    if other:
+        text += f"; of the others {len(differing(other))} differ"
+    return len(wrong), text.replace("; ;", ";")
+
+
+def difference(c):
+    """Where a process's outputs differ from the reference, in a few words."""
+    parts = [f"{k} output" for k in ("first", "warm") if not c.get(k)]
+    if c.get("differ"):
+        parts.append(f"{c['differ']} of {c['checked']} looked at, from request {c['at']} on")
+    return f"client {c['client']}: {' and '.join(parts)}, by {c.get('far') or 0:.3g}, {c.get('changes') or 0} unlike its own first"

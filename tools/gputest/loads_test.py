@@ -3,7 +3,7 @@
 import unittest
 from itertools import pairwise
 
-from loads import arrivals, attained, highest, ladder, median, quantile, settings
+from loads import arrivals, attained, highest, judged, ladder, median, quantile, settings
 
 
 class Loads(unittest.TestCase):
@@ -35,6 +35,30 @@ class Loads(unittest.TestCase):
         for bad in ("HEDDLE_AHEAD", "HEDDLE_AHEAD=", "PATH=/", "- HEDDLE_AHEAD=1us", "=1"):
             with self.assertRaisesRegex(ValueError, "HEDDLE_NAME=VALUE"):
                 settings(bad)
+
+    def test_judged(self):
+        right = {
+            "client": 0,
+            "kernels": True,
+            "first": True,
+            "warm": True,
+            "checked": 9,
+            "differ": 0,
+            "at": None,
+            "changes": 0,
+            "far": 0.0,
+        }
+        self.assertEqual(judged([right] * 8), (0, "same kernels: 8 of 8; theirs equal"))
+        for k, v in (("first", False), ("warm", False), ("differ", 1), ("differ", None)):
+            n, text = judged([right, {**right, k: v, "at": 32}])
+            self.assertEqual(n, 1, k)
+            self.assertIn("WRONG in 1", text)
+        loop = {**right, "client": 5, "differ": 2, "at": 32, "changes": 2, "far": 0.25}
+        self.assertIn("client 5: 2 of 9 looked at, from request 32 on, by 0.25, 2 unlike its own first", judged([right, loop])[1])
+        other = {**loop, "kernels": False}
+        self.assertEqual(judged([right, other]), (0, "same kernels: 1 of 2; theirs equal; of the others 1 differ"))
+        self.assertEqual(judged([other, {**right, "kernels": False}]), (0, "same kernels: 0 of 2; of the others 1 differ"))
+        self.assertEqual(judged([])[0], 0)
 
     def test_highest(self):
         levels = ladder(1.0, 2.0, 10)

@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 
 import coalesce
+import compiled_parts
 import crew
 import graph_parts
 import latency_parts
@@ -567,8 +568,8 @@ PARTS = {
     "kills": robust.kills,
     "coalesce": coalesce.coalesce,
     "sweep": sweep.sweep,
-    "compiled": coalesce.compiled,
-    "compiledgraph": coalesce.compiledgraph,
+    "compiled": compiled_parts.compiled,
+    "compiledgraph": compiled_parts.compiledgraph,
     "corpus": coalesce.corpus,
     "mix": latency_parts.mix,
     "mixgraph": latency_parts.mixgraph,
