@@ -113,7 +113,7 @@ def build(model, graphs):
 
 
 def launched(f):
-    """f(), and the Triton kernels that inductor launched meanwhile: name, configuration, digest of the machine code; sorted, each once.
+    """f(), and the Triton kernels that inductor launched meanwhile: name, configuration, digest of the PTX; sorted, each once.
     With CUDA graphs a call launches while it is recorded, which is a process's second call for an input's shape."""
     try:
         from torch._inductor.runtime.triton_heuristics import CachingAutotuner as Kernel
@@ -145,9 +145,16 @@ def described(kernel):
     c = launcher.config
     name = kernel.inductor_meta.get("kernel_name") or kernel.fn.__name__
     parts = [f"{k}={v}" for k, v in sorted(c.kwargs.items())] + [f"warps={c.num_warps}", f"stages={c.num_stages}"]
-    code = sorted(glob.glob(os.path.join(os.environ.get("TRITON_CACHE_DIR", ""), launcher.cache_hash, "*.cubin")))
-    text = b"".join(open(p, "rb").read() for p in code)  # noqa: SIM115 - closed at once
-    return " ".join([name, *parts, hashlib.sha256(text or launcher.cache_hash.encode()).hexdigest()[:12]])
+    text = hashlib.sha256()
+    for path in sorted(glob.glob(os.path.join(os.environ.get("TRITON_CACHE_DIR", ""), launcher.cache_hash, "*.ptx"))):
+        with open(path, "rb") as f:
+            for line in f:
+                word = line.split(None, 1)[:1]
+                if word == [b".section"]:
+                    break  # what follows is for debuggers: it names the file, as do .loc and .file
+                if word not in ([b".loc"], [b".file"], [b".version"]):
+                    text.update(line)
+    return " ".join([name, *parts, text.hexdigest()[:12]])
 
 
 def launches(f, torch):
