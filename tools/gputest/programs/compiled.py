@@ -74,6 +74,10 @@ def prefer_likely_templates():
 def build(model, graphs):
     import torch
 
+    # Inductor's compiling processes take PyTorch's assembler, its main process Triton's: what they compiled was not found, and compiled again.
+    assembler = os.path.join(os.path.dirname(torch.__file__), "bin", "ptxas")
+    if os.access(assembler, os.X_OK):
+        os.environ.setdefault("TRITON_PTXAS_PATH", assembler)
     torch.backends.cudnn.benchmark = False
     torch.set_num_threads(1)
     torch.manual_seed(0)
