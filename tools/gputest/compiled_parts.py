@@ -1,4 +1,4 @@
-"""torch.compile'd models in eight processes (`compiled`), with CUDA graphs (`compiledgraph`): a row for every mode as soon as it is there."""
+"""torch.compile'd models in eight processes (`compiled`), with CUDA graphs (`compiledgraph`): a row a mode, as soon as it is there."""
 
 import queue
 import threading

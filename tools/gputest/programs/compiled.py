@@ -1,10 +1,11 @@
-# compiled: R closed-loop batch-1 fp16 inference processes of a torch.compile'd model: GEMMs and convolutions by Triton's templates, which
-# inductor tunes, without CUDA graphs or with them. usage: compiled.py bert|resnet50|deep R SECONDS REFERENCE.npz [graph]. With R = 1 it
-# writes the reference: the outputs for the inputs of eight clients, and which kernels gave them. With more, the processes say that they are
-# ready ({"state": "ready", "pids": […]}) and go on working until a line comes on standard input or its end; then they measure, say
-# {"state": "measured"}, and the last line of JSON is the result: of each process whether it launches the reference's kernels, and where
-# its outputs differ from it. A third model, deep, is 128 small layers: very many kernels of some µs. $GT_TEMPLATES: how many
-# configurations of a template are tried for each GEMM and convolution, `all` for all.
+# compiled: R closed-loop batch-1 fp16 inference processes of a torch.compile'd model: GEMMs and convolutions by Triton's
+# templates, which inductor tunes, without CUDA graphs or with them. usage: compiled.py bert|resnet50|deep R SECONDS
+# REFERENCE.npz [graph]. With R = 1 it writes the reference: the outputs for the inputs of eight clients, and which kernels gave
+# them. With more, the processes say that they are ready ({"state": "ready", "pids": […]}) and go on working until a line comes
+# on standard input or its end; then they measure, say {"state": "measured"}, and the last line of JSON is the result: of each
+# process whether it launches the reference's kernels, and where its outputs differ from it. A third model, deep, is 128 small
+# layers: very many kernels of some µs. $GT_TEMPLATES: how many configurations of a template are tried for each GEMM and
+# convolution, `all` for all.
 import glob
 import hashlib
 import json
@@ -30,9 +31,9 @@ def say(what):
 
 
 def options(graphs):
-    """What torch.compile is told. Every process must launch the same kernels, else floating point sums are added up in another order:
-    so only GEMMs and convolutions are tuned by time, whose choice the first process leaves in inductor's cache of graphs. mode=
-    "max-autotune" also has each process tune reductions anew (coordinate descent from a kernel's one configuration is not found again)."""
+    """What torch.compile is told. Every process must launch the same kernels, else sums are added up in another order: so only
+    GEMMs and convolutions are tuned by time, whose choice the first process leaves in inductor's cache of graphs. The mode
+    max-autotune also has each process tune reductions anew (coordinate descent from a kernel's one configuration is not found)."""
     want = {
         "max_autotune_gemm": True,
         "max_autotune": False,  # would tune reductions and pointwise kernels too
@@ -74,7 +75,8 @@ def prefer_likely_templates():
 def build(model, graphs):
     import torch
 
-    # Inductor's compiling processes take PyTorch's assembler, its main process Triton's: what they compiled was not found, and compiled again.
+    # Inductor's compiling processes take PyTorch's assembler, its main process Triton's: what they compiled was not found,
+    # and compiled again.
     assembler = os.path.join(os.path.dirname(torch.__file__), "bin", "ptxas")
     if os.access(assembler, os.X_OK):
         os.environ.setdefault("TRITON_PTXAS_PATH", assembler)
