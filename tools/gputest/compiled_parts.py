@@ -21,6 +21,8 @@ def compiled(part="compiled", how=(), models=MODELS):
     """how: what the programs are told besides."""
     todo = settings(os.environ.get("GT_SETTINGS", "-"))
     for m, need in models.items():
+        if m not in os.environ.get("GT_COMPILED", m).split(","):
+            continue
         reference = f"{WORK}/{m}.{part}.npz"
         program = [PY, PROGRAMS + "/compiled.py", m]
         # Fills inductor's cache; its outputs are the reference. Alone on the machine; how many compile is no part of inductor's keys.
