@@ -120,6 +120,8 @@ type Class struct {
 	relent  int64 // when an op last went because it was Old
 	waited  [WaitReasons]int64
 	notice  int64 // Tight's answer
+	budget  int64 // how much of it and of those below it may be in flight because of a class above; 0: any
+	stretch stretch
 }
 
 // Client is one client as the scheduler sees it.
@@ -491,6 +493,7 @@ type bounds struct {
 	longest int64  // an op's length
 	slice   int64  // from which length on an op goes in slices; 0: none does
 	notice  int64  // how much may be in flight without a done word behind it; 0: any
+	budget  int64  // how much may be in flight; 0: any
 	hungry  bool   // some class above has ready ops
 	above   uint64 // the key of the class above that is active, of several the one whose request hurries, else the most urgent
 	hurry   bool   // a request of it has little slack left
@@ -498,9 +501,9 @@ type bounds struct {
 
 // arrange gives every class its place.
 func (s *Scheduler) arrange(now, stuck int64) {
-	var below int64 // in flight of the group at hand and of all below it
+	var below int64 // how long what the group at hand and all below it have in flight takes to leave the chip
 	for _, k := range s.classes {
-		below += k.inFlight
+		below += k.leaving()
 	}
 	pressed := s.press(now)
 	s.Uneven = false
@@ -511,11 +514,12 @@ func (s *Scheduler) arrange(now, stuck int64) {
 			end++
 		}
 		group := s.classes[at:end]
-		var own int64
+		var own, leaving int64
 		objective, clients, recent, flying, queued := false, 0, 0, 0, 0
 		brief, long := int64(0), int64(0)
 		for _, k := range group {
 			own += k.inFlight
+			leaving += k.leaving()
 			clients += k.busy
 			recent += k.recent
 			if long = max(long, k.long); k.Latency > 0 && k.brief.at(now) {
@@ -532,7 +536,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 		several := objective && max(clients, recent) > 1
 		for _, k := range group {
 			k.Brief, k.Spare = brief, now+k.Latency/SpareSlack
-			k.Place, k.Longest, k.Slice, k.notice = place, anyLength, b.slice, b.notice
+			k.Place, k.Longest, k.Slice, k.notice, k.budget = place, anyLength, b.slice, b.notice, b.budget
 			k.Above, k.Hurry = b.above, false
 			if several {
 				k.notice = least(k.notice, Together/4)
@@ -576,7 +580,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 				}
 			}
 		}
-		below -= own
+		below -= leaving
 		for _, k := range group {
 			b.guard(k, below, now)
 		}
@@ -605,7 +609,7 @@ func (b *bounds) guard(k *Class, below, now int64) {
 	if strict {
 		b.longest = min(b.longest, budget)
 	}
-	b.slice = least(b.slice, budget)
+	b.slice, b.budget = least(b.slice, budget), least(b.budget, budget)
 	room := budget - below
 	switch {
 	case strict && k.graphs > 0:
@@ -651,6 +655,7 @@ func (s *Scheduler) Issued(op *scoreboard.Op, cost int64, signalled bool, width 
 	c.flies(now)
 	if signalled {
 		l.Quiet = 0
+		s.watch(k, l, op.Seq, cost, now)
 	}
 	if op.Kind == shm.KindGraph {
 		if l.Graph = op.Seq; !l.Graphs {
@@ -753,6 +758,7 @@ func (s *Scheduler) Completed(c *Client, l *scoreboard.Lane, n int, now int64) {
 	}
 	k.active, k.served, c.active = now, now, now
 	k.paid(work)
+	s.watched(k, l, now)
 	if c.waiting && l.Index == c.waitLane && shm.Reached(l.Done, c.waitSeq) {
 		s.end(c, now)
 	}

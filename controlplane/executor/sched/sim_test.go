@@ -33,12 +33,14 @@ type source struct {
 	c     *Client
 	board *scoreboard.Session
 	lanes []simLane
-	ops   int   // of a request, per lane
-	cost  int64 // of an op
-	gap   int64 // between requests, mean; 0: none
-	next  int64 // when the next request begins
-	left  int   // ops of the request under way that are not done
-	flood bool  // never waits
+	ops   int     // of a request, per lane
+	cost  int64   // of an op
+	gap   int64   // between requests, mean; 0: none
+	next  int64   // when the next request begins
+	left  int     // ops of the request under way that are not done
+	flood bool    // never waits
+	slow  float64 // how many times as long as estimated its ops take; 0: 1
+	waits []int64 // how long the first op of each request that was alone in its class waited for others' on the chip
 }
 
 type simLane struct {
@@ -237,9 +239,16 @@ func (m *sim) issue(op *scoreboard.Op) {
 	board := src.board.Lane(op.Lane)
 	board.Issued++
 	m.s.Issued(op, op.Cost, true, 1, m.now)
-	m.free = max(m.free, m.now) + op.Cost
-	m.chip = append(m.chip, flight{src, int(op.Lane), op.Cost, m.free})
-	m.gpu[k] += op.Cost
+	if !src.flood && src.c.flying == 1 {
+		src.waits = append(src.waits, max(m.free-m.now, 0))
+	}
+	took := op.Cost
+	if src.slow > 0 {
+		took = int64(float64(took) * src.slow)
+	}
+	m.free = max(m.free, m.now) + took
+	m.chip = append(m.chip, flight{src, int(op.Lane), took, m.free})
+	m.gpu[k] += took
 	m.longest[k] = max(m.longest[k], m.now-op.ReadyAt)
 	m.issued++
 	m.pool = append(m.pool, op)
