@@ -12,6 +12,7 @@ type pressure struct {
 	ops, words int64 // issued since
 	each       int64 // how long a thread was at a word of late, ns
 
+	part   int64  // percent of the threads' time that launches one by one would take, over some 16 ms
 	issued uint64 // ops, ever
 	trial  trial
 }
@@ -22,8 +23,9 @@ type pressure struct {
 const (
 	pressureEvery            = 250_000
 	pressBegins, pressesNone = 85, 40
-	// hopeless is from where on so many single launches cannot be made, percent: that joining is better need not be measured.
-	hopeless = 150
+	// hopeless is from where on neither so many single launches can be made, nor the prepared runs that would replace some, percent: that
+	// joining is better need not be measured. Eight clients of a compiled ResNet-50 launched 160 in runs (docs/results.md, run 26).
+	hopeless = 250
 	// helping is how many threads count at most: the driver's lock lets no more make launches at a time.
 	helping = 4
 )
@@ -47,7 +49,7 @@ func (g *Gather) press(now int64) {
 		each := (calls - p.calls) / p.words
 		p.each = each
 		part := 100 * p.ops * each / (past * int64(min(max(1, g.options.Threads), helping)))
-		if part > hopeless {
+		if p.part += (part - p.part) / 64; p.part > hopeless {
 			p.trial.beyond(now)
 		}
 		switch {

@@ -25,14 +25,16 @@ const (
 	trialTurn, trialSettles = int64(10e6), int64(4e6)
 	// trialTurns are how many a measurement has at most, an even number: both ways have as many.
 	trialTurns = 8
-	// trialFirst is how long after pressure began, and after something new was found, there is a measurement; then every twice as long, up to
-	// trialMost, ns.
-	trialFirst, trialMost = int64(50e6), int64(4e9)
+	// trialFirst is how long after pressure began, and after something new was found, there is a measurement; then every twice as long, at
+	// least trialAgain after one that was clear, up to trialMost, ns.
+	trialFirst, trialAgain, trialMost = int64(50e6), int64(1e9), int64(4e9)
 	// trialLeast is how many ops a turn must have had, and one in trialShare of them in company, to say something.
 	trialLeast, trialShare = 200, 50
 	// What is not done now must be better by a part: trialBetter. By trialClear a measurement ends early, by twice as much at once,
 	// percent.
 	trialBetter, trialClear = 105, 130
+	// By trialHopeless after trialGlance a turn apart ends early, percent and ns.
+	trialHopeless, trialGlance = 160, int64(1500e3)
 )
 
 // step is for every look at the pressure. ops and joined are counters of all that was issued, and of what went in company.
@@ -53,7 +55,7 @@ func (t *trial) step(now int64, pressed bool, ops, joined uint64) {
 	if t.from == 0 && now >= t.until-trialTurn+trialSettles {
 		t.from, t.ops, t.joined = now, ops, joined
 	}
-	if now < t.until {
+	if now < t.until && !t.hopeless(now, ops) {
 		return
 	}
 	way := &t.sum[0]
@@ -63,11 +65,21 @@ func (t *trial) step(now int64, pressed bool, ops, joined uint64) {
 	}
 	way.ops, way.joined, *ns = way.ops+ops-t.ops, way.joined+joined-t.joined, *ns+now-t.from
 	few := t.from == 0 || ops-t.ops < trialLeast || (!t.apart && (!pressed || (joined-t.joined)*trialShare < ops-t.ops))
-	if few || t.turn == trialTurns || (t.turn%2 == 0 && t.clear()) {
-		t.end(now, few)
+	clear := t.turn%2 == 0 && t.clear()
+	if few || t.turn == trialTurns || clear {
+		t.end(now, few, clear)
 		return
 	}
 	t.turn, t.from, t.until, t.apart = t.turn+1, 0, now+trialTurn, !t.apart
+}
+
+// hopeless says, before a turn apart is over, that it need not go on.
+func (t *trial) hopeless(now int64, ops uint64) bool {
+	if !t.apart || t.from == 0 || now-t.from < trialGlance {
+		return false
+	}
+	joined, _ := t.rates()
+	return trialHopeless*float64(ops-t.ops) < 100*joined*float64(now-t.from)
 }
 
 // beyond notes that more ops go joined than ever could by themselves.
@@ -90,7 +102,7 @@ func (t *trial) rates() (joined, apart float64) {
 }
 
 // end keeps the better way. few: there was too little to say which.
-func (t *trial) end(now int64, few bool) {
+func (t *trial) end(now int64, few, clear bool) {
 	was := t.found
 	joined, apart := t.rates()
 	switch {
@@ -101,8 +113,14 @@ func (t *trial) end(now int64, few bool) {
 	default:
 		t.found = 100*apart > trialBetter*joined
 	}
-	if t.every = min(2*t.every, trialMost); t.found != was {
+	switch t.every *= 2; {
+	case few: // forms may come, or clients; to see that costs nothing, for the first turn is as it was
+		t.every = trialFirst
+	case clear:
+		t.every = max(t.every, trialAgain)
+	case t.found != was:
 		t.every = trialFirst
 	}
+	t.every = min(t.every, trialMost)
 	t.turn, t.apart, t.until = 0, t.found, now+t.every
 }

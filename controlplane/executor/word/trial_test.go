@@ -67,6 +67,12 @@ func TestTrialSpared(t *testing.T) {
 			t.Errorf("%s: ops go by themselves", what)
 		}
 	}
+	// Forms come late, when nothing was joined for long: then it is found out as soon.
+	var late trial
+	now, _ := late.play(20, 1, 500e3, 700e3, true, 1<<40)
+	if late.play(0.2, now, 300e3, 700e3, true, 2); !late.found {
+		t.Error("forms came after 20 s, and 200 ms later nobody knows that they do not pay")
+	}
 	var x trial
 	for now := int64(1); now < 10e9; now += pressureEvery {
 		x.step(now, true, uint64(now/400), uint64(now/400))
