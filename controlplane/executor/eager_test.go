@@ -15,6 +15,7 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
+	"github.com/heddle-gpu/heddle/jit/coalesce"
 	"github.com/heddle-gpu/heddle/shm"
 )
 
@@ -26,6 +27,7 @@ type crowd struct {
 	// that came never before.
 	alternate, change, strange float64
 	plain                      bool // runs are not looked for
+	joins                      bool // all have the same kernels in the same order, with rewritten forms
 }
 
 // launches is how many a request has, as one of ResNet-50, think the time between two requests, ns.
@@ -69,8 +71,13 @@ const eagerKernels = 60
 
 func eagerProgram(r *rand.Rand, d crowd) []eagerLaunch {
 	out := make([]eagerLaunch, launches)
+	same := rand.New(rand.NewPCG(5, 5))
 	for i := range out {
 		l := eagerLaunch{kernel: 1 + r.Uint32N(eagerKernels), grid: 1 + r.Uint32N(64), words: make([]uint64, 6+r.IntN(60))}
+		if d.joins {
+			l.kernel, l.words = 1+same.Uint32N(eagerKernels), l.words[:6]
+			l.grid = 1 + l.kernel%16
+		}
 		for k := range l.words {
 			l.words[k] = testWindow + uint64(r.IntN(1<<20))<<9
 		}
@@ -96,7 +103,8 @@ func (d crowd) play(t testing.TB) reached {
 	defer e.Stop()
 	c := Config{Log: quietLog(), DeadKernelTime: time.Hour, Tuning: Tuning{Spin: time.Hour, NapAfter: time.Hour}}
 	c.defaults()
-	p, err := newPoller(c, e, cost.Chip{})
+	g.spent = e.Spent
+	p, err := newPoller(c, e, cost.Chip{SMs: 132, Threads: 2048, Registers: 65536, Shared: 233472, Blocks: 32})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,10 +129,21 @@ func (d crowd) play(t testing.TB) reached {
 	p.clock = func() int64 { return now }
 	h := &bench{t: t, gpu: g.fakeGPU, poller: p}
 	var all []*eagerClient
+	var codes [eagerKernels + 1]*scoreboard.Code
+	for id := range codes {
+		codes[id] = &scoreboard.Code{ID: uint32(id), Name: "k", Registers: 32}
+		if d.joins {
+			g.publish(newFakeForm(coalesce.ByTable, d.clients, 6*8, nil), codes[id])
+		}
+	}
 	for i := range d.clients {
 		c, k := h.client(nil)
 		for id := uint32(1); id <= eagerKernels; id++ {
-			c.board.AddKernel(&scoreboard.Kernel{ID: id, Function: 5, Limit: unlimited(), Code: &scoreboard.Code{ID: id, Name: "k"}})
+			code := codes[id]
+			if !d.joins {
+				code = &scoreboard.Code{ID: id, Name: "k"}
+			}
+			c.board.AddKernel(&scoreboard.Kernel{ID: id, Function: 5, Limit: unlimited(), Code: code})
 		}
 		own := rand.New(rand.NewPCG(uint64(i), 77))
 		all = append(all, &eagerClient{c: c, t: k, own: own, program: eagerProgram(own, d), next: int64(own.IntN(1_000_000))})
@@ -298,6 +317,20 @@ func TestEagerCrowds(t *testing.T) {
 				t.Errorf("%d ops went one by one, %d in runs, of more than %d; %d waited", n, got.counters.Ops, all/2, got.counters.Awaited)
 			}
 		})
+	}
+}
+
+// Clients of one model, whose kernels could all be joined but who need their own time between two launches, go by themselves and in runs
+// before long: each request takes no longer than if nobody could be joined.
+func TestEagerModels(t *testing.T) {
+	d := crowd{clients: 8, requests: 70, gap: 12000, joins: true}
+	got := d.play(t)
+	d.joins = false
+	apart := d.play(t)
+	t.Logf("%v", got)
+	t.Logf("nobody can be joined: %v", apart)
+	if got.share < 0.6 || got.latency > 1.1*apart.latency {
+		t.Errorf("%.3f of the kernels in runs, %.0f µs a request; nobody can be joined: %.3f, %.0f µs", got.share, got.latency, apart.share, apart.latency)
 	}
 }
 

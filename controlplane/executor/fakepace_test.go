@@ -15,9 +15,11 @@ import (
 type pacedGPU struct {
 	*fakeGPU
 	price prices
+	spent func(ns int64) // is told how long calls take, when set
 
 	now     int64
 	streams map[gpu.Stream]int64 // when the last kernel given ends
+	events  map[gpu.Event]int64  // when what was on its stream ends
 	writes  pacedWrites
 	free    []int64 // by thread: when its last call returns
 	thread  int     // whose calls they are; -1: the poller's, for a client that is alone
@@ -60,7 +62,7 @@ func (w *pacedWrites) Pop() any {
 
 func newPacedGPU(threads int) *pacedGPU {
 	return &pacedGPU{
-		fakeGPU: newFakeGPU(), price: pricesH100, streams: map[gpu.Stream]int64{},
+		fakeGPU: newFakeGPU(), price: pricesH100, streams: map[gpu.Stream]int64{}, events: map[gpu.Event]int64{},
 		free: make([]int64, threads), thread: -1,
 	}
 }
@@ -82,6 +84,9 @@ func (g *pacedGPU) call(price int64, do func(at int64)) gpu.Result {
 	t := g.thread
 	g.free[t] = max(g.free[t], g.now) + price
 	g.busy += price
+	if g.spent != nil {
+		g.spent(price)
+	}
 	do(g.free[t])
 	return gpu.Success
 }
@@ -114,7 +119,22 @@ func (g *pacedGPU) step(e *issue.Engine, to int64) {
 }
 
 func (g *pacedGPU) Launch(l *gpu.Launch) gpu.Result {
-	return g.call(g.price.launch, g.run(l.Stream, 1))
+	f, ok := g.forms.Load(l.Function)
+	if !ok {
+		return g.call(g.price.launch, g.run(l.Stream, 1))
+	}
+	form, params := f.(*fakeForm), bytesAt(l.Params, l.ParamBytes)
+	run := g.run(l.Stream, 1) // instances side by side
+	return g.call(g.price.launch, func(at int64) {
+		run(at)
+		n := form.count(l, params)
+		g.kernels += n - 1
+		for i := range n {
+			if in := form.at(params, i); in.done != 0 {
+				heap.Push(&g.writes, pacedWrite{g.streams[l.Stream] + 500, in.done, in.value})
+			}
+		}
+	})
 }
 
 func (g *pacedGPU) GraphLaunch(x gpu.GraphExec, s gpu.Stream) gpu.Result {
@@ -129,8 +149,12 @@ func (g *pacedGPU) GraphSetKernel(gpu.GraphExec, gpu.GraphNode, *gpu.Launch) gpu
 	return g.call(g.price.set, func(int64) {})
 }
 
-func (g *pacedGPU) EventRecord(gpu.Event, gpu.Stream) gpu.Result {
-	return g.call(g.price.write, func(int64) {})
+func (g *pacedGPU) EventRecord(e gpu.Event, s gpu.Stream) gpu.Result {
+	return g.call(g.price.write, func(int64) { g.events[e] = g.streams[s] })
+}
+
+func (g *pacedGPU) StreamWaitEvent(s gpu.Stream, e gpu.Event) gpu.Result {
+	return g.call(g.price.write, func(int64) { g.streams[s] = max(g.streams[s], g.events[e]) })
 }
 
 func (g *pacedGPU) EventElapsed(gpu.Event, gpu.Event) (float32, gpu.Result) {

@@ -44,6 +44,7 @@ func (p *Chains) Take() { p.at = (p.at + 1) % len(p.chains) }
 func (g *Gather) ChainIssued(c *Chain) {
 	g.Words[Prepared]++
 	g.Slots[Prepared] += uint64(c.Count)
+	g.pressure.count(c.Count)
 	for _, op := range c.Ops[:c.Count] {
 		if op.Kind != shm.KindLaunch {
 			continue
