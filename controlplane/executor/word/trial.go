@@ -14,9 +14,11 @@ type trial struct {
 	from   int64 // since when this turn counts; 0: it has not settled
 	ops    uint64
 	joined uint64 // of the counters, at from
-	sum    [2]struct{ ops, joined uint64 }
-	ns     [2]int64
-	every  int64 // until the next measurement, ns
+	went   [2]struct {
+		ops uint64
+		ns  int64
+	} // in the turns so far: joined, apart
+	every int64 // until the next measurement, ns
 }
 
 // Bounds of a trial.
@@ -58,12 +60,11 @@ func (t *trial) step(now int64, pressed bool, ops, joined uint64) {
 	if now < t.until && !t.hopeless(now, ops) {
 		return
 	}
-	way := &t.sum[0]
-	ns := &t.ns[0]
+	went := &t.went[0]
 	if t.apart {
-		way, ns = &t.sum[1], &t.ns[1]
+		went = &t.went[1]
 	}
-	way.ops, way.joined, *ns = way.ops+ops-t.ops, way.joined+joined-t.joined, *ns+now-t.from
+	went.ops, went.ns = went.ops+ops-t.ops, went.ns+now-t.from
 	few := t.from == 0 || ops-t.ops < trialLeast || (!t.apart && (!pressed || (joined-t.joined)*trialShare < ops-t.ops))
 	clear := t.turn%2 == 0 && t.clear()
 	if few || t.turn == trialTurns || clear {
@@ -98,7 +99,8 @@ func (t *trial) clear() bool {
 
 // rates are how many ops went each way, an ns.
 func (t *trial) rates() (joined, apart float64) {
-	return float64(t.sum[0].ops) / float64(max(1, t.ns[0])), float64(t.sum[1].ops) / float64(max(1, t.ns[1]))
+	a, b := &t.went[0], &t.went[1]
+	return float64(a.ops) / float64(max(1, a.ns)), float64(b.ops) / float64(max(1, b.ns))
 }
 
 // end keeps the better way. few: there was too little to say which.
