@@ -4,8 +4,9 @@ import "github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 
 // Bounds of shares, ns of the whole chip.
 const (
-	// owed bounds what a class can be owed of its min_share, ahead how far it can be ahead of it.
-	owed, ahead = int64(20e6), int64(2e6)
+	// owed bounds what a class can be owed of its min_share. What it is ahead of it counts as far as its share of a time remembered: a
+	// class that had more than that for long does not stop those above it in the middle of a burst of theirs.
+	owed, remembered = int64(20e6), int64(100e6)
 	// A class that is owed more than pressing stops those of larger priority until it is owed no more than relief.
 	pressing, relief = int64(1e6), int64(500e3)
 )
@@ -94,7 +95,7 @@ func (k *Class) settle() {
 		k.prepaid -= over
 		k.deficit -= over
 	}
-	k.deficit += max(0, -ahead-k.owed())
+	k.deficit += max(0, -int64(k.share*float64(remembered))-k.owed())
 }
 
 // charge charges a class what is issued for it, and credits those that wait with their part of it.
