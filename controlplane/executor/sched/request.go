@@ -3,18 +3,24 @@ package sched
 import (
 	"github.com/heddle-gpu/heddle/controlplane/executor/request"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+	"github.com/heddle-gpu/heddle/shm"
 )
 
 // Arrive takes an op that was submitted: the first one begins a request. key is what it is by content; it is asked for only when
 // the client's class has an objective.
 func (s *Scheduler) Arrive(c *Client, op *scoreboard.Op, now int64) {
 	k := c.class
-	k.active, c.active = now, now
 	if c.waiting && c.board.Seen(c.waitLane, c.waitSeq) {
 		s.end(c, now) // the client was faster than the poller
 	}
+	s.forgo(c, now)
+	k.active, c.active = now, now
 	if !c.open {
 		s.begin(c, now)
+	}
+	c.bare = false
+	if op.Kind == shm.KindGraph {
+		c.submits(now)
 	}
 	if c.deadline == 0 {
 		return
@@ -42,6 +48,7 @@ func (s *Scheduler) begin(c *Client, now int64) {
 	c.since, c.chip = now, 0
 	c.class.open++
 	c.billed = c.class
+	c.opens(now)
 	if c.class.Latency > 0 {
 		s.model(c)
 		c.objective = c.class.Latency
@@ -56,7 +63,7 @@ func (s *Scheduler) begin(c *Client, now int64) {
 
 // Wait says that the client's host waits for a number of a lane: the request ends when it is done.
 func (s *Scheduler) Wait(c *Client, lane, seq uint32, now int64) {
-	if !c.open || c.marked {
+	if !c.open || c.marked || c.bare { // of a bare one it can wait for nothing
 		return
 	}
 	if c.board.Seen(lane, seq) {
@@ -68,6 +75,7 @@ func (s *Scheduler) Wait(c *Client, lane, seq uint32, now int64) {
 
 // MarkBegin begins a request at the client's word. One that is open ends there.
 func (s *Scheduler) MarkBegin(c *Client, now int64) {
+	s.cancel(c, now)
 	s.end(c, now)
 	s.begin(c, now)
 	c.marked = true
@@ -95,6 +103,7 @@ func (s *Scheduler) end(c *Client, now int64) {
 	}
 	c.open, c.waiting, c.marked, c.ending = false, false, false, false
 	c.class.open--
+	c.closes()
 	if c.flying > 0 {
 		c.chip += now - c.since
 		c.since = now

@@ -113,6 +113,9 @@ type Class struct {
 	inFlight int64 // estimated, ns of the whole chip
 	flying   int   // ops in flight
 	graphs   int   // lanes with graphs in flight
+	lacking  int   // clients whose request under way is expected to launch a graph, and has not
+	expected int64 // when the first of these does
+	back     int64 // until when a client that launched one is expected back with the next
 	shares
 	virtual int64 // GPU time that each of its busy clients had
 	active  int64 // when an op of it last arrived or ended
@@ -143,12 +146,14 @@ type Client struct {
 	part  float64 // which part of a request it has some, smoothed over requests; 0: not known
 
 	open      bool
+	bare      bool // by Expect, and no op of the request came yet
 	marked    bool // by the client: waits do not end the request
 	begun     int64
 	deadline  int64  // 0: no objective
 	latest    int64  // Latest of its last op
 	objective int64  // in force when it began
 	billed    *Class // that it began in
+	cadence   cadence
 	waiting   bool   // for number waitSeq of waitLane
 	waitLane  uint32 // the request ends with it
 	waitSeq   uint32
@@ -276,6 +281,9 @@ func (s *Scheduler) enter(c *Client, k *Class) {
 	if c.open {
 		k.open++
 	}
+	if c.cadence.lacks {
+		k.expects(c)
+	}
 	s.model(c)
 	s.sort()
 }
@@ -295,6 +303,9 @@ func (s *Scheduler) exit(c *Client) {
 	k.graphs -= c.graphs
 	if c.open {
 		k.open--
+	}
+	if c.cadence.lacks {
+		k.lacking--
 	}
 }
 
@@ -595,11 +606,11 @@ func (b *bounds) guard(k *Class, below, now int64) {
 		return
 	}
 	budget, strict := DefaultWait, false
-	under := k.open > 0 && now-k.active < midRequest
+	under, back := k.open > 0 && now-k.active < midRequest, now < k.back
 	hurry := under && k.bound && k.Latency > 0 && k.latest-now < k.Latency/HurrySlack
 	switch {
 	case k.MaxWait > 0:
-		budget, strict = k.MaxWait, under
+		budget, strict = k.MaxWait, under || back
 	case under && k.bound && k.latest-now < k.Latency/LittleSlack:
 		budget, strict = Short, true
 	}
@@ -612,8 +623,12 @@ func (b *bounds) guard(k *Class, below, now int64) {
 	b.slice, b.budget = least(b.slice, budget), least(b.budget, budget)
 	room := budget - below
 	switch {
-	case strict && k.graphs > 0:
+	case strict && (k.graphs > 0 || k.MaxWait > 0 && back):
 		room = 0 // each of the graph's kernels would wait for what begins now, not the request once
+	case under && k.MaxWait > 0 && k.lacking > 0 && now < k.expected+k.MaxWait:
+		until := max(k.expected-now, 0) // then it must have left
+		room = min(room, until-below)
+		b.longest = min(b.longest, until)
 	case below == 0:
 		room = max(room, 1) // a long op goes alone, but it goes
 	}
@@ -658,6 +673,7 @@ func (s *Scheduler) Issued(op *scoreboard.Op, cost int64, signalled bool, width 
 		s.watch(k, l, op.Seq, cost, now)
 	}
 	if op.Kind == shm.KindGraph {
+		c.found()
 		if l.Graph = op.Seq; !l.Graphs {
 			l.Graphs = true
 			c.graphs++
@@ -753,8 +769,10 @@ func (s *Scheduler) Completed(c *Client, l *scoreboard.Lane, n int, now int64) {
 	c.lands(n, now)
 	if l.Graphs && shm.Reached(l.Done, l.Graph) {
 		l.Graphs = false
-		c.graphs--
 		k.graphs--
+		if c.graphs--; c.graphs == 0 {
+			c.leaves(now)
+		}
 	}
 	k.active, k.served, c.active = now, now, now
 	k.paid(work)

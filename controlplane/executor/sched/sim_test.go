@@ -41,6 +41,7 @@ type source struct {
 	flood bool    // never waits
 	slow  float64 // how many times as long as estimated its ops take; 0: 1
 	waits []int64 // how long the first op of each request that was alone in its class waited for others' on the chip
+	user  *user   // replaces lanes, ops, cost, gap: who replays graphs; nil: none
 }
 
 type simLane struct {
@@ -124,6 +125,10 @@ func (m *sim) step() {
 		f.s.lanes[f.lane].inFlight--
 		f.s.left--
 		m.s.Completed(f.s.c, l, 1, m.now)
+		if f.s.user != nil {
+			f.s.user.completed(m, f.s)
+			continue
+		}
 		if f.s.left == 0 && !f.s.flood {
 			f.s.next = m.now
 			if f.s.gap > 0 {
@@ -132,6 +137,10 @@ func (m *sim) step() {
 		}
 	}
 	for _, src := range m.sources {
+		if src.user != nil {
+			src.user.step(m, src)
+			continue
+		}
 		if src.flood && src.left < 64 || !src.flood && src.left == 0 && src.next <= m.now {
 			m.submit(src)
 		}
@@ -161,12 +170,19 @@ func (m *sim) step() {
 		at = m.chip[0].end
 	}
 	for _, src := range m.sources {
-		if !src.flood && src.left == 0 {
+		if src.user != nil {
+			at = min(at, src.user.at)
+		} else if !src.flood && src.left == 0 {
 			at = min(at, src.next)
 		}
 	}
 	if waits > 0 {
 		at = min(at, m.now+ms) // held ops look again
+		for _, k := range m.s.classes {
+			if k.back > m.now {
+				at = min(at, k.back)
+			}
+		}
 	}
 	m.now = max(at, m.now+1)
 }
@@ -174,6 +190,9 @@ func (m *sim) step() {
 // held says whether every ready op is, or is behind, one that is longer than a class above it lets begin now, or waits for a shorter request.
 func (m *sim) held() bool {
 	for _, k := range m.s.classes {
+		if k.lacking > 0 || m.now < k.back {
+			return true
+		}
 		if len(k.heap) > 0 && k.heap[0].Cost > k.Longest {
 			continue
 		}
