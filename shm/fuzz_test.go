@@ -71,7 +71,7 @@ func checkView(t testing.TB, s *SessionFile, c *Consumer, v *RecordView) {
 		}
 	case KindRequestEnd:
 		v.RequestEnd()
-	case KindLaneRetire, KindSignal:
+	case KindLaneRetire, KindSignal, KindUpcoming:
 	default:
 		t.Fatalf("kind %d came through", v.Kind)
 	}
@@ -97,6 +97,7 @@ func validImage(t testing.TB) []byte {
 	Put(begin(KindGet, nil, 16+7), InlineCopy{Bytes: 7})
 	Put(begin(KindEvent, nil, 16), EventMark{Slot: 9})
 	begin(KindSignal, nil, 0)
+	begin(KindUpcoming, nil, 0)
 	Put(begin(KindElapsed, nil, 16), Elapsed{Start: 1, End: 2, Reply: 3})
 	begin(KindLaneRetire, nil, 0)
 	Put(begin(KindRequestBegin, nil, 48), RequestBegin{Request: 1, Time: 2, Label: [32]byte{'r'}})
@@ -108,8 +109,8 @@ func validImage(t testing.TB) []byte {
 func TestValidImage(t *testing.T) {
 	s, _ := newSession(t)
 	image := validImage(t)
-	if got := runImage(t, s, image, 0, uint64(len(image))); got != 13 {
-		t.Fatalf("%d records; expected 13", got)
+	if got := runImage(t, s, image, 0, uint64(len(image))); got != 14 {
+		t.Fatalf("%d records; expected 14", got)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-var opKinds = []uint16{KindLaneOpen, KindLaneRetire, KindLaunch, KindMemset, KindCopy, KindCopy3D, KindPut, KindGet, KindEvent, KindSignal, KindElapsed, KindRequestBegin, KindRequestEnd}
+var opKinds = []uint16{KindLaneOpen, KindLaneRetire, KindLaunch, KindMemset, KindCopy, KindCopy3D, KindPut, KindGet, KindEvent, KindSignal, KindElapsed, KindRequestBegin, KindRequestEnd, KindUpcoming}
 
 // drawSpec makes a valid record of any kind.
 func drawSpec(t *rapid.T, i int) spec {

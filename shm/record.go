@@ -38,6 +38,7 @@ var kinds = [...]kindFacts{
 	KindRequestBegin: {uint32(unsafe.Sizeof(RequestBegin{})), false, true},
 	KindRequestEnd:   {uint32(unsafe.Sizeof(RequestEnd{})), false, true},
 	KindGraph:        {uint32(unsafe.Sizeof(GraphLaunch{})), true, true},
+	KindUpcoming:     {0, false, true},
 }
 
 // HasSeq reports whether records of a kind take a number in their lane.

@@ -53,7 +53,7 @@ func badImages() []badImage {
 		{name: "size beyond the end", want: "size is out of bounds", image: one(KindSignal, nil, func(r *Record) { r.Size = 32 })[:16], at: 1, extra: 16},
 		{name: "half a header", want: "smaller than a header", image: one(KindSignal, nil, func(r *Record) { r.Size = 16 })},
 		{name: "pad in the middle", want: "pad", image: one(KindPad, nil, nil)},
-		{name: "kind unknown", want: "kind", image: one(KindGraph+1, nil, nil)},
+		{name: "kind unknown", want: "kind", image: one(KindUpcoming+1, nil, nil)},
 		{name: "kind huge", want: "kind", image: one(0xffff, nil, nil)},
 		{name: "flag unknown", want: "flags", image: one(KindCopy, Encode(Copy{}), func(r *Record) { r.Flags = 4 })},
 		{name: "flag without number", want: "flags", image: one(KindSignal, nil, func(r *Record) { r.Flags = RecordFlagWantSignal })},
@@ -84,6 +84,8 @@ func badImages() []badImage {
 		{name: "request begin short", want: "smaller than its dependencies and body", image: one(KindRequestBegin, make([]byte, 32), nil)},
 		{name: "request end long", want: "come to", image: one(KindRequestEnd, make([]byte, 32), nil)},
 		{name: "request end with flag", want: "flags", image: one(KindRequestEnd, Encode(RequestEnd{}), func(r *Record) { r.Flags = RecordFlagWait })},
+		{name: "upcoming with body", want: "come to", image: one(KindUpcoming, make([]byte, 16), nil)},
+		{name: "upcoming wants signal", want: "flags", image: one(KindUpcoming, nil, func(r *Record) { r.Flags = RecordFlagWantSignal })},
 		{name: "second record", want: "kind", image: append(append([]byte(nil), signal...), one(99, nil, nil)...)},
 	}
 }

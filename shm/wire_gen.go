@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0xc6237574f8a6c102
+	LayoutHash = 0x86447386032b8770
 )
 
 // Sizes, limits and magics of the wire.
@@ -73,6 +73,7 @@ const (
 	KindRequestBegin = 12
 	KindRequestEnd   = 13
 	KindGraph        = 14
+	KindUpcoming     = 15
 )
 
 // RecordFlag values (docs/protocol.md).

@@ -302,9 +302,16 @@ func (c *tester) launchGrid(kernel, lane, blocks uint32, params []byte, change f
 }
 
 func (c *tester) signal(lane, seq uint32) {
+	c.bare(shm.Header{Kind: shm.KindSignal, Lane: lane, Seq: seq})
+}
+
+func (c *tester) upcoming(lane uint32) { c.bare(shm.Header{Kind: shm.KindUpcoming, Lane: lane}) }
+
+// bare writes a record that has no body and takes no number.
+func (c *tester) bare(h shm.Header) {
 	c.t.Helper()
 	for {
-		if _, _, ok := c.ring.Begin(shm.Header{Kind: shm.KindSignal, Lane: lane, Seq: seq}, 0); ok {
+		if _, _, ok := c.ring.Begin(h, 0); ok {
 			return
 		}
 		if err := c.ring.WaitSpace(shm.RecordBytes(0, 0), patience); err != nil {

@@ -205,6 +205,8 @@ func records(r *rand.Rand, c *tester, n int) {
 			put(c, shm.KindLaneOpen, lane, shm.LaneOpen{Priority: int32(r.Uint32())}, nil, nil)
 		case 7:
 			put(c, shm.KindRequestBegin, lane, shm.RequestBegin{Request: r.Uint64N(4), Time: r.Uint64()}, nil, nil)
+		case 9:
+			c.upcoming(lane)
 		case 8:
 			put(c, shm.KindRequestEnd, lane, shm.RequestEnd{Request: r.Uint64N(4), Time: r.Uint64()}, nil, nil)
 		default:

@@ -110,6 +110,8 @@ func (p *poller) note(c *client, v *shm.RecordView, a scoreboard.Action) {
 		p.trace.Mark(c.id, &c.board.LastBegin)
 	case a == scoreboard.RequestEnd:
 		p.sched.MarkEnd(c.books, v.End, p.now)
+	case a == scoreboard.Upcoming:
+		p.sched.Expect(c.books, p.now)
 	case shm.HasSeq(v.Kind):
 		if op := c.board.Lane(v.Lane).Last(); op != nil && op.Seq == v.Seq {
 			p.sched.Arrive(c.books, op, p.now)

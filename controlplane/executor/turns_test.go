@@ -170,6 +170,44 @@ func TestUrgentClass(t *testing.T) {
 	}
 }
 
+// A request begins when the client announces it, and is counted once, from there; one that nothing follows never was.
+func TestAnnouncedRequest(t *testing.T) {
+	b := newClocked(t)
+	c, ring := b.in("interactive", sched.Settings{Priority: 100, Latency: 1000 * micro, MaxWait: 50 * micro})
+	for _, announced := range []bool{true, false} {
+		begun := b.clock.now
+		if announced {
+			ring.upcoming(1)
+			ring.ring.Publish()
+		}
+		for range 100 {
+			b.tick()
+		}
+		if at, open := c.books.Request(); open != announced || open && at > begun+10*micro {
+			t.Fatalf("announced: %v; a request is under way: %v, since %d µs", announced, open, (b.clock.now-at)/micro)
+		}
+		seq := ring.launchGrid(1, 1, 5, nil, func(h *shm.Header) { h.Flags = shm.RecordFlagWantSignal | shm.RecordFlagWait })
+		ring.ring.Publish()
+		for i := 0; ring.done(1) != seq; i++ {
+			if b.tick(); i > 2000 {
+				t.Fatal("the request does not end")
+			}
+		}
+		b.tick()
+	}
+	for range 3 {
+		ring.upcoming(1)
+		ring.ring.Publish()
+		for range 6000 { // beyond the time for which such a request is believed
+			b.tick()
+		}
+	}
+	s := b.poller.snapshot().Classes[0]
+	if s.Requests != 2 || s.Latency.Sum < 105e-6 || s.Latency.Sum > 300e-6 {
+		t.Errorf("%d requests took %.0f µs together; of 2 the first takes above 100, the second some 10", s.Requests, s.Latency.Sum*1e6)
+	}
+}
+
 // The same op goes first for the client whose objective is near, at equal priority, when the chip is full.
 func TestLeastSlack(t *testing.T) {
 	b := newClocked(t)

@@ -133,6 +133,7 @@ static int forward(struct copy *c, CUdeviceptr dst, enum end dst_end, CUdevicept
            (to == PAGEABLE || (to == REGISTERED && (c->synchronous || from_global))))
     r = publish_get(lane, (void *)(uintptr_t)dst, src, bytes);
   if (r != HEDDLE_OP_NATIVE) return r;
+  if (to == IN_EXECUTOR && (from == PAGEABLE || from == REGISTERED)) heddle_announce(lane); // what works on it is about to follow
   if (to == PAGEABLE || from == PAGEABLE) c->kind = HEDDLE_NATIVE_BLOCKING; // the driver stages it, and may wait for the stream
   if (to == NOT_OURS || from == NOT_OURS) c->why = HEDDLE_NATIVE_FOREIGN_MEMORY;
   return HEDDLE_OP_NATIVE;

@@ -56,6 +56,7 @@ struct heddle_lane {
   void *owner;                            // the thread of a per-thread default stream
   int priority;
   _Atomic uint32_t seq;                   // number of the last op published
+  _Atomic uint32_t announced;             // the number that heddle_announce told of last
   // Native work on the stream, counted. ready writes cover everything up to a count.
   uint32_t native_serial;                 // native operations begun
   uint32_t covered;                       // native_serial behind which this stream's last ready write was enqueued
@@ -172,6 +173,9 @@ void heddle_op_publish(struct heddle_op *op);
 bool heddle_record_write(struct heddle_session *s, uint16_t kind, uint32_t lane, uint32_t seq, const void *body, uint32_t bytes);
 // Asks for lane.done to be written for seq, unless that was asked before or is true. False as above.
 bool heddle_signal_number(struct heddle_session *s, uint32_t lane, uint32_t seq);
+// Tells the executor, when nothing of the lane is under way, that its next op is about to follow: the calling thread makes by itself a
+// copy that the op needs. Work of others that would be in its way then begins no more. Told once for each op; no lock is held.
+void heddle_announce(struct heddle_lane *lane);
 // A record without a number that goes with the next one that is published: nobody is woken for it. False as above.
 bool heddle_record_later(struct heddle_session *s, uint16_t kind, const void *body, uint32_t bytes);
 // heddle_signal_number where the program itself waits: tells the executor so, once for each number, also when it is done already.

@@ -117,6 +117,15 @@ bool heddle_record_later(struct heddle_session *s, uint16_t kind, const void *bo
   return record_write(s, kind, 0, 0, body, bytes, false);
 }
 
+void heddle_announce(struct heddle_lane *lane) {
+  struct heddle_session *s = lane->session;
+  uint32_t seq = atomic_load_explicit(&lane->seq, memory_order_relaxed), next = heddle_next_number(seq);
+  // Before the first op a program loads its model; while ops are under way the executor knows that it is at work.
+  if (seq == 0 || lane->id >= HEDDLE_WIRE_LANES || !heddle_lane_done(s, lane->id, seq) || !heddle_session_live(s)) return;
+  if (atomic_exchange_explicit(&lane->announced, next, memory_order_relaxed) == next) return;
+  (void)heddle_record_write(s, HEDDLE_WIRE_KIND_UPCOMING, lane->id, 0, NULL, 0); // lost: the next op finds out
+}
+
 bool heddle_signal_number(struct heddle_session *s, uint32_t lane, uint32_t seq) {
   struct heddle_shared *h = heddle_shared_of(s);
   if (heddle_lane_done(s, lane, seq)) return true;

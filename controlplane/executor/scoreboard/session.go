@@ -247,6 +247,8 @@ const (
 	// RequestEnd: the client says that the request (LastEnd) has no further op; it is over when those accepted so far are done. The
 	// client may never have begun it.
 	RequestEnd
+	// Upcoming: the client is about to submit an op.
+	Upcoming
 )
 
 // Room reports whether Accept can take any record now. Without room the record stays in the ring.
@@ -279,6 +281,9 @@ func (s *Session) Accept(v *shm.RecordView, arrival uint64) (a Action, steps int
 	case shm.KindLaneRetire:
 		s.extend(v.End)
 		return Consumed, 0, nil
+	case shm.KindUpcoming:
+		s.extend(v.End)
+		return Upcoming, 0, nil
 	case shm.KindSignal:
 		if !shm.Reached(lane.Scanned, v.Seq) {
 			return Consumed, 0, &shm.BadRecord{Position: v.Pos, Reason: "signal for a number that was never submitted"}

@@ -143,7 +143,7 @@ func TestOrderOfRandomPrograms(t *testing.T) {
 
 func TestUnits(t *testing.T) {
 	path := build(t, "units", "-O1", "-fsanitize=address,undefined")
-	for _, name := range []string{"launch", "copy", "full", "events", "sticky", "lost", "freed", "alone", "doubt", "overwritten", "implied", "vanished", "lanes", "host-waits", "sent"} {
+	for _, name := range []string{"launch", "copy", "upload", "full", "events", "sticky", "lost", "freed", "alone", "doubt", "overwritten", "implied", "vanished", "lanes", "host-waits", "sent"} {
 		t.Run(name, func(t *testing.T) { run(t, []string{"HEDDLE_REATTACH_MS=300"}, path, name) })
 	}
 }

@@ -13,7 +13,7 @@
 static struct {
   _Atomic bool stop, hold;
   _Atomic uint64_t position;
-  _Atomic uint32_t launches, sets, copies, boxes, puts, gets, events, signals, waits, opens, retires;
+  _Atomic uint32_t launches, sets, copies, boxes, puts, gets, events, signals, waits, opens, retires, upcoming;
   uint32_t seq[HEDDLE_WIRE_LANES];
   unsigned char put_bytes[1 << 21];
   size_t put_total;
@@ -42,6 +42,7 @@ static void take(struct heddle_wire_record *h) {
   switch (h->kind) {
   case HEDDLE_WIRE_KIND_LANE_OPEN: atomic_fetch_add(&x.opens, 1); return;
   case HEDDLE_WIRE_KIND_LANE_RETIRE: atomic_fetch_add(&x.retires, 1); return;
+  case HEDDLE_WIRE_KIND_UPCOMING: atomic_fetch_add(&x.upcoming, 1); return;
   case HEDDLE_WIRE_KIND_SIGNAL:
     CHECK(heddle_reached(x.seq[h->lane], h->seq), "signal for lane %u number %u, which was not published", h->lane, h->seq);
     atomic_fetch_add(&x.signals, 1);
@@ -231,6 +232,40 @@ static void copy(void) {
   free(host);
   free(back);
   CHECK(x.set.pitch == 512 && x.set.width == 100 && x.set.height == 3 && x.set.element == 2 && x.set.value == 0xabcd, "2D memset");
+  executor_stop();
+}
+
+// Large uploads, which the client makes, are announced: once before each op, when nothing of the lane is under way.
+static void upload(void) {
+  executor_start();
+  CUstream s = fake_stream(CU_STREAM_NON_BLOCKING);
+  unsigned char *host = calloc(1, 1 << 20);
+#define UPLOAD() OK(heddle_hook_cuMemcpyHtoDAsync_v2(DEVICE_BASE, host, 1 << 20, s))
+#define OP() OK(heddle_hook_cuMemsetD8Async(DEVICE_BASE, 0, 4, s))
+  UPLOAD();
+  OP();
+  OK(heddle_hook_cuStreamSynchronize(s));
+  CHECK(x.upcoming == 0, "a program loads its model first");
+  UPLOAD();
+  UPLOAD();
+  OK(heddle_hook_cuMemcpyHtoDAsync_v2(DEVICE_BASE, fake_registered_host, 1 << 20, s));
+  OP();
+  OK(heddle_hook_cuStreamSynchronize(s));
+  CHECK(x.upcoming == 1, "%u announcements of one op", x.upcoming);
+  atomic_store(&x.hold, true);
+  OP();
+  OK(heddle_hook_cuMemcpyHtoDAsync_v2(DEVICE_BASE, fake_registered_host, 1 << 20, s)); // the stream waits, not this thread
+  atomic_store(&x.hold, false);
+  OK(heddle_hook_cuStreamSynchronize(s));
+  OK(heddle_hook_cuMemcpyDtoH_v2(host, DEVICE_BASE, 1 << 20, CU_STREAM_LEGACY));
+  OP();
+  OK(heddle_hook_cuStreamSynchronize(s));
+  CHECK(x.upcoming == 1, "announced beside work that is under way, or for a copy to the host");
+  UPLOAD();
+  OP();
+  OK(heddle_hook_cuStreamSynchronize(s));
+  CHECK(x.upcoming == 2, "%u announcements of two ops", x.upcoming);
+  free(host);
   executor_stop();
 }
 
@@ -666,7 +701,7 @@ static void cost(void) {
 
 int main(int argc, char **argv) {
   static const struct { const char *name; void (*run)(void); uint64_t ring; } units[] = {
-      {"launch", launch, 1 << 20}, {"copy", copy, 1 << 20}, {"full", full, 1 << 16}, {"threads", threads, 1 << 18}, {"events", events, 1 << 20},
+      {"launch", launch, 1 << 20}, {"copy", copy, 1 << 20}, {"upload", upload, 1 << 20}, {"full", full, 1 << 16}, {"threads", threads, 1 << 18}, {"events", events, 1 << 20},
       {"sticky", sticky, 1 << 20}, {"lost", lost, 1 << 20}, {"freed", freed, 1 << 20}, {"alone", alone, 1 << 20}, {"doubt", doubt, 1 << 20}, {"vanished", vanished, 1 << 20}, {"overwritten", overwritten, 1 << 20}, {"implied", implied, 1 << 20}, {"lanes", lanes, 1 << 20}, {"host-waits", host_waits, 1 << 20}, {"sent", sent, 1 << 20},
       {"cost", cost, 1 << 22}};
   CHECK(argc == 2, "usage: units NAME");
