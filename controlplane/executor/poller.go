@@ -320,6 +320,9 @@ func (p *poller) pass() bool {
 	p.trace.Tick(p.now)
 	p.engine.Measured(p.learn)
 	p.straggle()
+	if p.sched.Relevel {
+		p.relevel()
+	}
 	p.engine.Now = p.now
 	if inFlight == p.cuts.paused {
 		p.lastComplete = p.now

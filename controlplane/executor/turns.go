@@ -1,6 +1,8 @@
 package executor
 
 import (
+	"slices"
+
 	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/sequence"
@@ -63,24 +65,39 @@ func (p *poller) unqueue(c *client) {
 }
 
 // relevel spreads the classes' priorities over the streams' levels: a class has a range of them, in which its clients' own stream
-// priorities order their streams. A lane takes its new level when it has nothing in flight.
+// priorities order their streams. Clients whose requests are much longer than others' of the priority have the least urgent level of the
+// range, and the others the rest. A lane takes its new level when it has nothing in flight.
 func (p *poller) relevel() {
+	p.sched.Relevel = false
 	distinct := p.sched.Priorities()
 	levels := p.engine.Levels()
+	of := func(c *client) int { return slices.Index(distinct, c.books.Class().Settings.Priority) }
+	long, others := make([]bool, len(distinct)), make([]int, len(distinct))
 	for _, c := range p.clients {
-		c.board.Levels = scoreboard.Levels{}
+		if c.books.Long() {
+			long[of(c)] = true
+		} else {
+			others[of(c)]++
+		}
+	}
+	for _, c := range p.clients {
 		if c.board.Straggler >= scoreboard.Limited {
 			c.board.Levels = scoreboard.Levels{First: levels - 1, Count: 1}
 			continue
 		}
-		if len(distinct) < 2 {
-			continue
-		}
-		for i, v := range distinct {
-			if v == c.books.Class().Settings.Priority {
-				first, end := i*levels/len(distinct), (i+1)*levels/len(distinct)
-				c.board.Levels = scoreboard.Levels{First: min(first, levels-1), Count: max(1, end-first)}
+		i := of(c)
+		first, end := i*levels/len(distinct), (i+1)*levels/len(distinct)
+		all := scoreboard.Levels{First: min(first, levels-1), Count: max(1, end-first)}
+		urgent := scoreboard.Levels{First: all.First, Count: all.Count - 1}
+		switch {
+		case long[i] && urgent.Count > 0 && others[i] <= p.engine.StreamsOf(urgent): // else the others would share streams
+			if c.board.Levels = urgent; c.books.Long() {
+				c.board.Levels = scoreboard.Levels{First: urgent.First + urgent.Count, Count: 1}
 			}
+		case len(distinct) < 2:
+			c.board.Levels = scoreboard.Levels{}
+		default:
+			c.board.Levels = all
 		}
 	}
 }

@@ -208,6 +208,41 @@ func TestAnnouncedRequest(t *testing.T) {
 	}
 }
 
+// A client whose requests take much longer than another's of its class has the least urgent of the class's streams, and the other none of
+// these, while that is so.
+func TestLongClient(t *testing.T) {
+	b := newClocked(t)
+	promise := sched.Settings{Latency: 20_000 * micro, Coalesce: true}
+	short, shortRing := b.in("interactive", promise)
+	other, otherRing := b.in("interactive", promise)
+	request := func(w *tester, blocks uint32) {
+		seq := w.launchGrid(1, 1, blocks, nil, func(h *shm.Header) { h.Flags = shm.RecordFlagWantSignal | shm.RecordFlagWait })
+		w.ring.Publish()
+		for i := 0; w.done(1) != seq; i++ {
+			if b.tick(); i > 20_000 {
+				t.Fatal("the request does not end")
+			}
+		}
+	}
+	least := b.poller.engine.Levels() - 1
+	for round, blocks := range []uint32{5, 100, 5} {
+		for range 60 {
+			request(shortRing, 5)
+			request(otherRing, blocks)
+		}
+		if other.books.Long() != (blocks == 100) || short.books.Long() {
+			t.Fatalf("round %d: requests of 5 and %d µs; long are %v and %v", round, blocks, short.books.Long(), other.books.Long())
+		}
+		want := [2]scoreboard.Levels{}
+		if blocks == 100 {
+			want = [2]scoreboard.Levels{{First: 0, Count: least}, {First: least, Count: 1}}
+		}
+		if got := [2]scoreboard.Levels{short.board.Levels, other.board.Levels}; got != want {
+			t.Errorf("round %d: levels %+v, not %+v", round, got, want)
+		}
+	}
+}
+
 // The same op goes first for the client whose objective is near, at equal priority, when the chip is full.
 func TestLeastSlack(t *testing.T) {
 	b := newClocked(t)

@@ -28,7 +28,8 @@ type heddle struct {
 	dispatch.Dispatch
 	d            *device
 	clients      []*sched.Client
-	levels       map[int32]int // priority → place among those that there are
+	levels       map[int32]int  // priority → place among those that there are
+	long         map[int32]bool // priorities of which some clients' requests are much longer than others'
 	lastComplete int64
 	ops          []*op // of the word at hand
 	demand       *scoreboard.Demand
@@ -72,7 +73,7 @@ func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 	}
 	h := &heddle{
 		Dispatch: dispatch.Dispatch{Bounds: bounds, Sched: sched.New(), Gather: g},
-		d:        d, company: o.Company, levels: map[int32]int{}, demand: demand, cuts: map[*scoreboard.Op]*cut{},
+		d:        d, company: o.Company, levels: map[int32]int{}, long: map[int32]bool{}, demand: demand, cuts: map[*scoreboard.Op]*cut{},
 	}
 	for i, c := range d.r.codes {
 		if d.r.sc.kernels[i].Alone {
@@ -116,15 +117,41 @@ func (h *heddle) waits(c *client) {
 }
 
 // level is the urgency of a client's streams.
-func (h *heddle) level(o *op) int { return h.levels[int32(o.c.class.Priority)] }
+// level is that of a client's streams: its priority's, and there the less urgent of two while its requests are much longer than others'.
+func (h *heddle) level(o *op) int {
+	level := 2 * h.levels[int32(o.c.class.Priority)]
+	if h.clients[o.c.board.Slot].Long() {
+		level++
+	}
+	return level
+}
 
-// streams are divided among the priorities that there are.
+// streams are divided among the priorities that there are, those of a priority among long requests and others, where there are both.
 func (h *heddle) streams(o *op) (first, count int) {
-	n, level := h.d.chip.Streams, h.level(o)
+	n, level := h.d.chip.Streams, h.levels[int32(o.c.class.Priority)]
 	levels := min(len(h.levels), n)
 	level = min(level, levels-1)
 	first = level * n / levels
-	return first, (level+1)*n/levels - first
+	end := (level + 1) * n / levels
+	if half := (first + end) / 2; half > first && h.long[int32(o.c.class.Priority)] {
+		if h.clients[o.c.board.Slot].Long() {
+			first = half
+		} else {
+			end = half
+		}
+	}
+	return first, end - first
+}
+
+// relevel finds the priorities with clients of both kinds.
+func (h *heddle) relevel() {
+	h.Sched.Relevel = false
+	clear(h.long)
+	for _, c := range h.clients {
+		if c.Long() {
+			h.long[c.Class().Settings.Priority] = true
+		}
+	}
 }
 
 func (h *heddle) window(o *op) int {
@@ -147,6 +174,9 @@ func (h *heddle) pass() (again int64) {
 	stuck := now - h.lastComplete
 	if stuck < int64(dispatch.Progress) {
 		stuck = 0
+	}
+	if h.Sched.Relevel {
+		h.relevel()
 	}
 	if evicted := h.stragglers.Evictions; h.stragglers.Look(now) && h.stragglers.Evictions != evicted {
 		h.Gather.Forget()

@@ -278,6 +278,14 @@ func (e *Engine) LevelOf(s *scoreboard.Session, priority int32) int {
 	return level
 }
 
+// StreamsOf is how many streams a range of levels has.
+func (e *Engine) StreamsOf(in scoreboard.Levels) (n int) {
+	for _, streams := range e.levels[in.First : in.First+in.Count] {
+		n += len(streams)
+	}
+	return n
+}
+
 // Streams is how many streams there are; Stream is one of them.
 func (e *Engine) Streams() int { return len(e.streams) }
 

@@ -123,6 +123,33 @@ func TestDecisions(t *testing.T) {
 			d.op("none/1", "n", second, 10*us)
 			d.op("some/1", "s", second+us, 10*us)
 		}, "s n"},
+		{"a long request yields to a short one while it has slack", func(d *table) {
+			d.class("a", Settings{Latency: 20 * ms})
+			d.learn("a/long", 10*us, 12*ms)
+			d.learn("a/short", 10*us, ms)
+			d.s.begin(d.client("a/long"), second)
+			d.op("a/long", "l", second+ms, 10*us)
+			d.op("a/short", "s", second+ms, 10*us)
+			d.s.Begin(second+ms, 0)
+		}, "s"},
+		{"a long request without slack goes first", func(d *table) {
+			d.class("a", Settings{Latency: 20 * ms})
+			d.learn("a/long", 10*us, 12*ms)
+			d.learn("a/short", 10*us, ms)
+			d.s.begin(d.client("a/long"), second+ms-7*ms)
+			d.op("a/long", "l", second+ms, 10*us)
+			d.op("a/short", "s", second+ms, 10*us)
+			d.s.Begin(second+ms, 0)
+		}, "l s"},
+		{"a long request that misses its objective anyhow yields", func(d *table) {
+			d.class("a", Settings{Latency: 20 * ms})
+			d.learn("a/long", 10*us, 12*ms)
+			d.learn("a/short", 10*us, ms)
+			d.s.begin(d.client("a/long"), second+ms-9*ms)
+			d.op("a/long", "l", second+ms, 10*us)
+			d.op("a/short", "s", second+ms, 10*us)
+			d.s.Begin(second+ms, 0)
+		}, "s"},
 		{"a missed deadline keeps its urgency", func(d *table) {
 			d.class("a", Settings{Latency: 5 * ms})
 			d.s.begin(d.client("a/1"), second)

@@ -119,6 +119,7 @@ func (s *Scheduler) end(c *Client, now int64) {
 	if c.model != nil {
 		c.model.End(now)
 		s.survey(c.class, now)
+		s.lengths(c, now)
 	}
 	st := &c.billed.Stats
 	st.Requests++

@@ -145,6 +145,7 @@ type Client struct {
 	chip  int64   // how long it had some in the request under way, ns
 	part  float64 // which part of a request it has some, smoothed over requests; 0: not known
 
+	long      bool // Long's answer
 	open      bool
 	bare      bool // by Expect, and no op of the request came yet
 	marked    bool // by the client: waits do not end the request
@@ -181,6 +182,8 @@ type Scheduler struct {
 	forced bool
 	// Uneven: some class goes before others of its priority, because it is owed its share or had nothing for long.
 	Uneven bool
+	// Relevel: who is Long has changed. For its owner, who clears it.
+	Relevel bool
 	// alone is since when the class that presses has had the chip to itself; 0: nobody presses, or others' ops are still in flight.
 	alone int64
 }
@@ -546,7 +549,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 		}
 		several := objective && max(clients, recent) > 1
 		for _, k := range group {
-			k.Brief, k.Spare = brief, now+k.Latency/SpareSlack
+			k.Now, k.Brief, k.Spare = now, brief, now+k.Latency/SpareSlack
 			k.Place, k.Longest, k.Slice, k.notice, k.budget = place, anyLength, b.slice, b.notice, b.budget
 			k.Above, k.Hurry = b.above, false
 			if several {

@@ -24,8 +24,9 @@ type Class struct {
 	Hurry      bool
 	Old        int64
 	// Brief is the length of the shortest request under way in it and the classes of its priority, ns, when a much longer one is: ops of
-	// requests Longer times as long or more wait while they have slack, that is, need not start before Spare. 0: nobody yields.
-	Brief, Spare int64
+	// requests Longer times as long or more wait while they have slack, that is, need not start before Spare, and when they have none
+	// at all, and would have had to start before Now: their request misses its objective anyhow. 0: nobody yields.
+	Brief, Spare, Now int64
 }
 
 // Longer is how many times as long a request is that yields to a shorter one.
@@ -46,10 +47,10 @@ func (o *Op) Place() int32 {
 	return c.Place
 }
 
-// Yields says whether the op waits because a much shorter request is under way, and its own has the time.
+// Yields says whether the op waits because a much shorter request is under way, and its own has the time, or has missed it.
 func (o *Op) Yields() bool {
 	c := o.Session.Class
-	return c.Brief > 0 && o.Session.Request >= Longer*c.Brief && o.Latest > c.Spare && o.Latest <= o.Deadline // else it is late, or has none
+	return c.Brief > 0 && o.Session.Request >= Longer*c.Brief && (o.Latest > c.Spare || o.Latest < c.Now) && o.Latest <= o.Deadline // else it is delayed, or has no objective
 }
 
 // Intrudes says whether the op waits because of what it does to the class above: it would delay a request of it for longer than that may
