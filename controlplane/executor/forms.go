@@ -35,6 +35,15 @@ const (
 	loadLook     = 5 * time.Millisecond
 )
 
+// Forms of several kernels are compiled one at a time, and then none for packRests times as long as that took: a quarter of one core.
+// packLook is how often is looked whether the next one may be.
+const (
+	packRests = 3
+	packLook  = 50 * time.Millisecond
+	// leastPackCosts is the least that a form of several kernels must be worth: loading it costs something, too.
+	leastPackCosts = 50 * time.Millisecond
+)
+
 // Reasons for having no form, besides those of compiler.Failure.
 const (
 	reasonFull       = "forms-full"       // the executor holds as many as it may
@@ -64,9 +73,13 @@ type forms struct {
 	// Of run alone.
 	pending []*making
 	active  int
-	packs   int // forms of several kernels that are there or on their way
-	ready   []*making
-	since   time.Time // when the oldest of ready was
+	packs   int       // forms of several kernels that are there or on their way
+	packing bool      // one of these is being compiled
+	packAt  time.Time // when the next one may be
+	// packCosts is what one took, smoothed.
+	packCosts time.Duration
+	ready     []*making
+	since     time.Time // when the oldest of ready was
 
 	mu    sync.Mutex
 	codes map[codeKey]*codeInfo
@@ -118,6 +131,7 @@ type making struct {
 	req    compiler.Request
 	answer *compiler.Answer
 	err    error
+	took   time.Duration // by the compiler, or the cache
 }
 
 func newForms(x *executor) *forms {
@@ -292,33 +306,62 @@ func (f *forms) run() {
 			f.take()
 		case m := <-f.results:
 			f.active--
+			if len(m.bodies) > 1 {
+				f.packed(m)
+			}
 			f.made(m)
 		case <-timer.C:
 		case <-f.ctx.Done():
 			return
 		}
+		look := time.Hour
 		for f.active < cap(f.results) && len(f.pending) > 0 {
-			next := max(0, slices.IndexFunc(f.pending, func(m *making) bool { return len(m.bodies) == 1 }))
-			m := f.pending[next]
-			f.pending = slices.Delete(f.pending, next, next+1)
+			m := f.next()
+			if m == nil {
+				look = packLook
+				break
+			}
 			f.active++
 			go func() {
+				begun := time.Now()
 				f.compile(m)
+				m.took = time.Since(begun)
 				f.results <- m // as many places as are active
 			}()
 		}
-		if len(f.ready) == 0 {
-			continue
-		}
-		// More are coming soon, or ops are running: a moment's patience.
-		if time.Since(f.since) < loadPatience && (f.active > 0 || !f.idle()) {
-			timer.Reset(loadLook)
-			continue
-		}
-		if !f.load() {
+		switch {
+		case len(f.ready) == 0:
+		case time.Since(f.since) < loadPatience && (f.active > 0 || !f.idle()):
+			look = loadLook // more are coming soon, or ops are running: a moment's patience
+		case !f.load():
 			return
 		}
+		timer.Reset(look)
 	}
+}
+
+// packed notes what it took to compile a form of several kernels.
+func (f *forms) packed(m *making) {
+	f.packing, f.packAt = false, time.Now().Add(packRests*m.took)
+	if m.err == nil && !m.answer.Cached {
+		f.packCosts += (m.took - f.packCosts) / time.Duration(min(f.packs, 8))
+		f.demand.Costs(int64(max(f.packCosts, leastPackCosts)))
+	}
+}
+
+// next takes the form that is to be compiled next, nil when none may be now. Forms of one kernel go first. Those of several, of which
+// there are many, and which gain less, are made one at a time, with pauses, and while forms are used at all.
+func (f *forms) next() *making {
+	at := slices.IndexFunc(f.pending, func(m *making) bool { return len(m.bodies) == 1 })
+	if at < 0 {
+		if f.packing || time.Now().Before(f.packAt) || !f.demand.Useful() {
+			return nil
+		}
+		at, f.packing = 0, true
+	}
+	m := f.pending[at]
+	f.pending = slices.Delete(f.pending, at, at+1)
+	return m
 }
 
 // idle tells whether nothing is in flight.
@@ -349,19 +392,24 @@ func (f *forms) take() {
 		}
 		f.stats.Asked++
 		f.mu.Unlock()
+		pack := len(m.bodies) > 1
 		switch {
 		case f.service == nil:
 			f.refuse(m.bodies, reasonOff, "HEDDLE_COALESCE=0 is set for the daemon, or heddle daemon did not start this executor")
-		case len(m.bodies) > 1 && f.packs >= maxPacks:
+		case pack && f.packs >= maxPacks:
 			f.refuse(m.bodies, reasonFull, fmt.Sprintf("at most %d forms of several kernels are made", maxPacks))
 		case len(f.pending) >= maxPending:
 			f.refuse(m.bodies, reasonBusy, fmt.Sprintf("%d forms are asked for already", maxPending))
 		default:
-			if len(m.bodies) > 1 {
-				f.packs++
+			if pack {
+				f.pack(1)
 			}
 			f.pending = append(f.pending, m)
 			f.making(1)
+			continue
+		}
+		if pack {
+			f.demand.Settled()
 		}
 	}
 }
@@ -397,10 +445,24 @@ func (f *forms) making(n int) {
 	f.mu.Unlock()
 }
 
+// pack counts forms of several kernels, and says when there are enough.
+func (f *forms) pack(n int) {
+	f.packs += n
+	f.demand.Enough(f.packs >= maxPacks)
+}
+
 // failed gives the place of a form back.
 func (f *forms) failed(m *making) {
 	if len(m.bodies) > 1 {
-		f.packs--
+		f.pack(-1)
+	}
+}
+
+// settled takes a form off those that are on their way: it is there, or will not be.
+func (f *forms) settled(m *making) {
+	f.making(-1)
+	if len(m.bodies) > 1 {
+		f.demand.Settled()
 	}
 }
 
@@ -411,7 +473,7 @@ func (f *forms) made(m *making) {
 	case errors.As(m.err, &no):
 		f.failed(m)
 		f.refuse(m.bodies, no.Code, no.Detail)
-		f.making(-1)
+		f.settled(m)
 	case m.err != nil: // leaving
 	default:
 		if len(f.ready) == 0 {
@@ -444,7 +506,7 @@ func (f *forms) load() bool {
 		if !loaded {
 			f.failed(m)
 		}
-		f.making(-1)
+		f.settled(m)
 	}
 	return true
 }

@@ -290,7 +290,7 @@ func TestForms(t *testing.T) {
 		add, sub := b.kernel(c, im, 1, "accumulate"), b.kernel(c, im2, 2, "accumulate")
 		b.x.poller.call(func() {
 			for range 10 {
-				b.x.poller.demand.Beside([]*scoreboard.Code{sub.Code, add.Code})
+				b.x.poller.demand.Beside([]*scoreboard.Code{sub.Code, add.Code}, 1e9, 1)
 			}
 		})
 		f := b.forms(add, 1)[0]

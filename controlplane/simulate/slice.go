@@ -29,6 +29,9 @@ func (h *heddle) wishes() {
 		if w.Count == 1 && w.Capacity == scoreboard.SliceCapacity && !h.d.r.sc.kernels[bodies[0].ID-1].Alone || w.Count > 1 && packs {
 			h.publish(coalesce.ByTable, w.Capacity, slices.Clone(bodies)...)
 		}
+		if w.Count > 1 {
+			h.demand.Settled()
+		}
 	}
 }
 

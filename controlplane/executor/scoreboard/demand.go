@@ -1,6 +1,7 @@
 package scoreboard
 
 import (
+	"cmp"
 	"slices"
 	"sync/atomic"
 
@@ -15,6 +16,11 @@ const (
 	// wishes is the size of the queue to the forms' maker, combinations the number of sets of codes whose company is counted.
 	wishes       = 256
 	combinations = 1024
+	// What a form of several codes would have spared counts half after packFades, ns. It is asked for when that comes to what a
+	// compilation takes, packCosts, ns, until the maker knows better; at most packsUnderWay are asked for at a time.
+	packFades     = int64(4e9)
+	packCosts     = int64(300e6)
+	packsUnderWay = 16
 )
 
 // SmallCapacity is the instances of a code's first form: its parameter block is small, so a launch of few instances stays cheap.
@@ -45,12 +51,19 @@ type Demand struct {
 
 	seen [combinations]combination // by hash; the poller's
 	lost uint64
+
+	packs   atomic.Int32 // sets that were asked for and are not Settled
+	enough  atomic.Bool  // no more are wanted
+	costs   atomic.Int64 // what a form of a set is worth, ns of launches spared; 0: packCosts
+	useless atomic.Bool  // forms are not used now, because ops go by themselves
 }
 
 // combination is a set of codes that was ready together.
 type combination struct {
 	ids   [coalesce.MaxBodies]uint32 // sorted, 0 behind the last
-	times uint8
+	asked bool
+	worth int64 // ns of launches that a form of them would have spared of late
+	since int64 // when that was last halved, ns
 }
 
 // NewDemand makes an empty one.
@@ -98,9 +111,11 @@ func (d *Demand) Long(c *Code) {
 }
 
 // Beside notes that ops of these different codes were ready together, so that one form that holds them all would serve: 2 to
-// coalesce.MaxBodies codes without repetition, in any order. codes is not kept.
-func (d *Demand) Beside(codes []*Code) {
-	if len(codes) < 2 || len(codes) > coalesce.MaxBodies {
+// coalesce.MaxBodies codes without repetition, in any order. codes is not kept. It would have spared so much of the time in which
+// launches are made, ns. There are far more sets than can be made: one is asked for when its form would be paid for in seconds, and of
+// sets that share a place in the table the one that would spare most stays.
+func (d *Demand) Beside(codes []*Code, spares, now int64) {
+	if len(codes) < 2 || len(codes) > coalesce.MaxBodies || d.enough.Load() {
 		return
 	}
 	w := Wish{Mapping: coalesce.ByTable, Capacity: SmallCapacity}
@@ -118,19 +133,44 @@ func (d *Demand) Beside(codes []*Code) {
 		hash = (hash ^ uint64(c.ID)) * 1099511628211
 	}
 	s := &d.seen[(hash>>32^hash)%combinations]
-	if s.ids != ids {
-		if s.times > askAfter {
-			return // the place belongs to a set that was asked for
-		}
-		*s = combination{ids: ids}
+	if s.asked {
+		return // also when it was another one that was asked for
 	}
-	if s.times > askAfter {
+	for ; now-s.since >= packFades && s.worth > 0; s.since += packFades {
+		s.worth /= 2
+	}
+	if s.ids != ids {
+		if s.worth -= spares; s.worth > 0 {
+			return
+		}
+		*s = combination{ids: ids, since: now}
+	}
+	s.worth += spares
+	if s.worth < cmp.Or(d.costs.Load(), packCosts) || d.packs.Load() >= packsUnderWay || !d.push(&w) {
 		return
 	}
-	if s.times++; s.times > askAfter && !d.push(&w) {
-		s.times = askAfter
+	s.asked = true
+	d.packs.Add(1)
+}
+
+// Settled says that a set that was asked for has its form, or will have none. The maker's, as Enough and Costs.
+func (d *Demand) Settled() { d.packs.Add(-1) }
+
+// Enough says whether no further sets shall be asked for.
+func (d *Demand) Enough(yes bool) { d.enough.Store(yes) }
+
+// Costs says what making a form of a set takes, ns.
+func (d *Demand) Costs(ns int64) { d.costs.Store(ns) }
+
+// Useless says whether ops that could be joined go by themselves. The poller's.
+func (d *Demand) Useless(yes bool) {
+	if d.useless.Load() != yes {
+		d.useless.Store(yes)
 	}
 }
+
+// Useful is the opposite of what Useless said. Any thread may ask.
+func (d *Demand) Useful() bool { return !d.useless.Load() }
 
 func (d *Demand) put(m coalesce.Mapping, capacity int, c *Code) bool {
 	w := Wish{Mapping: m, Capacity: capacity, Count: 1}

@@ -1,6 +1,7 @@
 package scoreboard
 
 import (
+	"math/rand/v2"
 	"sync"
 	"testing"
 
@@ -45,15 +46,65 @@ func TestDemandAsksOncePerForm(t *testing.T) {
 func TestDemandOfSets(t *testing.T) {
 	d := NewDemand()
 	a, b, c := &Code{ID: 1}, &Code{ID: 2}, &Code{ID: 3}
-	for range 10 {
-		d.Beside([]*Code{a, b})
-		d.Beside([]*Code{b, a})
-		d.Beside([]*Code{c, a, b})
-		d.Beside([]*Code{a})
+	const ms = int64(1e6)
+	for now := ms; now < 40*packFades; now += packFades {
+		d.Beside([]*Code{a, b}, packCosts/3, now)
+	}
+	if w := drain(d); len(w) != 0 {
+		t.Fatalf("asked %+v for what would be paid for in a minute", w)
+	}
+	for now := range int64(100) {
+		d.Beside([]*Code{a, b}, packCosts/30, 100*packFades+now*ms)
+		d.Beside([]*Code{b, a}, packCosts/30, 100*packFades+now*ms)
+		d.Beside([]*Code{c, a, b}, packCosts/30, 100*packFades+now*ms)
+		d.Beside([]*Code{a}, packCosts, 100*packFades+now*ms)
 	}
 	w := drain(d)
 	if len(w) != 2 || w[0].Count != 2 || w[1].Count != 3 || w[1].Bodies[0] != a || w[1].Bodies[2] != c {
 		t.Fatalf("%+v; want {1 2} and {1 2 3} once each, sorted", w)
+	}
+}
+
+// Of the thousands of sets that the kernels of a few models make, those are asked for that meet so often that their forms pay, a few at a
+// time, and none when there are enough.
+func TestDemandOfManySets(t *testing.T) {
+	d := NewDemand()
+	codes := make([]Code, 100)
+	for i := range codes {
+		codes[i].ID = uint32(1 + i)
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	often := [2]*Code{&codes[3], &codes[7]}
+	now := int64(0)
+	meet := func(seconds int64) []Wish {
+		for end := now + seconds*1e9; now < end; now += 1e6 {
+			d.Beside(often[:], 1e6, now) // a thread's time by a thousandth
+			for range 5 {                // each pair by a millionth
+				d.Beside([]*Code{&codes[r.IntN(100)], &codes[r.IntN(100)]}, 1e6, now)
+			}
+		}
+		return drain(d)
+	}
+	if w := meet(10); len(w) != 1 || w[0].Bodies[0] != often[0] || w[0].Bodies[1] != often[1] {
+		t.Fatalf("%d sets were asked for; want the one that meets all the time", len(w))
+	}
+	d.Costs(1e6) // far less than they take: everything pays
+	if w := meet(1); len(w) != packsUnderWay-1 {
+		t.Fatalf("%d more are asked for at a time; want %d", len(w), packsUnderWay-1)
+	}
+	d.Settled()
+	d.Settled()
+	if w := meet(1); len(w) != 2 {
+		t.Fatalf("%d are asked for after two were made", len(w))
+	}
+	d.Settled()
+	d.Enough(true)
+	if w := meet(1); len(w) != 0 {
+		t.Fatalf("%d are asked for when there are enough", len(w))
+	}
+	d.Enough(false)
+	if w := meet(1); len(w) != 1 {
+		t.Fatalf("%d are asked for when there is room again", len(w))
 	}
 }
 
@@ -114,7 +165,7 @@ func TestDemandAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() {
 		d.Together(a, 4, true)
 		d.Together(b, 20, false)
-		d.Beside(both)
+		d.Beside(both, 1, 1)
 	}); n != 0 {
 		t.Errorf("%v allocations a call; want none", n)
 	}

@@ -59,8 +59,9 @@ type Gather struct {
 	shapes  *scoreboard.Shapes
 	pool    *pool
 	pass    uint64
-	now     int64 // of the last Next
-	wary    bool  // some shape is
+	now     int64  // of the last Next
+	wary    bool   // some shape is
+	looks   uint64 // at what else was ready beside a word
 	graphs  graphGather
 	pressure
 }
@@ -726,10 +727,15 @@ func (g *Gather) why(w *Word, s *scoreboard.Shape, there, n int) {
 	if d != nil && n > 1 {
 		d.Together(s.Code, n, s.Grid[2] == 1)
 	}
-	if d != nil && s.Limit > 1 && n <= scoreboard.SmallCapacity/2 && len(g.shapes.Active()) > 0 && w.Measure {
-		g.beside(s)
+	if d != nil && s.Limit > 1 && n <= scoreboard.SmallCapacity/2 && len(g.shapes.Active()) > 0 {
+		if g.looks++; g.looks%besideEvery == 0 {
+			g.beside(s)
+		}
 	}
 }
+
+// besideEvery is one in how many words is asked what else was ready.
+const besideEvery = 16
 
 // beside tells which other kernels had few ops ready with those of s, of a block that one launch can have.
 func (g *Gather) beside(s *scoreboard.Shape) {
@@ -746,6 +752,6 @@ func (g *Gather) beside(s *scoreboard.Shape) {
 		}
 	}
 	if n > 1 {
-		g.options.Demand.Beside(codes[:n])
+		g.options.Demand.Beside(codes[:n], int64(n-1)*besideEvery*cmp.Or(g.each, launchCost), g.now)
 	}
 }

@@ -61,6 +61,9 @@ func (g *Gather) press(now int64) {
 	}
 	p.since, p.calls, p.ops, p.words = now, calls, 0, 0
 	p.trial.step(now, p.pressed, p.issued, g.Slots[Coalesced])
+	if d := g.options.Demand; d != nil {
+		d.Useless(p.trial.found)
+	}
 }
 
 // ApartNow says that ops that could be joined go by themselves now, because that was measured to be better, or is being measured.
