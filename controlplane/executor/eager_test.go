@@ -280,6 +280,7 @@ func (c *eagerClient) submit(l eagerLaunch) bool {
 // Eager clients that together submit about as fast as the issue threads can launch have hardly any backlog: their runs are whole because the
 // first op waits for the others. Whoever submits slower, or is alone, or does other things each time, loses nothing.
 func TestEagerCrowds(t *testing.T) {
+	t.Parallel() // one thread in a time of its own: nothing beside it changes it
 	without := map[[2]int64]reached{}
 	for _, k := range []struct {
 		name           string
@@ -323,6 +324,7 @@ func TestEagerCrowds(t *testing.T) {
 // Clients of one model, whose kernels could all be joined but who need their own time between two launches, go by themselves and in runs
 // before long: each request takes no longer than if nobody could be joined.
 func TestEagerModels(t *testing.T) {
+	t.Parallel()
 	got := crowd{clients: 8, requests: 54, gap: 12000, joins: true}.play(t)
 	apart := crowd{clients: 8, requests: 10, gap: 12000}.play(t)
 	t.Logf("%v", got)

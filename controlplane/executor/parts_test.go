@@ -106,9 +106,7 @@ func newCut(t *testing.T) *cutBench {
 	t.Helper()
 	f := newFakeGPU()
 	g := &partsGPU{sliceGPU: newSliceGPU(f), times: map[gpu.GraphExec]int64{wholeGraph: 2_000 * micro}}
-	b := newBenchOn(t, f, g)
-	b.poller.clock = func() int64 { return g.now }
-	s := &cutBench{clocked: &clocked{b, &g.clockGPU}, gpu: g}
+	s := &cutBench{clocked: onClock(newBenchOn(t, f, g), &g.clockGPU), gpu: g}
 	s.low, s.lowRing = s.in("batch", sched.Settings{Coalesce: true})
 	_, s.highRing = s.in("interactive", urgent)
 	s.graph = &scoreboard.Graph{ID: 1, Nodes: 1000, Kernels: 1000, Weight: 1, Exec: wholeGraph}

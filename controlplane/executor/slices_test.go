@@ -119,9 +119,7 @@ func newSliced(t *testing.T) *sliced {
 	t.Helper()
 	f := newFakeGPU()
 	g := newSliceGPU(f)
-	b := newBenchOn(t, f, g)
-	b.poller.clock = func() int64 { return g.now }
-	s := &sliced{clocked: &clocked{b, &g.clockGPU}, gpu: g, form: newFakeForm(coalesce.ByTable, scoreboard.SliceCapacity, 16, func([]byte) {})}
+	s := &sliced{clocked: onClock(newBenchOn(t, f, g), &g.clockGPU), gpu: g, form: newFakeForm(coalesce.ByTable, scoreboard.SliceCapacity, 16, func([]byte) {})}
 	s.code = &scoreboard.Code{ID: 1, Name: "long"}
 	g.forms[s.publish()] = s.form
 	return s

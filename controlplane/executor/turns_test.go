@@ -94,8 +94,13 @@ func newClocked(t *testing.T) *clocked {
 	t.Helper()
 	f := newFakeGPU()
 	g := &clockGPU{nullGPU: nullGPU{f}, now: int64(time.Second), free: map[gpu.Stream]int64{}, events: map[gpu.Event]int64{}}
-	b := newBenchOn(t, f, g)
+	return onClock(newBenchOn(t, f, g), g)
+}
+
+// onClock has a poller go by a GPU's clock. It never naps: in a nap the clock, which the test turns, would stand still.
+func onClock(b *bench, g *clockGPU) *clocked {
 	b.poller.clock = func() int64 { return g.now }
+	b.poller.tune.NapAfter = time.Hour
 	return &clocked{b, g}
 }
 
