@@ -10,6 +10,7 @@ src=$root/tools/simgpu/libcuda
 mkdir -p "$out/lib" "$out/bin" "$out/gen"
 out=$(cd "$out" && pwd)
 cd "$root"
+touch "$out/.stamp.new" # as old as the sources read; simtest builds again when one is newer than the stamp
 go run ./tools/simgpu/gen -include "$include" -src "$src" -out "$out/gen"
 flags="-O2 -g"
 if [ "${SIMGPU_SANITIZE:-0}" = 1 ]; then
@@ -25,3 +26,4 @@ gcc -std=c11 -D_GNU_SOURCE $flags -fPIC -shared -pthread -fvisibility=hidden \
     -o "$out/lib/libcuda.so.1" "$src"/*.c "$out/gen/entry_points.c"
 ln -sf libcuda.so.1 "$out/lib/libcuda.so"
 go build -o "$out/bin/simgpu" ./tools/simgpu/cmd/simgpu
+mv "$out/.stamp.new" "$out/.stamp"
