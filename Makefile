@@ -34,7 +34,7 @@ interposer: deps
 	@mkdir -p $(BUILD)/interposer $(BUILD)/lib/heddle
 	@tools/deps/packages.sh cmake
 	cmake -S . -B $(BUILD)/interposer -DCMAKE_BUILD_TYPE=Release -DHEDDLE_CUDA_INCLUDE=$(CUDA)/include >$(BUILD)/interposer/configure.log || { cat $(BUILD)/interposer/configure.log; exit 1; }
-	cmake --build $(BUILD)/interposer
+	cmake --build $(BUILD)/interposer --parallel $$(nproc)
 	install $(BUILD)/interposer/libheddle.so $(BUILD)/lib/heddle/libheddle.so # a new file: programs that have the old one mapped keep it
 
 simgpu: deps

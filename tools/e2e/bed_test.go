@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -60,13 +61,24 @@ var programs = sync.OnceValues(func() (string, error) {
 	if buildDir == "" {
 		buildDir = "../../build"
 	}
-	for _, src := range sources {
-		out := filepath.Join(dir, strings.TrimSuffix(filepath.Base(src), ".c"))
-		cmd := exec.Command("gcc", "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-isystem", "../../.deps/cuda/nvidia/cu13/include", "-I../../interposer/include",
-			src, "-o", out, "-L", filepath.Join(buildDir, "simgpu/lib"), "-lcuda", "-lpthread", "-ldl")
-		if b, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("%s: %v\n%s", src, err, b)
-		}
+	errs := make([]error, len(sources))
+	var compilers sync.WaitGroup
+	slots := make(chan struct{}, runtime.NumCPU())
+	for i, src := range sources {
+		compilers.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			out := filepath.Join(dir, strings.TrimSuffix(filepath.Base(src), ".c"))
+			cmd := exec.Command("gcc", "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-isystem", "../../.deps/cuda/nvidia/cu13/include", "-I../../interposer/include",
+				src, "-o", out, "-L", filepath.Join(buildDir, "simgpu/lib"), "-lcuda", "-lpthread", "-ldl")
+			if b, err := cmd.CombinedOutput(); err != nil {
+				errs[i] = fmt.Errorf("%s: %v\n%s", src, err, b)
+			}
+		})
+	}
+	compilers.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return "", err
 	}
 	return dir, nil
 })
