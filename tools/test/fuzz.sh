@@ -8,8 +8,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 each=${1:?usage: tools/test/fuzz.sh DURATION, for instance 5s}
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+log=$scratch/log
+module=$(go list -m)
+corpus=$(go env GOCACHE)/fuzz # where `go test -fuzz` keeps what it found
 
 only_out_of_time() { # LOG TARGET: is the end of the time the only complaint?
   # The report is three lines: "--- FAIL: FuzzX (5.14s)", the reason, "FAIL".
@@ -19,13 +22,20 @@ only_out_of_time() { # LOG TARGET: is the end of the time the only complaint?
     ! grep -qE 'Failing input|^panic:|^fatal error:|DATA RACE' "$1"
 }
 
+targets=$(grep -roE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' jit shm controlplane tools interposer | sed -E 's,/[^/]+:func ,:,')
+[ -n "$targets" ] || { echo "tools/test/fuzz.sh: no fuzz target found" >&2; exit 1; }
+
+# One program a package, built on all cores: `go test -fuzz` builds one a target, on one core.
+cut -d: -f1 <<<"$targets" | sort -u | xargs -P "$(nproc)" -I{} sh -c 'go test -c -fuzz . -o "$0/$(echo {} | tr / -).test" ./{}' "$scratch"
+
 found=0
-while IFS=: read -r file target; do
+while IFS=: read -r package target; do
   found=$((found + 1))
-  if ! go test -run '^$' -fuzz "^$target\$" -fuzztime "$each" "./$(dirname "$file")" 2>&1 | tee "$log"; then
+  echo "$package: $target"
+  if ! (cd "$package" && "$scratch/${package//\//-}.test" -test.paniconexit0 -test.run '^$' -test.fuzz "^$target\$" -test.fuzztime "$each" \
+    -test.fuzzcachedir "$corpus/$module/$package") 2>&1 | tee "$log"; then
     only_out_of_time "$log" "$target" || exit 1
     echo "$target: the time ended while an input was running, no failing input (go.dev/issue/75804)"
   fi
-done < <(grep -roE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' jit shm controlplane tools interposer | sed -E 's/:func /:/')
-[ "$found" -gt 0 ] || { echo "tools/test/fuzz.sh: no fuzz target found" >&2; exit 1; }
+done <<<"$targets"
 echo "$found fuzz targets ran for $each each"
