@@ -48,13 +48,42 @@ func CreateSessionFile(clientID uint64) (*SessionFile, error) {
 		unix.Close(fd)
 		return nil, err
 	}
+	writeHeader(mem, clientID)
+	return &SessionFile{fd: fd, mem: mem}, nil
+}
+
+func writeHeader(mem []byte, clientID uint64) {
 	*at[SessionHeader](mem, 0) = SessionHeader{
 		Magic: Magic, LayoutHash: LayoutHash, Version: Version, Lanes: Lanes, FileBytes: uint64(SessionBytes), ClientID: clientID,
 		StatusOffset: statusOffset, ProducerOffset: uint64(producerOffset), ConsumerOffset: uint64(consumerOffset),
 		RepliesOffset: repliesOffset, LanesOffset: uint64(lanesOffset), RingOffset: uint64(ringOffset),
 		RingBytes: RingBytes, Replies: Replies,
 	}
-	return &SessionFile{fd: fd, mem: mem}, nil
+}
+
+// Renew makes the file another client's, as CreateSessionFile would: nothing of the one before is left in it. No process may use it
+// meanwhile, and no GPU write to it be due (Due).
+func (s *SessionFile) Renew(clientID uint64) {
+	clear(s.mem)
+	writeHeader(s.mem, clientID)
+}
+
+// Due tells whether a write of ready that the client gave its GPU is still to come. It may come after the client's death, while another
+// process, as a forked child, keeps its driver's files open.
+func (s *SessionFile) Due() bool {
+	for i := range uint32(Lanes) {
+		if l := s.Lane(i); atomic.LoadUint32(&l.Ready) != atomic.LoadUint32(&l.ReadyDue) {
+			return true
+		}
+	}
+	return false
+}
+
+// Of tells whether the header names this client and this build's layout. The client can write it: good for telling files of one's own
+// apart, not for trust.
+func (s *SessionFile) Of(clientID uint64) bool {
+	h := at[SessionHeader](s.mem, 0)
+	return h.Magic == Magic && h.LayoutHash == LayoutHash && h.Version == Version && h.ClientID == clientID
 }
 
 // OpenSessionFile maps a session file that CreateSessionFile made, here or in another process. On success the file owns fd; on

@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0x86447386032b8770
+	LayoutHash = 0x56b91c1625f825fc
 )
 
 // Sizes, limits and magics of the wire.
@@ -232,15 +232,15 @@ type ReplySlot struct {
 
 // Lane is heddle_wire_lane, 128 bytes.
 type Lane struct {
-	_       structs.HostLayout
-	Done    uint32
-	Ready   uint32
-	Waiting uint32
-	pad0    uint32
-	pad1    [48]uint8
-	Issued  uint32
-	pad2    uint32
-	pad3    [56]uint8
+	_        structs.HostLayout
+	Done     uint32
+	Ready    uint32
+	Waiting  uint32
+	ReadyDue uint32
+	pad1     [48]uint8
+	Issued   uint32
+	pad2     uint32
+	pad3     [56]uint8
 }
 
 // DoorbellWords is heddle_wire_doorbell, 128 bytes.
@@ -721,6 +721,7 @@ var layoutTable = []Offset{
 	{"lane", "done", unsafe.Offsetof(Lane{}.Done)},
 	{"lane", "ready", unsafe.Offsetof(Lane{}.Ready)},
 	{"lane", "waiting", unsafe.Offsetof(Lane{}.Waiting)},
+	{"lane", "ready_due", unsafe.Offsetof(Lane{}.ReadyDue)},
 	{"lane", "issued", unsafe.Offsetof(Lane{}.Issued)},
 	{"doorbell", "", unsafe.Sizeof(DoorbellWords{})},
 	{"doorbell", "magic", unsafe.Offsetof(DoorbellWords{}.Magic)},

@@ -213,8 +213,9 @@ func cleanLabel(b []byte) string {
 // goodbye takes a session apart once its client is gone: first the executor lets
 // go of everything, then the addresses may be used again.
 func (d *Daemon) goodbye(s *session) {
-	s.slot.leave(s)
+	left := s.slot.leave(s)
 	s.mu.Lock()
+	s.left = left
 	windows, host := s.windows, s.host
 	s.mu.Unlock()
 	s.release()

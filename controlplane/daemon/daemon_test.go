@@ -298,8 +298,8 @@ func TestClientDeathIsSeenWhileAForkedChildHoldsTheSocket(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	var id uint64
-	if _, err := fmt.Fscan(out, &id); err != nil {
+	var id, file uint64
+	if _, err := fmt.Fscan(out, &id, &file); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the executor has the session", func() bool {
@@ -317,6 +317,17 @@ func TestClientDeathIsSeenWhileAForkedChildHoldsTheSocket(t *testing.T) {
 	if told := h.told(); !strings.Contains(told, fmt.Sprintf("DETACH client=%d", id)) {
 		t.Errorf("the executor was not told; it heard:\n%s", told)
 	}
+	// Its session file serves again, with nothing of it inside.
+	eventually(t, "a client gets its file", func() bool {
+		c := h.dial()
+		if inode(c.file.Fd()) != file {
+			return false
+		}
+		if !c.file.Of(c.welcome.ClientID) || bytes.Contains(c.file.RingBytes(), []byte("left behind")) {
+			t.Error("the file is not as a new one")
+		}
+		return true
+	})
 }
 
 // pidfdGetfd duplicates every socket of a process into this one.

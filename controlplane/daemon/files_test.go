@@ -19,7 +19,7 @@ func TestFilesAreBudgeted(t *testing.T) {
 	}
 	b := &fileBudget{most: 12}
 	client := func(id uint64) *session {
-		s, err := newSession(id, peer{}, "", nil, b)
+		s, err := newSession(id, peer{}, "", &slot{}, b)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -40,6 +40,7 @@ type session struct {
 
 	mu           sync.Mutex
 	closed       bool
+	left         bool             // its executor let go of it
 	kept         int              // descriptors in segments, hostSegments and graphs
 	told         *executorProcess // the executor that learned of everything below when it took over
 	windows      []span
@@ -89,9 +90,12 @@ type settingKey struct {
 }
 
 func newSession(id uint64, p peer, label string, sl *slot, files *fileBudget) (*session, error) {
-	f, err := shm.CreateSessionFile(id)
-	if err != nil {
-		return nil, err
+	f := sl.spares.take(p.uid, id)
+	if f == nil {
+		var err error
+		if f, err = shm.CreateSessionFile(id); err != nil {
+			return nil, err
+		}
 	}
 	return &session{
 		id: id, peer: p, label: label, slot: sl, since: time.Now(), file: f, files: files,
@@ -100,7 +104,8 @@ func newSession(id uint64, p peer, label string, sl *slot, files *fileBudget) (*
 	}, nil
 }
 
-// release closes everything the daemon holds for the session. Nothing may use it afterwards.
+// release closes everything the daemon holds for the session, but for the file of one that its executor let go of: that may serve another
+// client. Nothing may use the session afterwards.
 func (s *session) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,7 +124,11 @@ func (s *session) release() {
 	}
 	s.unshare(0, ^uint64(0))
 	s.segments, s.hostSegments = nil, nil
-	s.file.Close()
+	if s.left {
+		s.slot.spares.give(s.file, s.peer)
+	} else {
+		s.file.Close()
+	}
 }
 
 // inWindow reports whether a range lies inside one of the session's windows. mu is held.

@@ -52,6 +52,7 @@ type slot struct {
 	doorbell *shm.Doorbell
 	images   *imageStore
 	shares   shares
+	spares   spares
 	// using is held for reading while a request is answered, which may send fds of doorbell and images, and for writing while those
 	// are closed: a number that was closed may be another file by the time it is sent. It is taken before mu.
 	using sync.RWMutex
@@ -349,8 +350,8 @@ func (sl *slot) enter(s *session) (*executorProcess, error) {
 }
 
 // leave removes a session whose client is gone, and waits until the executor has
-// let go of its memory.
-func (sl *slot) leave(s *session) {
+// let go of its memory: it says so, or not.
+func (sl *slot) leave(s *session) (left bool) {
 	sl.mu.Lock()
 	p := sl.process
 	_, here := sl.sessions[s.id]
@@ -360,11 +361,13 @@ func (sl *slot) leave(s *session) {
 	}
 	sl.mu.Unlock()
 	if here && p != nil {
-		if _, err := p.call(s.id, shm.TypeDetach, nil, nil); err != nil && !errors.Is(err, errExecutorLost) {
+		_, err := p.call(s.id, shm.TypeDetach, nil, nil)
+		if left = err == nil; err != nil && !errors.Is(err, errExecutorLost) {
 			sl.log.Warn("detach", "client", s.id, "error", err)
 		}
 	}
 	sl.images.release(s)
+	return left
 }
 
 // current waits for an executor that serves, or for the slot's end.
@@ -421,6 +424,7 @@ func (sl *slot) retire() {
 	sl.using.Lock()
 	defer sl.using.Unlock()
 	sl.images.close()
+	sl.spares.close()
 	sl.doorbell.Close()
 }
 

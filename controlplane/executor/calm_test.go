@@ -299,6 +299,72 @@ func TestEventsServeAgain(t *testing.T) {
 	}
 }
 
+// A client's start and end register and unregister nothing where the file of a session before serves again; nor do they wait for a moment
+// in which they would hold nobody up.
+func TestSessionFilesServeAgain(t *testing.T) {
+	a := newBeside(t, time.Hour)
+	d, g := a.d, a.g
+	fd := memfd(t, nil, segmentBytes)
+	newFile := func() *shm.SessionFile {
+		f, err := shm.CreateSessionFile(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	id := uint64(1)
+	comesAndGoes := func(f *shm.SessionFile, works bool) (stalls int64) {
+		t.Helper()
+		id++
+		before := g.stalls.Load()
+		f.Renew(id)
+		c := d.session(id, f, fd)
+		c.attach(d)
+		c.kernel(1, 1, "check")
+		c.resume()
+		if works {
+			c.mustSync(2, c.launch(1, 2, u64s(c.window, 1), nil))
+		}
+		if m := c.detach(); m.Status != shm.StatusOK {
+			t.Fatalf("status %d: %s", m.Status, m.Tail)
+		}
+		return g.stalls.Load() - before
+	}
+	expect := func(what string, got, want int64) {
+		t.Helper()
+		if got != want {
+			t.Errorf("%s: %d calls that hold others up; expected %d", what, got, want)
+		}
+	}
+	var again, anew int64
+	file := newFile()
+	for range 10 {
+		again += comesAndGoes(file, true)
+	}
+	expect("ten clients, one file", again, 1)
+	gate := a.run() // a calm moment comes in an hour
+	expect("beside a kernel that runs", comesAndGoes(file, false), 0)
+	close(gate)
+	for range mostFiles { // one more than are kept
+		anew += comesAndGoes(newFile(), true)
+	}
+	expect("as many clients as files are kept for, each with a file of its own", anew, mostFiles+1)
+	expect("the file that was not used for longest", comesAndGoes(file, true), 2) // it is registered, another let go
+	written := newFile()
+	id++
+	written.Renew(id)
+	c := d.session(id, written, fd)
+	before := g.stalls.Load()
+	c.attach(d)
+	c.resume()
+	atomic.StoreUint32(&written.Lane(5).ReadyDue, 1)
+	if m := c.detach(); m.Status != shm.StatusOK {
+		t.Fatalf("status %d: %s", m.Status, m.Tail)
+	}
+	expect("one to which its client's GPU is still to write", g.stalls.Load()-before, 2)
+}
+
 // Times of driver calls are counted by call: how many, how long, the longest, and those beside ops in flight.
 func TestCallsAreTimed(t *testing.T) {
 	now, busy := int64(0), false

@@ -310,6 +310,7 @@ type executor struct {
 	mapper   *loader // those that do neither: a client's memory does not wait for another's code
 	quietly  calm
 	events   eventPool
+	files    filePool
 	engine   *issue.Engine
 	poller   *poller
 	watch    *watch

@@ -42,7 +42,7 @@ type session struct {
 	inbox   chan shm.Message
 	client  *client // nil before ATTACH succeeded
 	polled  bool    // after RESUME
-	base    uint64  // the session file's address
+	file    registered
 	windows []shm.Range
 	host    shm.Range
 	// segments and hosts are what is mapped.
@@ -178,7 +178,7 @@ func withBody[T shm.WireStruct](m *shm.Message, f func(*T) error) ([]byte, error
 	return shm.Encode(v), err
 }
 
-// attach maps and registers the session file and takes the client's windows.
+// attach maps and registers the session file, unless that was done for a client before, and takes the client's windows.
 func (s *session) attach(m *shm.Message) error {
 	a, err := shm.Decode[shm.Attach](m.Body)
 	if err != nil {
@@ -206,12 +206,18 @@ func (s *session) attach(m *shm.Message) error {
 		unix.Close(fds[1])
 		return refuse(shm.StatusInvalid, "ATTACH of client %d: %v", s.id, err)
 	}
-	file, err := shm.OpenSessionFile(fds[0])
-	if err != nil {
+	known := false
+	if s.file, known, err = s.x.files.take(fds[0], s.id); err == nil && !known {
+		s.file.file, err = shm.OpenSessionFile(fds[0])
+	}
+	if err != nil || known {
 		unix.Close(fds[0])
+	}
+	if err != nil {
 		bell.Close()
 		return refuse(shm.StatusInvalid, "ATTACH of client %d: %v", s.id, err)
 	}
+	file := s.file.file
 	if !s.x.setDoorbell(bell) {
 		file.Close()
 		return errStopping
@@ -219,26 +225,26 @@ func (s *session) attach(m *shm.Message) error {
 	s.host = shm.Range{Address: a.HostBase, Bytes: a.HostBytes}
 	s.places = places.Of(int(a.PID), a.UID)
 	s.program = program(int(a.PID), a.UID)
-	s.base = uint64(uintptr(file.Base()))
 	words := file.Consumer()
 	board := scoreboard.New(s.id, file)
-	s.x.calm(s.id, 1)
-	err = s.x.loader.do(func() error {
-		at, r := s.x.driver.HostRegister(s.base, uint64(len(file.Bytes())))
-		if r != gpu.Success {
-			return refuseCUDA("cuMemHostRegister of the session file", r)
+	if !known {
+		s.x.calm(s.id, 1)
+		if err := s.x.loader.do(func() error { return s.file.register(s.x.driver) }); err != nil {
+			file.Close()
+			return err
 		}
-		board.LanesDevice = at + uint64(uintptr(unsafe.Pointer(&file.LaneBytes()[0]))) - s.base
+	}
+	board.LanesDevice = s.file.lanes
+	err = s.x.loader.do(func() error {
 		err := s.prepare(board, windows)
 		if err != nil {
 			s.releaseWindows()
 			board.DestroyEvents(&s.x.events)
-			s.x.driver.HostUnregister(s.base)
+			return errors.Join(err, s.file.letGo(s.x.driver))
 		}
-		return err
+		return nil
 	})
 	if err != nil {
-		file.Close()
 		return err
 	}
 	s.client = &client{memory: memory{program: s.program}, id: s.id, board: board, file: file, ring: shm.NewConsumer(file), words: words, status: file.Status()}
@@ -705,7 +711,10 @@ func (s *session) teardown(c *client) error {
 	if err != nil {
 		return err
 	}
-	s.x.calm(s.id, calmLeaves)
+	files := s.x.files.give(s.file)
+	if len(s.hosts) > 0 || len(s.instances) > 0 || len(files) > 0 {
+		s.x.calm(s.id, calmLeaves)
+	}
 	return s.x.loader.do(func() error {
 		for a, n := range s.hosts {
 			d.HostUnregister(a)
@@ -717,9 +726,10 @@ func (s *session) teardown(c *client) error {
 			}
 		}
 		c.board.DestroyEvents(&s.x.events)
-		d.HostUnregister(s.base)
-		if err := c.file.Close(); err != nil {
-			s.log.Error("session file not closed", "error", err)
+		for _, f := range files {
+			if err := f.letGo(d); err != nil {
+				s.log.Error("session file not closed", "error", err)
+			}
 		}
 		return nil
 	})

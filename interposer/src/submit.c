@@ -253,6 +253,8 @@ static CUresult write_ready(struct heddle_lane *lane, uint32_t *number) {
   if (r != CUDA_SUCCESS) return r;
   uint32_t k = heddle_next_number(lane->ready);
   CUstream stream = atomic_load_explicit(&lane->handle, memory_order_relaxed);
+  // Before the driver has it: while ready is not that number, the session file is nobody else's, even after our death.
+  __atomic_store_n(&lane->session->lanes[lane->id].ready_due, k, __ATOMIC_RELEASE);
   CUstreamCaptureMode mode = heddle_capture_relax();
   r = heddle_real.cuStreamWriteValue32_v2(stream, word, k, CU_STREAM_WRITE_VALUE_DEFAULT);
   heddle_capture_restore(mode);

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x86447386032b8770)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x56b91c1625f825fc)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -248,7 +248,7 @@ struct heddle_wire_lane {
   uint32_t done;
   uint32_t ready;
   uint32_t waiting;
-  uint32_t pad0;
+  uint32_t ready_due;
   uint8_t pad1[48];
   uint32_t issued;
   uint32_t pad2;
@@ -258,7 +258,7 @@ _Static_assert(sizeof(struct heddle_wire_lane) == 128, "size of lane");
 _Static_assert(offsetof(struct heddle_wire_lane, done) == 0, "lane.done");
 _Static_assert(offsetof(struct heddle_wire_lane, ready) == 4, "lane.ready");
 _Static_assert(offsetof(struct heddle_wire_lane, waiting) == 8, "lane.waiting");
-_Static_assert(offsetof(struct heddle_wire_lane, pad0) == 12, "lane.pad0");
+_Static_assert(offsetof(struct heddle_wire_lane, ready_due) == 12, "lane.ready_due");
 _Static_assert(offsetof(struct heddle_wire_lane, pad1) == 16, "lane.pad1");
 _Static_assert(offsetof(struct heddle_wire_lane, issued) == 64, "lane.issued");
 _Static_assert(offsetof(struct heddle_wire_lane, pad2) == 68, "lane.pad2");
