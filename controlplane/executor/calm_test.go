@@ -122,8 +122,9 @@ func (b *beside) run() (gate chan struct{}) {
 	case <-time.After(patience):
 		b.t.Fatal("the kernel does not run")
 	}
-	until(b.t, "the op is in flight", func() bool { return b.d.stats().InFlight == 1 })
-	b.d.stats() // the round after the one that counted it
+	var seen Stats
+	until(b.t, "the op is in flight", func() bool { seen = b.d.stats(); return seen.InFlight == 1 })
+	until(b.t, "the round that counted it is over", func() bool { return b.d.stats().Passes > seen.Passes })
 	return gate
 }
 
