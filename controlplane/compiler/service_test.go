@@ -351,12 +351,12 @@ func TestWorker(t *testing.T) {
 	}
 	deep := strings.Repeat("{", 1<<20)
 	for name, x := range map[string]struct{ text, entry, want string }{
-		"no kernel":   {scale, "absent", "no-kernel"},
-		"garbage":     {"\x00\x01\x02 garbage", "k", "bad-image"},
-		"cut":         {scale[:len(scale)-20], "scale", "bad-ptx"},
-		"cooperative": {strings.Replace(scale, "ret;", "mov.b32 %r2, %envreg1; ret;", 1), "scale", "cooperative"},
-		"nested":      {strings.Replace(scale, "ret;", deep, 1), "scale", "bad-ptx"},
-		"30 MB":       {scale + strings.Repeat("// and a comment that nobody reads\n", 30<<20/35), "scale", ""},
+		"no kernel":       {scale, "absent", "no-kernel"},
+		"garbage":         {"\x00\x01\x02 garbage", "k", "bad-image"},
+		"cut":             {scale[:len(scale)-20], "scale", "bad-ptx"},
+		"cooperative":     {strings.Replace(scale, "ret;", "mov.b32 %r2, %envreg1; ret;", 1), "scale", "cooperative"},
+		"nested":          {strings.Replace(scale, "ret;", deep, 1), "scale", "bad-ptx"},
+		"30 MB":           {scale + strings.Repeat("// and a comment that nobody reads\n", 30<<20/35), "scale", ""},
 		"32 MiB and more": {scale + strings.Repeat("/", 33<<20), "scale", "too-large"},
 	} {
 		_, err := s.Compile(context.Background(), request(x.text, x.entry))
