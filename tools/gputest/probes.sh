@@ -5,7 +5,7 @@
 set -u
 here=$(cd "$(dirname "$0")" && pwd); src=$here/probes
 work=$(mktemp -d /tmp/heddle-probes.XXXXXX); out=$work/out; mkdir -p "$out" "$work/bin"
-want=${*:-p01 p02 p03 p04 p05 p06 p07 p08 p09 p10 p11}
+want=${*:-p01 p02 p03 p04 p05 p06 p07 p08 p09 p10 p11 p12}
 nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc); arch=${PROBE_ARCH:-sm_90}
 has() { [[ " $want " == *" $1"* ]]; }
 cleanup() { [ -n "${mps:-}" ] && mps_stop; [ -n "${OUT:-}" ] && (cd "$out" && tail -n +1 -- *.txt) >>"$OUT/probes.txt"; [ -z "${KEEP:-}" ] && rm -rf "$work"; }
@@ -35,6 +35,7 @@ has p05 && one p05 30 800 "$work/bin/p05_ready"
 has p06 && { one p06-native 30 250 "$work/bin/p06_leftover" native; if mps_start; then one p06-mps 40 400 "$work/bin/p06_leftover" MPS; mps_stop; else echo "MPS did not start"; fi; }
 has p09 && one p09 60 1500 "$work/bin/p09_calls"
 has p11 && CUDA_DEVICE_MAX_CONNECTIONS=32 one p11 30 4000 "$work/bin/p11_small_copies"
+has p12 && one p12 60 6000 "$work/bin/p12_green"
 has p10 && one p10 30 2000 "$work/bin/p10_features" "$work/bump.cubin"
 has p04 && { one p04 90 2600 "$work/bin/p04_stalls" "$work/big.cubin"; CUDA_MODULE_LOADING=EAGER one p04-eager 40 700 "$work/bin/p04_stalls" "$work/big.cubin" modules; }
 has p07 && { one p07 75 2100 "$work/bin/p07_fault"; one p07-core 45 400 "$work/bin/p07_fault" coredump; dmesg 2>&1 | grep -iE 'xid|not permitted' | tail -2 | cut -c1-200 >"$out/xid.txt"; echo "Xid by dmesg: $(cat "$out/xid.txt")"; }
