@@ -34,7 +34,8 @@ else
 fi
 
 step "everything that has not run yet: Go, C with sanitizers, layout, PTX conformance, software GPU"
-# Packages side by side: where these bound a time, it is ten times what they need. Whole systems, with daemons and kills, come after them, alone.
+# Packages side by side: where these bound a time, it is ten times what they need. Whole systems, with daemons and kills, come after
+# them, alone.
 e2e=$(go list ./tools/e2e)
 go list ./... | grep -vxF "$raced" | grep -vx "$e2e" | xargs go test -count=1 -timeout 20m
 go test -count=1 -timeout 20m "$e2e"
