@@ -22,9 +22,11 @@ import (
 var refused = strings.Fields(`
 	by-table:call_pointer:indirect-call
 	by-table:call_pointer(debug):indirect-call
+	by-table:cluster_async:cluster
 	by-table:cluster_exchange:cluster
 	by-table:cluster_fixed:cluster
 	by-table:cluster_ids:cluster
+	by-table:cluster_multicast:cluster
 	by-table:cluster_z:cluster
 	by-table:grid_barrier:spin-wait
 	by-table:printing:device-runtime

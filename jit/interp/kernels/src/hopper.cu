@@ -211,3 +211,133 @@ KERNEL tensor_map_prefetch(u64 *o, BYVALUE HopperMap m) {
 	o[GID()] = m.opaque[TX & 15];
 #endif
 }
+
+#ifdef __CUDACC__
+DEVICE u32 shared_at(const void *p) { return (u32)__cvta_generic_to_shared(p); }
+DEVICE u32 far_at(const void *p, u32 rank) {
+	u32 far;
+	asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(far) : "r"(shared_at(p)), "r"(rank));
+	return far;
+}
+// cluster_meet makes barriers that a block initialised known to the cluster, and waits for it.
+DEVICE void cluster_meet(void) {
+	asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+	asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+	asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+#endif
+
+//@ cluster_async grid=4 block=32 cluster=2 out:u32:512 in:u32:256:bits
+KERNEL cluster_async(u32 *o, const u32 *a) {
+	u32 i = GID();
+#ifdef __CUDACC__
+	SHARED ALIGNED(16) u32 s[64], sum[1];
+	SHARED u64 bar;
+	u32 rank = cluster_rank();
+	if (TX == 0) {
+		bar_init(&bar, 1);
+		sum[0] = 0;
+	}
+	SYNC();
+	if (TX == 0)
+		bar_expect(&bar, 64 * 4 + 32 * 4);
+	cluster_meet();
+	asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(far_at(&s[2 * TX], rank ^ 1)), "r"(a[2 * i]),
+		     "r"(a[2 * i + 1]), "r"(far_at(&bar, rank ^ 1)) : "memory");
+	asm volatile("red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%0], %1, [%2];" ::"r"(far_at(sum, rank ^ 1)), "r"(a[2 * i]),
+		     "r"(far_at(&bar, rank ^ 1)) : "memory");
+	bar_wait(&bar, 0);
+	u64 far;
+	u32 x, y, whose;
+	asm volatile("mapa.u64 %0, %1, %2;" : "=l"(far) : "l"(&s[2 * TX]), "r"(rank)); // its own, as anyone sees it
+	asm volatile("getctarank.u64 %0, %1;" : "=r"(whose) : "l"(far));
+	asm volatile("ld.v2.u32 {%0, %1}, [%2];" : "=r"(x), "=r"(y) : "l"(far) : "memory");
+	o[2 * i] = x + (whose ^ rank) + sum[0];
+	o[2 * i + 1] = y;
+	cluster_meet();
+#else
+	u32 sum = 0;
+	for (u32 k = 0; k < NX; k++)
+		sum += a[((BX ^ 1) * NX + k) * 2];
+	const u32 *other = a + ((BX ^ 1) * NX + TX) * 2;
+	o[2 * i] = other[0] + sum;
+	o[2 * i + 1] = other[1];
+#endif
+}
+
+//@ cluster_multicast grid=4 block=32 cluster=2 out:u32:256 in:u32:128:bits
+KERNEL cluster_multicast(u32 *o, const u32 *a) {
+#ifdef __CUDACC__
+	SHARED ALIGNED(128) u32 s[64], t[32];
+	SHARED u64 bar;
+	u32 rank = cluster_rank(), leader;
+	if (TX == 0) {
+		bar_init(&bar, 1);
+		bar_expect(&bar, 256 + 128);
+	}
+	t[TX] = a[GID()] ^ TX;
+	SYNC();
+	asm volatile("fence.proxy.async;" ::: "memory");
+	cluster_meet();
+	asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p; }" : "=r"(leader));
+	if (leader && rank == 0)
+		asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], 256, [%2], %3;" ::"r"(shared_at(s)),
+			     "l"(a + BX * 32), "r"(shared_at(&bar)), "h"((u16)3) : "memory");
+	SHARED ALIGNED(128) u32 got[32];
+	if (leader)
+		asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], 128, [%2];" ::"r"(far_at(got, rank ^ 1)),
+			     "r"(shared_at(t)), "r"(far_at(&bar, rank ^ 1)) : "memory");
+	bar_wait(&bar, 0);
+	o[2 * GID()] = s[TX] + 3 * s[63 - TX];
+	o[2 * GID() + 1] = got[31 - TX];
+	cluster_meet();
+#else
+	const u32 *pair = a + (BX & ~1u) * 32;
+	o[2 * GID()] = pair[TX] + 3 * pair[63 - TX];
+	o[2 * GID() + 1] = a[(BX ^ 1) * 32 + 31 - TX] ^ (31 - TX);
+#endif
+}
+
+//@ bulk_variants grid=4 block=32 out:u32:128 io:s32:32:zero io:u16:64:zero in:u32:128:bits
+KERNEL bulk_variants(u32 *o, s32 *low, u16 *half, const u32 *a) {
+	u32 v = a[GID()] >> 8;
+#ifdef __CUDACC__
+	SHARED ALIGNED(128) u32 s[32];
+	SHARED ALIGNED(128) s32 m[32];
+	SHARED ALIGNED(128) u16 h[64];
+	SHARED u64 bar;
+	u64 policy;
+	asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+	m[TX] = (s32)a[GID()];
+	h[2 * TX] = v & 7, h[2 * TX + 1] = v >> 3 & 7; // subnormals: .noftz keeps them, and their sums are exact
+	if (TX == 0) {
+		bar_init(&bar, 1);
+		asm volatile("cp.async.bulk.prefetch.L2.global [%0], 128;" ::"l"(a + BX * 32));
+	}
+	asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+	SYNC();
+	if (TX == 0) {
+		bar_expect(&bar, 128);
+		asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], 128, [%2], %3;" ::"r"(shared_at(s)),
+			     "l"(a + BX * 32), "r"(shared_at(&bar)), "l"(policy) : "memory");
+		asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.min.s32 [%0], [%1], 128;" ::"l"(low), "r"(shared_at(m)) : "memory");
+		asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.L2::cache_hint.add.noftz.f16 [%0], [%1], 128, %2;" ::"l"(half), "r"(shared_at(h)),
+			     "l"(policy) : "memory");
+		asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+	}
+	bar_wait(&bar, 0);
+	if (TX == 0) {
+		asm volatile("fence.proxy.async.global;" ::: "memory");
+		asm volatile("cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%0], [%1], 128, %2;" ::"l"(o + BX * 32), "r"(shared_at(s)), "l"(policy)
+			     : "memory");
+		asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+		asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+	}
+	asm volatile("fence.acq_rel.cluster;" ::: "memory");
+#else
+	o[GID()] = a[GID()];
+	low[TX] = min(low[TX], (s32)a[GID()]);
+	half[2 * TX] += v & 7;
+	half[2 * TX + 1] += v >> 3 & 7;
+#endif
+}
