@@ -53,7 +53,7 @@ func settings(p *policy.Policy, c *policy.Class) sched.Settings {
 
 func newHeddle(d *device, p *policy.Policy) (*heddle, error) {
 	demand := scoreboard.NewDemand()
-	//demand.Costs(1) // nothing has to be compiled here
+	demand.Costs(1) // nothing has to be compiled here
 	o := execword.Options{
 		Chip: d.chip.cost(), Hold: int64(dispatch.Gather), Busy: int64(dispatch.Busy), Demand: demand,
 		Calls: func() int64 { return d.calls }, Threads: d.chip.Issuers,
