@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds and runs the GPU probes of issue 2 (needs one NVIDIA GPU, nvcc, gcc, PyTorch). usage: probes.sh [PROBE…],
 # for instance: probes.sh p01 p07. The whole output goes to $OUT/probes.txt where OUT is set; what is printed here is cut to fit.
-# Takes under 6 minutes.
+# Takes under 6 minutes. p13, one and a half minutes of PyTorch, runs only when it is named.
 set -u
 here=$(cd "$(dirname "$0")" && pwd); src=$here/probes
 work=$(mktemp -d /tmp/heddle-probes.XXXXXX); out=$work/out; mkdir -p "$out" "$work/bin"
@@ -36,6 +36,7 @@ has p06 && { one p06-native 30 250 "$work/bin/p06_leftover" native; if mps_start
 has p09 && one p09 60 1500 "$work/bin/p09_calls"
 has p11 && CUDA_DEVICE_MAX_CONNECTIONS=32 one p11 30 4000 "$work/bin/p11_small_copies"
 has p12 && one p12 60 6000 "$work/bin/p12_green"
+has p13 && PYTHONUNBUFFERED=1 one p13 200 6000 python3 "$src/p13_partition.py"
 has p10 && one p10 30 2000 "$work/bin/p10_features" "$work/bump.cubin"
 has p04 && { one p04 90 2600 "$work/bin/p04_stalls" "$work/big.cubin"; CUDA_MODULE_LOADING=EAGER one p04-eager 40 700 "$work/bin/p04_stalls" "$work/big.cubin" modules; }
 has p07 && { one p07 75 2100 "$work/bin/p07_fault"; one p07-core 45 400 "$work/bin/p07_fault" coredump; dmesg 2>&1 | grep -iE 'xid|not permitted' | tail -2 | cut -c1-200 >"$out/xid.txt"; echo "Xid by dmesg: $(cat "$out/xid.txt")"; }
