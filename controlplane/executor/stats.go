@@ -118,10 +118,29 @@ type SessionStats struct {
 	Evictions uint64  `json:"evictions,omitempty"`
 	// Slowed is by what part its kernels take longer beside others than alone, smoothed over those that were measured.
 	Slowed float64 `json:"slowed,omitempty"`
+	// Cadence is when it launches graphs, where its requests have some.
+	Cadence *CadenceStats `json:"cadence,omitempty"`
 	// ApartGraphs counts its launches of graphs that went by themselves, by reason (scoreboard.ApartReasons).
 	ApartGraphs map[string]uint64 `json:"apart_graphs,omitempty"`
 	// CoalescedNodes counts kernels of its graphs that were one launch with other clients'; in Coalesced, too.
 	CoalescedNodes uint64 `json:"coalesced_nodes,omitempty"`
+}
+
+// CadenceStats are when a client launches graphs: LeadSeconds after its request began, and GapSeconds after the end of a graph where it
+// goes on at once, which it does after a part AtOnce of them (package sched, cadence.go: the chip is kept free for a graph then).
+type CadenceStats struct {
+	LeadSeconds float64 `json:"lead_seconds"`
+	GapSeconds  float64 `json:"gap_seconds"`
+	AtOnce      float64 `json:"at_once"`
+}
+
+// cadence is that of a client, nil without graphs.
+func (c *client) cadence() *CadenceStats {
+	lead, gap, soon, ok := c.books.Cadence()
+	if !ok {
+		return nil
+	}
+	return &CadenceStats{float64(lead) / 1e9, float64(gap) / 1e9, soon}
 }
 
 // snapshot collects the counters; it runs on the poller's thread.
@@ -157,7 +176,7 @@ func (p *poller) snapshot() Stats {
 		st.Waiting += b.Waiting()
 		st.Sessions = append(st.Sessions, SessionStats{
 			ClientID: c.id, OpsDone: b.OpsDone, Launches: b.Launches, Coalesced: b.Joined, Slots: b.Slots, Dropped: b.OpsDropped, InFlight: b.InFlight(), Waiting: b.Waiting(), BusyLanes: len(b.Busy()),
-			Straggler: scoreboard.StragglerNames[b.Straggler], Lateness: c.pace.Late(), Evictions: c.pace.Evictions, Slowed: b.Slowed,
+			Straggler: scoreboard.StragglerNames[b.Straggler], Lateness: c.pace.Late(), Evictions: c.pace.Evictions, Slowed: b.Slowed, Cadence: c.cadence(),
 			ApartGraphs: reasons(&b.ApartGraphs), CoalescedNodes: b.CoalescedNodes, Kernels: b.Kernels(), Graphs: b.GraphCount(), Ranges: b.Memory.Len(), RingBytes: c.ring.Read() - c.ring.Head(), Error: int(c.failed),
 		})
 	}

@@ -1,5 +1,6 @@
 """Issue 5's table: what interactive clients get beside others, native alone / time-sliced / MPS / Heddle in one run (crew.py)."""
 
+import json
 import os
 import subprocess
 import threading
@@ -13,6 +14,7 @@ from loads import attained, highest, ladder, median, quantile
 
 PAIRS = int(os.environ.get("GT_PAIRS", "1"))  # runs of every mode in turn
 STRAGGLER = os.environ.get("GT_STRAGGLER", "evict")  # the policy's key
+WAITS = os.environ.get("GT_WAITS", "40us,80us,160us,320us").split(",")  # of mixwait
 MODES = ("native", "mps", "heddle")
 MODEL = os.environ.get("GT_MODEL", "resnet18:8").split(":")  # of the eight clients: one request is a batch
 EIGHT = [f"{c}-{i}" for c in ("tight", "quick", "easy", "loose") for i in range(2)]
@@ -105,6 +107,44 @@ def beside(models, kind, rate, **keys):
         if rate:
             a, h = (figures(lone(mode, rate)["interactive-0"]) for mode in ("native", "heddle"))
             row("mix", f"{label}: p50 / p99 ms at {rate:.0f}/s", both(*a), heddle=both(*h), ratio=div(h[0], a[0]))
+
+
+def mixwait():
+    """What do an interactive class's max_wait and the one below give each other? Heddle alone, with the same arrivals for each."""
+    keys = lambda n, wait: {
+        "interactive": {"latency_p99": f"{20 + n}ms", "priority": 100, "max_wait": wait},
+        "batch": {"priority": -10, "min_share": 0.5},
+    }
+    crew.policy(keys(0, WAITS[0]))
+    specs, other = {m: crew.spec(m, 1, "graph") for m in ("resnet50", "bert")}, crew.spec("resnet50", 64, "infer")
+    if len(crew.hire(("native", "heddle"), {"interactive-0": list(specs.values()), "batch-0": [other]})) < 2:
+        row("mixwait", "the programs themselves", native=str(crew.broken)[:120], ok=False)
+        return
+    other_alone = crew.work("native", "batch-0", other, min(2.0, SECS))
+    lone = crew.work("heddle", "batch-0", other, min(2.0, SECS))
+    row("mixwait", f"{other}: steps/s, nothing beside it", native=other_alone, heddle=lone, ratio=div(lone, other_alone))
+    for m, spec in specs.items():
+        job = {"interactive-0": dict(what=spec, rate=400.0, seed=1)}
+        a = figures(crew.serve("native", job, SECS)["interactive-0"])
+        for n, wait in enumerate(WAITS):
+            if left() < SECS + 5:
+                continue
+            crew.policy(keys(n, wait))
+            crew.in_force("interactive", f"{20 + n}ms")
+            before = coalesce.counters()
+            rs = crew.serve("heddle", job, SECS, beside=("batch-0", other))
+            coalesce.decided("mixwait", f"{m}, {wait}", before, coalesce.counters())
+            seen = [s["cadence"] for s in coalesce.counters().get("sessions") or [] if s.get("cadence")]
+            b, keeps = figures(rs["interactive-0"]), div(rs["batch-0"].get("rate"), other_alone)
+            ratios = both(div(b[0], a[0]), div(b[1], a[1]))
+            told = f"keeps {fmt(keeps)}; {wrong(rs.values()) or 'none wrong'}; {json.dumps(seen)}"
+            row(
+                "mixwait",
+                f"{m} graph at 400/s, max_wait {wait}: p50 / p99 ms; best effort",
+                both(*a),
+                heddle=f"{both(*b)}; {told}",
+                ratio=ratios,
+            )
 
 
 def pairs(m, kind, spec, rate, what, other, other_alone):

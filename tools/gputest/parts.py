@@ -573,6 +573,7 @@ PARTS = {
     "corpus": coalesce.corpus,
     "mix": latency_parts.mix,
     "mixgraph": latency_parts.mixgraph,
+    "mixwait": latency_parts.mixwait,
     "objectives": latency_parts.objectives,
     "straggler": latency_parts.straggler,
     "reload": latency_parts.reload,

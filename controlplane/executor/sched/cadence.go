@@ -12,7 +12,7 @@ type cadence struct {
 	lacks  bool    // it is counted in its class's lacking
 	lead   float64 // from a request's begin to its first graph, ns; rather too short than too long
 	ended  int64   // when its last graph was done; 0: what came next was counted
-	soon   float64 // the part of graphs after which the next request began, or graph came, within what its class may wait
+	soon   float64 // the part of graphs after which the next request began, or graph came, within atOnce times what its class may wait
 	gap    float64 // how long that took, ns, of those
 }
 
@@ -21,6 +21,10 @@ const (
 	sooner, later = 0.5, 1.0 / 16
 	// A client is waited for when it comes back soon after one graph in so many, for so many times what that takes.
 	oftenBack, backFor = 1.0 / 4, 1.5
+	// atOnce is how many times its class's max_wait a client may take to come back at once: to fetch a result, hand it on and upload the
+	// next input takes Python 0.1 ms. Waiting for it costs others that once; not waiting costs it max_wait, a cold cache, and those that
+	// wait behind it as much.
+	atOnce = 3
 	// mostMissed is after how many requests in a row without a graph none is expected.
 	mostMissed = 4
 )
@@ -83,7 +87,7 @@ func (c *Client) submits(now int64) {
 func (c *Client) leaves(now int64) {
 	d := &c.cadence
 	if d.ended = now; d.soon >= oftenBack {
-		c.class.back = max(c.class.back, now+min(int64(backFor*d.gap), c.class.MaxWait))
+		c.class.back = max(c.class.back, now+min(int64(backFor*d.gap), atOnce*c.class.MaxWait))
 	}
 }
 
@@ -96,11 +100,18 @@ func (c *Client) comesBack(now int64) {
 	gap := now - d.ended
 	d.ended = 0
 	soon := 0.0
-	if gap <= c.class.MaxWait {
+	if gap <= atOnce*c.class.MaxWait {
 		soon = 1
 		d.gap += (float64(gap) - d.gap) / 8
 	}
 	d.soon += (soon - d.soon) / 16
+}
+
+// Cadence is what was learned of when a client launches graphs: how long after its request began, and how long after a graph it goes on
+// where it does at once, ns, which is so often; ok is false when its requests have none.
+func (c *Client) Cadence() (lead, gap int64, soon float64, ok bool) {
+	d := &c.cadence
+	return int64(d.lead), int64(d.gap), d.soon, d.graphs
 }
 
 // Expect says that a client is about to submit something: it uploads by itself what that needs. It begins a request, unless one is
