@@ -61,7 +61,7 @@ def mix():
 
 
 def mixgraph():
-    beside(("resnet50", "bert"), "graph", 400.0, max_wait="80us")
+    beside(("resnet50", "bert"), "graph", 400.0, max_wait="160us")
 
 
 def beside(models, kind, rate, **keys):
