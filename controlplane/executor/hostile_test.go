@@ -21,6 +21,7 @@ type bench struct {
 	gpu    *fakeGPU
 	poller *poller
 	next   uint64
+	joins  func(*client) // what its session says of a client before the poller has it; nil: nothing
 }
 
 func newBench(t testing.TB) *bench {
@@ -88,6 +89,9 @@ func (b *bench) client(prepare func(f *shm.SessionFile)) (*client, *tester) {
 		c.broken, c.failed = true, gpu.Unknown
 		board.Drop()
 		f.SetError(999, shm.ReasonBadRecord)
+	}
+	if b.joins != nil {
+		b.joins(c)
 	}
 	b.poller.add(c)
 	return c, &tester{t: b.t, id: b.next, file: f, ring: ring}

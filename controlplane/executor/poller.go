@@ -709,6 +709,7 @@ func (p *poller) add(c *client) {
 	c.board.Slot = slot
 	p.enrol(c)
 	p.clients = append(p.clients, c)
+	p.relevel()
 	p.dispatch.Reserve(shm.Lanes * len(p.clients))
 	if p.leaving != 0 {
 		c.limited, c.limit = true, c.ring.Read()

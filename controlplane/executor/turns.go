@@ -38,7 +38,7 @@ func (p *poller) patience(t sched.Settings) sched.Settings {
 	return t
 }
 
-// enrol makes a client known to the scheduler.
+// enrol makes a client known to the scheduler. Its streams' levels are relevel's, once it is one of the poller's clients.
 func (p *poller) enrol(c *client) {
 	if c.class == "" {
 		c.class, c.settings = unnamed, sched.Settings{QueueDelay: int64(p.tune.Gather), Coalesce: true}
@@ -49,7 +49,6 @@ func (p *poller) enrol(c *client) {
 	c.pace.Factor(c.settings.Straggler, c.settings.OwnContext)
 	c.send() // whatever an executor before this one said
 	c.recall()
-	p.relevel()
 }
 
 // unqueue takes back what of a client is ready.

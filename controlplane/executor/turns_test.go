@@ -119,9 +119,9 @@ func (b *clocked) tick() {
 // in adds a client of a class.
 func (b *clocked) in(name string, t sched.Settings) (*client, *tester) {
 	b.t.Helper()
-	c, w := b.client(nil)
-	b.poller.classify(c, name, t)
-	return c, w
+	b.joins = func(c *client) { b.poller.classify(c, name, t) }
+	defer func() { b.joins = nil }()
+	return b.client(nil)
 }
 
 // kernelOf gives a client another kernel.
@@ -172,6 +172,22 @@ func TestUrgentClass(t *testing.T) {
 	}
 	if a, c := low.board.Levels, high.board.Levels; a.First <= c.First || a.Count == 0 || c.First != 0 {
 		t.Errorf("levels of streams: batch %+v, interactive %+v", a, c)
+	}
+}
+
+// Whoever comes last, the streams of the more urgent class go before the other's from its first op on.
+func TestLevels(t *testing.T) {
+	classes := map[string]int32{"batch": -10, "interactive": 100}
+	for _, order := range [][2]string{{"batch", "interactive"}, {"interactive", "batch"}} {
+		b, board := newClocked(t), map[string]*scoreboard.Session{}
+		for _, name := range order {
+			c, _ := b.in(name, sched.Settings{Priority: classes[name]})
+			board[name] = c.board
+		}
+		urgent, other := board["interactive"], board["batch"]
+		if u, o := b.poller.engine.LevelOf(urgent, 0), b.poller.engine.LevelOf(other, -5); u >= o {
+			t.Errorf("%v: the urgent class's least urgent streams have level %d, the other's most urgent ones %d", order, u, o)
+		}
 	}
 }
 
