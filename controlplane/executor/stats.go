@@ -132,15 +132,19 @@ type CadenceStats struct {
 	LeadSeconds float64 `json:"lead_seconds"`
 	GapSeconds  float64 `json:"gap_seconds"`
 	AtOnce      float64 `json:"at_once"`
+	// GraphSeconds is how long its last graph usually takes by itself, GraphLastsSeconds how long it took of late.
+	GraphSeconds      float64 `json:"graph_seconds"`
+	GraphLastsSeconds float64 `json:"graph_lasts_seconds"`
 }
 
 // cadence is that of a client, nil without graphs.
 func (c *client) cadence() *CadenceStats {
-	lead, gap, soon, ok := c.books.Cadence()
+	k, ok := c.books.Cadence()
 	if !ok {
 		return nil
 	}
-	return &CadenceStats{float64(lead) / 1e9, float64(gap) / 1e9, soon}
+	sec := func(ns int64) float64 { return float64(ns) / 1e9 }
+	return &CadenceStats{sec(k.Lead), sec(k.Gap), k.AtOnce, sec(k.Graph.Time()), sec(k.Graph.Lasts())}
 }
 
 // snapshot collects the counters; it runs on the poller's thread.

@@ -1,5 +1,7 @@
 package sched
 
+import "github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
+
 // cadence is what was learned of when a client that replays graphs launches one: how long after its request began, and how soon it
 // comes back after one. While one of a class with max_wait is in flight nothing less urgent begins (bounds.guard); what begins
 // shortly before is as much in its way. So the chip is given to others until just before the graph is expected, by the time that they
@@ -14,6 +16,7 @@ type cadence struct {
 	ended  int64   // when its last graph was done; 0: what came next was counted
 	soon   float64 // the part of graphs after which the next request began, or graph came, within atOnce times what its class may wait
 	gap    float64 // how long that took, ns, of those
+	graph  *scoreboard.Graph
 }
 
 const (
@@ -107,11 +110,18 @@ func (c *Client) comesBack(now int64) {
 	d.soon += (soon - d.soon) / 16
 }
 
-// Cadence is what was learned of when a client launches graphs: how long after its request began, and how long after a graph it goes on
-// where it does at once, ns, which is so often; ok is false when its requests have none.
-func (c *Client) Cadence() (lead, gap int64, soon float64, ok bool) {
+// Cadence is what was learned of when a client launches graphs, times in ns: Lead after its request began, and Gap after the end of a
+// graph where it goes on at once, which it does after a part AtOnce of them. Graph is the last one that it launched.
+type Cadence struct {
+	Lead, Gap int64
+	AtOnce    float64
+	Graph     *scoreboard.Graph
+}
+
+// Cadence is the client's; ok is false when its requests have no graphs.
+func (c *Client) Cadence() (k Cadence, ok bool) {
 	d := &c.cadence
-	return int64(d.lead), int64(d.gap), d.soon, d.graphs
+	return Cadence{int64(d.lead), int64(d.gap), d.soon, d.graph}, d.graphs && d.graph != nil
 }
 
 // Expect says that a client is about to submit something: it uploads by itself what that needs. It begins a request, unless one is

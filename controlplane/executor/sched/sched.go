@@ -61,6 +61,8 @@ const (
 	betweenOps = int64(100e3)
 	// leastNotice bounds how often done words are asked for: one costs a stream some 2 µs.
 	leastNotice = int64(20e3)
+	// stuckFor is after how many times what is in flight takes ops that wait for one another are suspected.
+	stuckFor = 4
 	// anyLength is Class.Longest without a bound.
 	anyLength = int64(1) << 60
 )
@@ -178,6 +180,9 @@ type Scheduler struct {
 	clients []*Client
 	n       int
 	now     int64
+	// patient is until when a graph that was issued may last without anything being stuck: its cost is the part of the chip that it takes,
+	// not its time.
+	patient int64
 	// forced ends every bound on what is in flight until the next Begin.
 	forced bool
 	// Uneven: some class goes before others of its priority, because it is owed its share or had nothing for long.
@@ -543,7 +548,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 			queued += k.queued
 			objective = objective || (k.Latency > 0 && k.isActive(now))
 		}
-		free := stuck > 4*below
+		free := stuck > stuckFor*below && now > s.patient
 		if long < scoreboard.Longer*brief {
 			brief = 0
 		}
@@ -677,6 +682,10 @@ func (s *Scheduler) Issued(op *scoreboard.Op, cost int64, signalled bool, width 
 	}
 	if op.Kind == shm.KindGraph {
 		c.found()
+		if op.Graph != nil {
+			c.cadence.graph = op.Graph
+			s.patient = max(s.patient, now+stuckFor*op.Graph.Lasts())
+		}
 		if l.Graph = op.Seq; !l.Graphs {
 			l.Graphs = true
 			c.graphs++
