@@ -38,13 +38,15 @@ func nullClients(tb testing.TB, clients, threads int) []*tester {
 	return all
 }
 
-// push writes a launch as cheaply as a client does.
-func (c *tester) push(lane uint32, publish bool) {
+// push writes a launch of kernel 1 as cheaply as a client does, pushKernel of another one.
+func (c *tester) push(lane uint32, publish bool) { c.pushKernel(1, lane, publish) }
+
+func (c *tester) pushKernel(kernel, lane uint32, publish bool) {
 	h := shm.Header{Kind: shm.KindLaunch, Lane: lane, Seq: c.seq[lane] + 1}
 	for {
 		body, _, ok := c.ring.Begin(h, 64+16)
 		if ok {
-			shm.Put(body, shm.Launch{Kernel: 1, GridX: 1, GridY: 1, GridZ: 1, BlockX: 1, BlockY: 1, BlockZ: 1, ParamBytes: 16})
+			shm.Put(body, shm.Launch{Kernel: kernel, GridX: 1, GridY: 1, GridZ: 1, BlockX: 1, BlockY: 1, BlockZ: 1, ParamBytes: 16})
 			break
 		}
 		if err := c.ring.WaitSpace(shm.RecordBytes(0, 80), patience); err != nil {
@@ -140,22 +142,43 @@ func BenchmarkPoller(b *testing.B) {
 // with an issue thread beside it. It also tells how wide the words were.
 func BenchmarkCoalesced(b *testing.B) {
 	for _, clients := range []int{8, 32, 128} {
-		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) { coalesced(b, clients) })
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) { coalesced(b, clients, 1, true) })
 	}
 }
 
-func coalesced(b *testing.B, clients int) {
+// BenchmarkShapes is the same for clients that launch so many kernels in turn, each at another one, as compiled models do.
+func BenchmarkShapes(b *testing.B) {
+	for _, kernels := range []int{1, 3, 45} {
+		for _, forms := range []bool{true, false} {
+			b.Run(fmt.Sprintf("kernels=%d/forms=%v", kernels, forms), func(b *testing.B) {
+				coalesced(b, 8, kernels, forms)
+			})
+		}
+	}
+}
+
+func coalesced(b *testing.B, clients, kernels int, forms bool) {
 	h := newBench(b)
-	code := &scoreboard.Code{ID: 1, Name: "check"}
-	for _, n := range []int{scoreboard.SmallCapacity, scoreboard.LargeCapacity} {
-		h.gpu.publish(newFakeForm(coalesce.ByZ, n, 16, func([]byte) {}), code)
+	var codes []*scoreboard.Code
+	for i := range kernels {
+		code := &scoreboard.Code{ID: uint32(i + 1), Name: "check"}
+		for _, n := range []int{scoreboard.SmallCapacity, scoreboard.LargeCapacity} {
+			if forms {
+				h.gpu.publish(newFakeForm(coalesce.ByZ, n, 16, func([]byte) {}), code)
+			}
+		}
+		codes = append(codes, code)
 	}
 	var boards []*client
 	var all []*tester
-	for range clients {
+	var next []int // the kernel that each client launches next
+	for i := range clients {
 		c, t := h.client(nil)
-		c.board.KernelByID(1).Code = code
-		boards, all = append(boards, c), append(all, t)
+		c.board.KernelByID(1).Code = codes[0]
+		for k := 1; k < kernels; k++ {
+			kernelOf(c, uint32(k+1), codes[k])
+		}
+		boards, all, next = append(boards, c), append(all, t), append(next, i*5)
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -169,9 +192,10 @@ func coalesced(b *testing.B, clients int) {
 	var spent []float64
 	passes := 0
 	for n := 0; n < b.N; n += clients * batch {
-		for _, t := range all {
+		for i, t := range all {
 			for range batch {
-				t.push(1, false)
+				t.pushKernel(uint32(next[i]%kernels+1), 1, false)
+				next[i]++
 			}
 			t.ring.Publish()
 		}
