@@ -114,6 +114,7 @@ from one context. Begin with: heddle run -- python3 serve.py`,
 		newDaemon(o), newDrain(o), newStop(o), newExecutor(o), newCompile(o),
 	)
 	root.InitDefaultCompletionCmd()
+	root.SetHelpCommand(newHelp())
 	for _, cmd := range root.Commands() {
 		if cmd.HasSubCommands() { // cobra shows the help of one whose subcommand it does not know, as if nothing were wrong
 			cmd.Args = cobra.NoArgs
@@ -121,4 +122,23 @@ from one context. Begin with: heddle run -- python3 serve.py`,
 		}
 	}
 	return root
+}
+
+// newHelp is cobra's own, but that asking for the help of a command that does not exist is an error.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about any command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			of, rest, err := cmd.Root().Find(args)
+			switch {
+			case err != nil:
+				return err
+			case len(rest) > 0:
+				return fmt.Errorf("unknown command %q for %q", rest[0], of.CommandPath())
+			}
+			of.InitDefaultHelpFlag()
+			return of.Help()
+		},
+	}
 }

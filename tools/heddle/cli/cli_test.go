@@ -26,6 +26,8 @@ func TestMistakesAreNamed(t *testing.T) {
 		says []string
 	}{
 		{"pps", ExitUsage, []string{`unknown command "pps"`, "ps", "next: heddle --help"}},
+		{"help pps", ExitUsage, []string{`unknown command "pps"`, "ps", "next: heddle help --help"}},
+		{"help policy shwo", ExitUsage, []string{`unknown command "shwo" for "heddle policy"`}},
 		{"policy shwo", ExitUsage, []string{`unknown command "shwo"`, "next: heddle policy --help"}},
 		{"completion tcsh", ExitUsage, []string{`unknown command "tcsh"`, "next: heddle completion --help"}},
 		{"explain", ExitUsage, []string{"received 0", "usage: heddle explain CLIENT|KERNEL", "next: heddle explain --help"}},
@@ -47,6 +49,22 @@ func TestMistakesAreNamed(t *testing.T) {
 		}
 		if strings.Contains(stderr.String(), "strconv") || strings.Contains(stderr.String(), "http") {
 			t.Errorf("heddle %s: %q tells of its own insides", tc.args, stderr.String())
+		}
+	}
+}
+
+// Help is the command's own, however it is asked for.
+func TestHelp(t *testing.T) {
+	told := func(args string) string {
+		var stdout, stderr bytes.Buffer
+		if code := execute(strings.Fields(args), &stdout, &stderr); code != ExitOK || stderr.Len() > 0 {
+			t.Errorf("heddle %s: exit code %d; %s", args, code, stderr.String())
+		}
+		return stdout.String()
+	}
+	for _, of := range []string{"", "policy", "policy check", "run"} {
+		if a, b := told("help "+of), told(of+" --help"); a != b || !strings.Contains(a, "heddle "+of) {
+			t.Errorf("heddle help %s and heddle %s --help differ:\n%s\n%s", of, of, a, b)
 		}
 	}
 }
