@@ -56,6 +56,11 @@ func TestAnyEvents(t *testing.T) {
 				t.Fatalf("seed %d: %v\n%s", seed, err, replay.String())
 			}
 		}
+		for _, row := range line.Summaries() {
+			if row.Ops < 1 || row.Waited.P50 < 0 || row.Took.P50 > row.Took.P99 {
+				t.Fatalf("seed %d: %+v", seed, row)
+			}
+		}
 		tr, err := perfettotest.Decode(file.Bytes())
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)

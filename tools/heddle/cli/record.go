@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -230,12 +232,34 @@ type recordSummary struct {
 	Ops     int      `json:"ops"`
 	Words   int      `json:"words"`
 	Early   []string `json:"ended_early,omitempty"`
+	// Rows are what ops did, by client, kind, and whether others' were under way when they were issued.
+	Rows []recordRow `json:"rows"`
 	// Requests in the file of --requests: those that lie wholly within the recording.
 	Requests int `json:"requests,omitempty"`
 }
 
+// recordRow is what ops of one kind of one client did; see trace.Summary.
+type recordRow struct {
+	Client uint64          `json:"client"`
+	Name   string          `json:"name"`
+	Kind   string          `json:"kind"`
+	Beside bool            `json:"beside"`
+	Ops    int             `json:"ops"`
+	Waited recordQuantiles `json:"waited_seconds"` // until it was issued
+	Took   recordQuantiles `json:"took_seconds"`   // from then until it was seen done
+}
+
+type recordQuantiles struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+}
+
+func inSeconds(q trace.Quantiles) recordQuantiles {
+	return recordQuantiles{float64(q.P50) / 1e9, float64(q.P99) / 1e9}
+}
+
 func (r *recording) summary(file string) recordSummary {
-	s := recordSummary{File: file}
+	s := recordSummary{File: file, Rows: []recordRow{}}
 	clients := map[uint64]bool{}
 	for _, part := range r.parts {
 		s.Events += part.line.Events
@@ -246,6 +270,10 @@ func (r *recording) summary(file string) recordSummary {
 		for i := range part.line.Ops {
 			clients[part.line.Ops[i].Client] = true
 		}
+		for _, row := range part.line.Summaries() {
+			name := cmp.Or(part.names.Clients[row.Client], fmt.Sprintf("client %d", row.Client))
+			s.Rows = append(s.Rows, recordRow{row.Client, name, row.Kind, row.Beside, row.Ops, inSeconds(row.Waited), inSeconds(row.Took)})
+		}
 		if part.page.Problem != "" {
 			s.Early = append(s.Early, fmt.Sprintf("executor %d: %s", part.page.Pid, part.page.Problem))
 		}
@@ -255,6 +283,23 @@ func (r *recording) summary(file string) recordSummary {
 		s.Early = append(s.Early, r.early)
 	}
 	return s
+}
+
+// recordRows prints the table.
+func (o *options) recordRows(rows []recordRow) {
+	w := tabwriter.NewWriter(o.stdout, 0, 0, 2, ' ', 0)
+	for i, row := range rows {
+		if i == 0 {
+			fmt.Fprintln(w, "CLIENT\tWHAT\tOPS\tWAITED p50 / p99 us\tTOOK p50 / p99 us")
+		}
+		what := row.Kind
+		if row.Beside {
+			what += " beside others"
+		}
+		us := func(q recordQuantiles) string { return fmt.Sprintf("%.1f / %.1f", q.P50*1e6, q.P99*1e6) }
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\n", printable(row.Name), what, row.Ops, us(row.Waited), us(row.Took))
+	}
+	_ = w.Flush() // whoever does not want it has closed standard output
 }
 
 // recorded tells what is in the file.
@@ -269,6 +314,7 @@ func (o *options) recorded(r *recording, output, requests string) error {
 		if r.requests >= 0 {
 			fmt.Fprintf(o.stdout, "%d whole requests; next: heddle replay %s\n", r.requests, requests)
 		}
+		o.recordRows(s.Rows)
 		fmt.Fprintln(o.stdout, "next: open it on https://ui.perfetto.dev (it stays in your browser)")
 	}
 	for _, e := range s.Early {
