@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0x56b91c1625f825fc
+	LayoutHash = 0x2a584a01def4c5f8
 )
 
 // Sizes, limits and magics of the wire.
@@ -534,7 +534,7 @@ type Trace struct {
 	Recorded    uint64
 	Dropped     uint64
 	Running     uint32
-	pad0        uint32
+	Ends        uint32
 }
 
 // TraceEvent is heddle_wire_trace_event, 64 bytes.
@@ -886,6 +886,7 @@ var layoutTable = []Offset{
 	{"trace", "recorded", unsafe.Offsetof(Trace{}.Recorded)},
 	{"trace", "dropped", unsafe.Offsetof(Trace{}.Dropped)},
 	{"trace", "running", unsafe.Offsetof(Trace{}.Running)},
+	{"trace", "ends", unsafe.Offsetof(Trace{}.Ends)},
 	{"trace_event", "", unsafe.Sizeof(TraceEvent{})},
 	{"trace_event", "time", unsafe.Offsetof(TraceEvent{}.Time)},
 	{"trace_event", "client", unsafe.Offsetof(TraceEvent{}.Client)},

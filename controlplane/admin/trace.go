@@ -18,6 +18,7 @@ type TraceOptions struct {
 	Length time.Duration // the executor bounds it (trace.MaxTime)
 	Client uint64        // 0: all clients of all executors
 	Room   int           // events that an executor keeps until they are read; it bounds that too (trace.MaxEvents)
+	Ends   bool          // every op that is issued meanwhile gets a done word of its own
 }
 
 // TracePage is a part of one executor's recording. In the stream it is a line of JSON, and Bytes bytes of events behind it.
@@ -49,6 +50,9 @@ func (c *Conn) Trace(ctx context.Context, o TraceOptions, take func(*TracePage) 
 	q := url.Values{"ns": {strconv.FormatInt(int64(o.Length), 10)}, "room": {strconv.Itoa(o.Room)}}
 	if o.Client != 0 {
 		q.Set("client", strconv.FormatUint(o.Client, 10))
+	}
+	if o.Ends {
+		q.Set("ends", "1")
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://heddle/v1/trace?"+q.Encode(), nil)
 	if err != nil {

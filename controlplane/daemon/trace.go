@@ -77,7 +77,7 @@ func traceRequest(r *http.Request) (ask shm.Trace, client uint64, err error) {
 		}
 		return v
 	}
-	ask = shm.Trace{Action: shm.TraceActionStart, Nanoseconds: number("ns", 63), Events: uint32(number("room", 31))}
+	ask = shm.Trace{Action: shm.TraceActionStart, Nanoseconds: number("ns", 63), Events: uint32(number("room", 31)), Ends: uint32(number("ends", 1))}
 	return ask, number("client", 64), err
 }
 

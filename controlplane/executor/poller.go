@@ -104,6 +104,7 @@ type poller struct {
 	ownBell  bool // bell is the slot's, from the first ATTACH
 	garbage  chan struct{}
 	stats    counters
+	ends     bool // what is recorded is to have done words of its own
 	trace    trace.Recorder
 
 	now          int64 // ns since the poller was made, at the start of the pass
@@ -304,6 +305,7 @@ func (p *poller) pass() bool {
 		p.flight.Store(flight)
 	}
 	p.active, p.dispatch.Alone = active, active <= 1
+	p.dispatch.Ends = p.ends && p.trace.On()
 	p.engine.Direct = active <= 1
 	if p.force {
 		// Long ops look the same as ops that wait for one another: ever more patience, so that they do not pile up.

@@ -75,7 +75,7 @@ func (t *tracing) start(p *poller, ask shm.Trace, client uint64) ([]byte, error)
 	}
 	length := time.Duration(min(ask.Nanoseconds, uint64(trace.MaxTime)))
 	r := trace.New(p.base, int(min(ask.Events, trace.MaxEvents)), length, client)
-	if !p.call(func() { p.record(r) }) {
+	if !p.call(func() { p.record(r, ask.Ends != 0) }) {
 		return nil, errStopping
 	}
 	if t.forget != nil {
@@ -125,8 +125,9 @@ func (t *tracing) stop(p *poller) error {
 	return nil
 }
 
-// record begins a recording; it runs on the poller's thread.
-func (p *poller) record(r *trace.Recording) {
+// record begins a recording; it runs on the poller's thread. ends: every op that is issued meanwhile gets a done word of its own.
+func (p *poller) record(r *trace.Recording, ends bool) {
+	p.ends = ends
 	for _, c := range p.clients {
 		c.traced = 0
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/heddle-gpu/heddle/controlplane/executor/sched"
 	"github.com/heddle-gpu/heddle/controlplane/executor/scoreboard"
 	"github.com/heddle-gpu/heddle/controlplane/executor/trace"
 	"github.com/heddle-gpu/heddle/controlplane/executor/word"
@@ -307,6 +308,55 @@ func TestRecordingLife(t *testing.T) {
 	until(t, "the request's end is recorded", func() bool { return done() == before+1 })
 }
 
+// Asked for every op's end, a recording has each at its own time; else several seem to end with the one whose done word was asked for.
+// When the recording is over, no more words are asked for than before.
+func TestRecordedEnds(t *testing.T) {
+	const ops, each = 60, 5 // µs
+	for _, ends := range []bool{false, true} {
+		b := newClocked(t)
+		_, ring := b.in("default", sched.Settings{})
+		work := func() (signals uint64) {
+			before := b.poller.engine.Signals
+			seq := uint32(0)
+			for range ops {
+				seq = ring.launchGrid(1, 1, each, nil, nil)
+			}
+			ring.signal(1, seq)
+			ring.ring.Publish()
+			for i := 0; ring.done(1) != seq; i++ {
+				if b.tick(); i > 10_000 {
+					t.Fatal("the ops do not end")
+				}
+			}
+			b.tick()
+			return b.poller.engine.Signals - before
+		}
+		usual := work()
+		r := trace.New(b.poller.base, trace.MaxEvents, time.Hour, 0)
+		b.poller.record(r, ends)
+		recorded := work()
+		b.poller.trace.End(r)
+		raw, _ := r.Read(nil, int(trace.MaxEvents))
+		done, told := uint32(0), 0
+		for ; len(raw) > 0; raw = raw[trace.EventBytes:] {
+			e, err := shm.Decode[shm.TraceEvent](raw[:trace.EventBytes])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if e.Kind == shm.TraceKindDone {
+				done += e.Count
+				told++
+			}
+		}
+		if done != ops || ends != (told == ops) || ends != (recorded >= ops) {
+			t.Errorf("every end asked for: %v; %d of %d ops ended at %d moments, by %d done words (%d without a recording)", ends, done, ops, told, recorded, usual)
+		}
+		if again := work(); again > usual+2 {
+			t.Errorf("every end asked for: %v; %d done words when the recording is over, %d before it", ends, again, usual)
+		}
+	}
+}
+
 // Off, the recorder allocates nothing; on, neither.
 func TestRecorderAllocates(t *testing.T) {
 	b := newBench(t)
@@ -322,7 +372,7 @@ func TestRecorderAllocates(t *testing.T) {
 		t.Errorf("off: %v allocations an op", n)
 	}
 	r := trace.New(b.poller.base, trace.MaxEvents, time.Minute, 0)
-	b.poller.record(r)
+	b.poller.record(r, false)
 	if n := testing.AllocsPerRun(200, pass); n > 0 {
 		t.Errorf("on: %v allocations an op", n)
 	}

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x56b91c1625f825fc)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x2a584a01def4c5f8)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -673,7 +673,7 @@ struct heddle_wire_trace {
   uint64_t recorded;
   uint64_t dropped;
   uint32_t running;
-  uint32_t pad0;
+  uint32_t ends;
 };
 _Static_assert(sizeof(struct heddle_wire_trace) == 40, "size of trace");
 _Static_assert(offsetof(struct heddle_wire_trace, action) == 0, "trace.action");
@@ -682,7 +682,7 @@ _Static_assert(offsetof(struct heddle_wire_trace, nanoseconds) == 8, "trace.nano
 _Static_assert(offsetof(struct heddle_wire_trace, recorded) == 16, "trace.recorded");
 _Static_assert(offsetof(struct heddle_wire_trace, dropped) == 24, "trace.dropped");
 _Static_assert(offsetof(struct heddle_wire_trace, running) == 32, "trace.running");
-_Static_assert(offsetof(struct heddle_wire_trace, pad0) == 36, "trace.pad0");
+_Static_assert(offsetof(struct heddle_wire_trace, ends) == 36, "trace.ends");
 
 struct heddle_wire_trace_event {
   uint64_t time;

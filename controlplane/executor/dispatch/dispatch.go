@@ -54,6 +54,8 @@ type Dispatch struct {
 	Gather *word.Gather
 	// Alone: no more than one session has work.
 	Alone bool
+	// Ends: every op gets a done word of its own, so that a recording tells when each one ended.
+	Ends bool
 
 	now   int64
 	later []*scoreboard.Op // ready ops that found no room in this pass

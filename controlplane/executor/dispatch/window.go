@@ -95,7 +95,8 @@ func (d *Dispatch) Due(l *scoreboard.Lane, n int) bool {
 
 // Signal decides whether an op about to be issued gets a done word. cheap: its launch can write it.
 func (d *Dispatch) Signal(op *scoreboard.Op, cheap bool) {
-	if op.Signal {
+	if op.Signal || d.Ends {
+		op.Signal = true
 		return
 	}
 	l := op.Session.Lane(op.Lane)

@@ -35,6 +35,7 @@ func newRecord(o *options) *cobra.Command {
 	var seconds float64
 	var client uint64
 	var most int
+	var ends bool
 	cmd := &cobra.Command{
 		Use:   "record",
 		Short: "Record what goes where and when, for Perfetto",
@@ -65,7 +66,7 @@ op to the word that it went in. ^C ends it early. docs/tracing.md explains it.`,
 				return unreachable(err)
 			}
 			begun := func() { fmt.Fprintf(o.stderr, "recording for %v; ^C ends it early\n", length) }
-			r, err := record(ctx, conn, admin.TraceOptions{Length: length, Client: client, Room: trace.MaxEvents}, most, begun)
+			r, err := record(ctx, conn, admin.TraceOptions{Length: length, Client: client, Room: trace.MaxEvents, Ends: ends}, most, begun)
 			if err != nil {
 				return unreachable(err)
 			}
@@ -88,6 +89,7 @@ op to the word that it went in. ^C ends it early. docs/tracing.md explains it.`,
 	cmd.Flags().StringVar(&requests, "requests", "", "file for the requests too, as heddle replay reads them")
 	cmd.Flags().Float64Var(&seconds, "seconds", 5, "how long")
 	cmd.Flags().Uint64Var(&client, "client", 0, "only what concerns this client (its ID in heddle ps)")
+	cmd.Flags().BoolVar(&ends, "ends", false, "have every op tell its own end, not one in several; costs its stream some 2 us each")
 	cmd.Flags().IntVar(&most, "events", defaultEvents, "end early after this many events (about 100 bytes of the file each)")
 	return cmd
 }
