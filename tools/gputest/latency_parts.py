@@ -147,6 +147,74 @@ def mixwait():
             )
 
 
+def states():
+    """One cell of mixgraph again and again: are there two states (docs/results.md, "Two states"), and which op takes longer in the slow one?
+    Recorded with every op's own end; with clients beside that only have contexts, without them, and without prepared runs."""
+    keys = {
+        "interactive": {"latency_p99": "20ms", "priority": 100, "max_wait": "160us"},
+        "batch": {"priority": -10, "min_share": 0.5},
+    }
+    spec, infer = crew.spec("resnet50", 1, "graph"), crew.spec("resnet50", 64, "infer")
+    work, job = {"interactive-0": [spec], "batch-0": [infer]}, {"interactive-0": dict(what=spec, rate=400.0, seed=1)}
+
+    def cell(what, beside=True):
+        if left() < 8:
+            return
+        ops = []
+
+        def during(start):
+            time.sleep(max(0.0, start + 0.4 - time.monotonic()))  # both are at it
+            cmd = [HEDDLE, "record", "-o", f"{WORK}/states.pftrace", "--seconds", "0.3", "--ends", "--json"]
+            try:
+                r = subprocess.run(cmd, env=base_env(), capture_output=True, text=True, timeout=20, check=False)
+                ops.extend(x for x in json.loads(r.stdout)["rows"] if "interactive" in x["name"])
+            except (*FAILED, ValueError, KeyError) as e:
+                log(f"states: heddle record: {e}")
+
+        before = coalesce.counters()
+        rs = crew.serve("heddle", job, 1.2, beside=("batch-0", infer) if beside else None, during=during)
+        after = coalesce.counters()
+        b, rate = figures(rs["interactive-0"]), (rs.get("batch-0") or {}).get("rate")
+        took = ", ".join(
+            f"{x['kind']}{' beside others' if x['beside'] else ''} {x['took_seconds']['p50'] * 1e6:.0f} us ({x['ops']})"
+            for x in ops
+        )
+        row(
+            "states",
+            f"{what}: p50 / p99 ms",
+            both(*a),
+            heddle=f"{both(*b)}; {fmt(rate)}/s; {took}",
+            ratio=both(div(b[0], a[0]), div(b[1], a[1])),
+        )
+        log(f"states: {what}: {json.dumps(coalesce.grown(before, after))}")
+        for line in coalesce.held(before, after):
+            log(f"states: {what}: {line}")
+
+    crew.policy(keys)
+    if len(crew.hire(("native", "heddle"), work)) < 2:
+        row("states", "the programs themselves", native=str(crew.broken)[:120], ok=False)
+        return
+    a = figures(crew.serve("native", job, 1.0)["interactive-0"])
+    cell("nothing beside it", False)
+    for i in range(5):
+        cell(f"native clients idle, {i}")
+    crew.hire(("heddle",), work)
+    for i in range(5):
+        cell(f"nobody else, {i}")
+    crew.dismiss()
+    stop_daemon()  # the next one has another environment
+    os.environ["HEDDLE_PREPARED"] = "0"
+    try:
+        crew.policy(keys)
+        crew.hire(("heddle",), work)
+        for i in range(4):
+            cell(f"without prepared runs, {i}")
+    finally:
+        del os.environ["HEDDLE_PREPARED"]
+        crew.dismiss()
+        stop_daemon()
+
+
 def pairs(m, kind, spec, rate, what, other, other_alone):
     """One interactive program beside one other: every mode in turn with the same arrivals, PAIRS times."""
     p50, p99, kept, told = ({k: [] for k in ("alone",) + MODES} for _ in range(4))

@@ -574,6 +574,7 @@ PARTS = {
     "mix": latency_parts.mix,
     "mixgraph": latency_parts.mixgraph,
     "mixwait": latency_parts.mixwait,
+    "states": latency_parts.states,
     "objectives": latency_parts.objectives,
     "straggler": latency_parts.straggler,
     "reload": latency_parts.reload,
