@@ -95,6 +95,11 @@ _Static_assert(sizeof(struct heddle_gpu_attribute) == 72 && sizeof(struct heddle
   X(moduleGlobal, "cuModuleGetGlobal_v2", 1, (uint64_t *, size_t *, void *, const char *)) \
   X(funcGet, "cuFuncGetAttribute", 1, (int *, int, void *)) \
   X(funcSet, "cuFuncSetAttribute", 1, (void *, int, int)) \
+  X(resource, "cuDeviceGetDevResource", 0, (int, void *, int)) \
+  X(split, "cuDevSmResourceSplitByCount", 0, (void *, unsigned *, const void *, void *, unsigned, unsigned)) \
+  X(describe, "cuDevResourceGenerateDesc", 0, (void **, void *, unsigned)) \
+  X(greenCreate, "cuGreenCtxCreate", 0, (void **, void *, int, unsigned)) \
+  X(greenStream, "cuGreenCtxStreamCreate", 0, (void **, void *, unsigned, int)) \
   X(funcLoad, "cuFuncLoad", 0, (void *)) \
   X(funcParam, "cuFuncGetParamInfo", 0, (void *, size_t, size_t *, size_t *))
 
@@ -133,7 +138,7 @@ const char *heddle_gpu_open(const char *path) {
 
 int heddle_gpu_has(const char *symbol) { return library && dlsym(library, symbol) != NULL; }
 
-enum { INVALID_VALUE = 1, NOT_FOUND = 500, HANDLE_POSIX_FD = 1, LOCATION_DEVICE = 1, ALLOCATION_PINNED = 1, MEMORY_UNIFIED = 4 };
+enum { INVALID_VALUE = 1, NOT_FOUND = 500, NOT_SUPPORTED = 801, INVALID_RESOURCE_CONFIGURATION = 915, HANDLE_POSIX_FD = 1, LOCATION_DEVICE = 1, ALLOCATION_PINNED = 1, MEMORY_UNIFIED = 4 };
 #define P(x) ((void *)(uintptr_t)(x))
 
 R heddle_gpu_init(void) { return d.init(0); }
@@ -192,6 +197,52 @@ R heddle_gpu_event_destroy(uint64_t e) { return d.eventDestroy(P(e)); }
 R heddle_gpu_event_record(uint64_t e, uint64_t s) { return d.eventRecord(P(e), P(s)); }
 R heddle_gpu_event_query(uint64_t e) { return d.eventQuery(P(e)); }
 R heddle_gpu_event_elapsed(float *ms, uint64_t start, uint64_t end) { return d.eventElapsed(ms, P(start), P(end)); }
+
+// CUdevResource of cuda.h 12.4 to 13.0 (144 bytes, RESOURCE_ABI_VERSION 1), with room behind it for what later ones add.
+struct resource {
+  int32_t type; // 1: CU_DEV_RESOURCE_TYPE_SM
+  unsigned char internal[92];
+  uint32_t sms, least, unit; // CUdevSmResource: smCount, minSmPartitionSize, smCoscheduledAlignment
+  unsigned char rest[148];
+};
+_Static_assert(offsetof(struct resource, sms) == 96 && sizeof(struct resource) == 256, "CUdevResource");
+
+static R sm_resource(int32_t device, struct resource *all) {
+  if (!d.resource || !d.split || !d.describe || !d.greenCreate || !d.greenStream) return NOT_SUPPORTED;
+  memset(all, 0, sizeof *all);
+  return d.resource(device, all, 1);
+}
+R heddle_gpu_partition_unit(int32_t device, uint32_t *all, uint32_t *least, uint32_t *unit) {
+  struct resource r;
+  R e = sm_resource(device, &r);
+  if (e) return e;
+  *all = r.sms;
+  *least = r.least;
+  *unit = r.unit;
+  return e;
+}
+R heddle_gpu_partition_create(int32_t device, uint32_t want, uint64_t *partition, uint32_t *sms) {
+  struct resource all, mine;
+  R r = sm_resource(device, &all);
+  if (r) return r;
+  unsigned groups = 1;
+  memset(&mine, 0, sizeof mine);
+  r = d.split(&mine, &groups, &all, NULL, 0, want);
+  if (!r && groups != 1) r = INVALID_RESOURCE_CONFIGURATION;
+  void *description = NULL, *green = NULL; // nothing frees a description: it lives as long as the driver
+  if (!r) r = d.describe(&description, &mine, 1);
+  if (!r) r = d.greenCreate(&green, description, device, 1 /* CU_GREEN_CTX_DEFAULT_STREAM */);
+  *partition = (uintptr_t)green;
+  *sms = mine.sms;
+  return r;
+}
+R heddle_gpu_partition_stream(uint64_t partition, int32_t priority, uint64_t *stream) {
+  if (!d.greenStream) return NOT_SUPPORTED;
+  void *s = NULL;
+  R r = d.greenStream(&s, P(partition), 1 /* CU_STREAM_NON_BLOCKING */, priority);
+  *stream = (uintptr_t)s;
+  return r;
+}
 
 // The attributes that l asks for; a has room for three. Returns their number.
 static uint32_t attributes(const struct heddle_gpu_launch *l, struct heddle_gpu_attribute a[3]) {

@@ -102,6 +102,12 @@ heddle_gpu_result heddle_gpu_stream_synchronize(uint64_t stream);
 heddle_gpu_result heddle_gpu_stream_wait_event(uint64_t stream, uint64_t event);
 heddle_gpu_result heddle_gpu_stream_write32(uint64_t stream, uint64_t address, uint32_t value);
 
+// Green contexts (driver 12.4, streams of them 12.5; CUDA_ERROR_NOT_SUPPORTED where the driver has none): a partition is at least `want`
+// SMs, in units of the chip's. It is never destroyed: that would need all its streams to have ended.
+heddle_gpu_result heddle_gpu_partition_unit(int32_t device, uint32_t *all, uint32_t *least, uint32_t *unit);
+heddle_gpu_result heddle_gpu_partition_create(int32_t device, uint32_t want, uint64_t *partition, uint32_t *sms);
+heddle_gpu_result heddle_gpu_partition_stream(uint64_t partition, int32_t priority, uint64_t *stream);
+
 heddle_gpu_result heddle_gpu_event_create(uint64_t *event, uint32_t flags);
 heddle_gpu_result heddle_gpu_event_destroy(uint64_t event);
 heddle_gpu_result heddle_gpu_event_record(uint64_t event, uint64_t stream);

@@ -21,6 +21,7 @@ const (
 	IllegalAddress Result = 700
 	LaunchTimeout  Result = 702
 	LaunchFailed   Result = 719
+	NotSupported   Result = 801
 	Unknown        Result = 999
 )
 

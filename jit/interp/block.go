@@ -81,7 +81,7 @@ func (g *grid) newBlock(c *cluster, rank uint32, id [3]uint32) (*block, error) {
 	}
 	b.cl, b.rank, b.ctaid, b.live = c, rank, id, g.threads
 	b.index = (uint64(id[2])*uint64(g.l.Grid[1])+uint64(id[1]))*uint64(g.l.Grid[0]) + uint64(id[0])
-	b.sm = int(b.index % uint64(g.sms))
+	b.sm = g.first + int(b.index%uint64(g.part))
 	for i, w := range b.warps {
 		w.all = ^uint32(0)
 		if left := g.threads - i*32; left < 32 {

@@ -34,6 +34,8 @@ type grid struct {
 	blocksDone uint64
 	fault      *Fault
 	sms        int
+	first      int // of those that blocks run on, part many
+	part       int
 	threads    int
 	shared     int // bytes per block
 	memory     int64
@@ -113,6 +115,11 @@ func (in *Instance) prepare(ctx context.Context, l Launch) (*grid, error) {
 		sms: l.SMs, threads: int(threads), shared: shared, pool: map[*function][]*frame{}, csize: uint32(vol(l.Cluster)), explicit: explicit}
 	if g.sms <= 0 {
 		g.sms = 132
+	}
+	if g.part = l.Part; g.part <= 0 || l.FirstSM < 0 || l.FirstSM+g.part > g.sms {
+		g.part, g.first = g.sms, 0
+	} else {
+		g.first = l.FirstSM
 	}
 	if s, ok := l.Mem.(SegmentSpace); ok {
 		g.seg = s
@@ -270,7 +277,7 @@ func (g *grid) residency() int {
 	if g.shared > 0 {
 		per = min(per, (228<<10)/(g.shared+1024))
 	}
-	return max(1, g.sms*max(1, per)/int(g.csize))
+	return max(1, g.part*max(1, per)/int(g.csize))
 }
 
 func (g *grid) timeout(cause error) error {

@@ -118,6 +118,7 @@ type Launch struct {
 	Seed                 uint64        // order of warps and blocks
 	MaxInstructions      uint64        // thread-instructions before a Timeout fault; 0: no limit
 	SMs                  int           // processors of the chip, for %smid, %nsmid and blocks in flight; 0: 132
+	FirstSM, Part        int           // its blocks run on Part processors from FirstSM on; Part 0: on all
 	Printf               io.Writer     // device printf and assert messages; nil discards
 	Clock                func() uint64 // nanoseconds for %globaltimer and nanosleep; nil: derived from instructions executed
 	GridID               uint64        // %gridid

@@ -92,11 +92,11 @@ static CUresult gather(const struct sim_launch *l, const struct sim_entry *e, vo
     return CUDA_SUCCESS;
 }
 
-static CUresult check_cooperative(const struct sim_launch *l, const struct sim_entry *e)
+static CUresult check_cooperative(const struct sim_launch *l, const struct sim_entry *e, unsigned sms)
 {
     int blocks;
     CUresult res = sim_occupancy(e, (int)(l->block[0] * l->block[1] * l->block[2]), l->shared, &blocks);
-    if (res == CUDA_SUCCESS && (uint64_t)l->grid[0] * l->grid[1] * l->grid[2] > (uint64_t)blocks * 132)
+    if (res == CUDA_SUCCESS && (uint64_t)l->grid[0] * l->grid[1] * l->grid[2] > (uint64_t)blocks * sms)
         res = CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
     return res;
 }
@@ -116,7 +116,7 @@ CUresult sim_launch_prepare(struct sim_ctx *ctx, const struct sim_launch *l, str
     }
     res = check(l, e, &f->attr);
     if (res == CUDA_SUCCESS && l->cooperative)
-        res = check_cooperative(l, e);
+        res = check_cooperative(l, e, 132);
     if (res == CUDA_SUCCESS)
         res = gather(l, e, blob, &size);
     if (res != CUDA_SUCCESS)
@@ -130,6 +130,17 @@ CUresult sim_launch_prepare(struct sim_ctx *ctx, const struct sim_launch *l, str
     return CUDA_SUCCESS;
 }
 
+/* What a partition of the SMs refuses although the chip takes it: clusters larger than the portable size (an H200 refused one of 16 on
+ * 32 to 120 SMs), and cooperative grids that it cannot hold at once. */
+static CUresult check_green(const struct sim_green *g, struct sim_ctx *ctx, const struct sim_launch *l)
+{
+    struct sim_function *f;
+    if ((uint64_t)l->cluster[0] * l->cluster[1] * l->cluster[2] > 8)
+        return CUDA_ERROR_INVALID_CLUSTER_SIZE;
+    CUresult res = l->cooperative ? sim_function_resolve(l->f, ctx, &f) : CUDA_SUCCESS;
+    return res == CUDA_SUCCESS && l->cooperative ? check_cooperative(l, sim_function_entry(f), g->sms) : res;
+}
+
 static CUresult launch(const struct sim_launch *l, CUstream stream)
 {
     struct sim_stream *s;
@@ -141,6 +152,8 @@ static CUresult launch(const struct sim_launch *l, CUstream stream)
     if (res != CUDA_SUCCESS)
         return res;
     res = sim_launch_prepare(s->ctx, l, &req, &blob);
+    if (res == CUDA_SUCCESS && s->green)
+        res = check_green(s->green, s->ctx, l);
     if (res == CUDA_SUCCESS)
         res = sim_submit(s, &req, false);
     free(blob);
@@ -314,5 +327,8 @@ CUresult sim_cuOccupancyMaxActiveClusters(int *numClusters, CUfunction func, con
     res = sim_occupancy(sim_function_entry(f), (int)(config->blockDimX * config->blockDimY * config->blockDimZ), config->sharedMemBytes, &blocks);
     if (res == CUDA_SUCCESS)
         *numClusters = blocks * 132 / (int)size;
+    struct sim_stream *s = SIM_OBJ(SIM_STREAM, config->hStream);
+    if (res == CUDA_SUCCESS && s && s->green)
+        *numClusters = size > 8 ? 0 : blocks * (int)s->green->sms / (int)size;
     return res;
 }

@@ -31,6 +31,7 @@ static struct arena arenas[SIM_TYPES] = {
     [SIM_GRAPH] = {512, 1 << 18, NULL, 0, NULL},
     [SIM_NODE] = {512, 1 << 20, NULL, 0, NULL},
     [SIM_EXEC] = {640, 1 << 18, NULL, 0, NULL},
+    [SIM_GREEN] = {sizeof(struct sim_green), 1 << 12, NULL, 0, NULL},
     [SIM_LINK] = {512, 1 << 14, NULL, 0, NULL},
 };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;

@@ -48,6 +48,7 @@ enum sim_type {
     SIM_NODE,
     SIM_EXEC,
     SIM_LINK,
+    SIM_GREEN,
     SIM_TYPES
 };
 
@@ -60,6 +61,14 @@ struct sim_obj {
 
 struct sim_stream;
 struct sim_graph;
+
+/* A green context: SMs of the primary context's device. */
+struct sim_green {
+    struct sim_obj obj;
+    struct sim_ctx *ctx;
+    unsigned first, sms;
+    uint64_t id;
+};
 
 struct sim_ctx {
     struct sim_obj obj;
@@ -84,6 +93,8 @@ struct sim_stream {
     int priority;
     int kind; /* SIM_STREAM_* */
     uint64_t id;
+    struct sim_green *green; /* NULL: the whole chip; its id then and now differ when it was destroyed */
+    uint64_t green_id;
     /* capture; under sim_capture_lock */
     _Atomic int capture; /* CUstreamCaptureStatus */
     CUstreamCaptureMode mode;
@@ -295,6 +306,7 @@ struct sim_ctx *sim_ctx_primary(int dev);
 
 CUresult sim_stream_resolve(CUstream handle, struct sim_stream **stream);
 struct sim_stream *sim_stream_new(struct sim_ctx *ctx, unsigned flags, int priority, int kind);
+struct sim_stream *sim_stream_new_in(struct sim_ctx *ctx, struct sim_green *green, unsigned flags, int priority, int kind);
 /* Ends the context's streams and events, without messages. */
 void sim_ctx_forget(struct sim_ctx *ctx);
 CUresult sim_stream_sync(struct sim_stream *stream);

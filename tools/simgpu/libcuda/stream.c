@@ -57,6 +57,11 @@ static void retire(struct sim_stream *s)
 
 struct sim_stream *sim_stream_new(struct sim_ctx *ctx, unsigned flags, int priority, int kind)
 {
+    return sim_stream_new_in(ctx, NULL, flags, priority, kind);
+}
+
+struct sim_stream *sim_stream_new_in(struct sim_ctx *ctx, struct sim_green *green, unsigned flags, int priority, int kind)
+{
     reap();
     struct sim_stream *s = sim_obj_new(SIM_STREAM);
     if (!s)
@@ -65,13 +70,16 @@ struct sim_stream *sim_stream_new(struct sim_ctx *ctx, unsigned flags, int prior
     s->flags = flags;
     s->priority = priority;
     s->kind = kind;
+    s->green = green;
+    s->green_id = green ? green->id : 0;
     s->id = atomic_fetch_add(&next_id, 1);
     s->capture = CU_STREAM_CAPTURE_STATUS_NONE;
     s->graph = NULL;
     s->deps = NULL;
     s->ndeps = 0;
     s->origin = s->join_pending = false;
-    SIM_REQ(req, SIM_OP_STREAM_CREATE, ctx->obj.index, s->obj.index, flags, (uint64_t)(int64_t)priority, (uint64_t)kind);
+    SIM_REQ(req, SIM_OP_STREAM_CREATE, ctx->obj.index, s->obj.index, flags, (uint64_t)(int64_t)priority, (uint64_t)kind,
+            green ? green->first : 0, green ? green->sms : 0);
     if (sim_post(&req) != CUDA_SUCCESS) {
         sim_obj_free(SIM_STREAM, s);
         return NULL;
@@ -129,6 +137,8 @@ CUresult sim_stream_resolve(CUstream handle, struct sim_stream **stream)
         struct sim_stream *s = SIM_OBJ(SIM_STREAM, handle);
         if (!s || atomic_load(&s->obj.live) != 1)
             return CUDA_ERROR_INVALID_HANDLE;
+        if (s->green && (atomic_load(&s->green->obj.live) != 1 || s->green->id != s->green_id))
+            return CUDA_ERROR_CONTEXT_IS_DESTROYED;
         *stream = s;
         return sim_ctx_error(s->ctx);
     }
@@ -315,9 +325,11 @@ CUresult sim_cuStreamGetCtx(CUstream hStream, CUcontext *pctx)
 
 CUresult sim_cuStreamGetCtx_v2(CUstream hStream, CUcontext *pCtx, CUgreenCtx *pGreenCtx)
 {
-    if (pGreenCtx)
-        *pGreenCtx = NULL;
-    return sim_cuStreamGetCtx(hStream, pCtx);
+    struct sim_stream *s;
+    CUresult res = sim_stream_resolve(hStream, &s);
+    if (res == CUDA_SUCCESS && pGreenCtx)
+        *pGreenCtx = (CUgreenCtx)s->green;
+    return res == CUDA_SUCCESS ? sim_cuStreamGetCtx(hStream, pCtx) : res;
 }
 
 CUresult sim_cuStreamCopyAttributes(CUstream dst, CUstream src)

@@ -43,6 +43,18 @@ type chip struct {
 type work struct {
 	blocks, threads, instructions uint64
 	resident                      uint64 // blocks that fit an SM at once
+	part                          part
+}
+
+// part are the SMs of a stream: so many from first on. sms 0: all, as of a stream that is no green context's.
+type part struct{ first, sms int }
+
+// of are the times of a chip's SMs that belong to the part.
+func (p part) of(sm []int64) []int64 {
+	if p.sms == 0 {
+		return sm
+	}
+	return sm[p.first : p.first+p.sms]
 }
 
 // counters are a client's statistics.
@@ -89,36 +101,38 @@ func (d *device) computed(c *deviceContext, start int64, w work, n *counters) (i
 	issue := func(resident uint64) int64 {
 		return int64(perBlock * resident * psPerClock / (lanesPerClock * 1000))
 	}
+	sm := w.part.of(d.chip.sm[:])
+	sms := uint64(len(sm))
 	first, end := int64(-1), start+kernelMin
 	place := func(resident uint64) {
 		best := 0
-		for i := range d.chip.sm {
-			if d.chip.sm[i] < d.chip.sm[best] {
+		for i := range sm {
+			if sm[i] < sm[best] {
 				best = i
 			}
 		}
-		at := max(start+kernelMin, d.chip.sm[best])
+		at := max(start+kernelMin, sm[best])
 		busy := max(issue(resident), 1)
 		fin := at + max(alone, busy)
 		// A block that does not fill its SM leaves room for others: the SM is taken for its share.
 		if first < 0 || at < first {
 			first = at
 		}
-		d.chip.sm[best] = at + max(busy, alone*int64(resident)/int64(w.resident))
+		sm[best] = at + max(busy, alone*int64(resident)/int64(w.resident))
 		end = max(end, fin)
 	}
-	wave := chipSMs * w.resident
+	wave := sms * w.resident
 	if full := blocks / wave; full > 4 { // many waves: all but the last four at once
 		extra := int64(full-4) * max(issue(w.resident), alone)
-		for i := range d.chip.sm {
-			d.chip.sm[i] = max(d.chip.sm[i], start) + extra
+		for i := range sm {
+			sm[i] = max(sm[i], start) + extra
 		}
 		blocks -= (full - 4) * wave
 		first = start + kernelMin
 	}
 	for blocks > 0 {
 		// Spread over the SMs before stacking on one.
-		r := min(w.resident, max(blocks/chipSMs, 1), blocks)
+		r := min(w.resident, max(blocks/sms, 1), blocks)
 		place(r)
 		blocks -= r
 	}

@@ -22,7 +22,7 @@ var handlers = map[wire.Op]handler{
 	wire.OpCtxCreate:      {3, plain((*client).ctxCreate)},
 	wire.OpCtxDestroy:     {1, plain((*client).ctxDestroy)},
 	wire.OpCtxSync:        {1, plain((*client).ctxSync)},
-	wire.OpStreamCreate:   {5, plain((*client).streamCreate)},
+	wire.OpStreamCreate:   {7, plain((*client).streamCreate)},
 	wire.OpStreamDestroy:  {1, plain((*client).streamDestroy)},
 	wire.OpStreamSync:     {1, plain((*client).streamSync)},
 	wire.OpEventCreate:    {2, plain((*client).eventCreate)},

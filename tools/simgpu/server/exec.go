@@ -367,7 +367,7 @@ func (c *client) launchOp(r *wire.Request) {
 	}
 	entry := &in.image.entries[a[3]]
 	l := interp.Launch{Entry: entry.Name, Params: append([]byte(nil), r.Blob...),
-		Seed: c.srv.opt.Seed, MaxInstructions: c.srv.opt.MaxInstructions, DynShared: uint32(a[13]), SMs: chipSMs,
+		Seed: c.srv.opt.Seed, MaxInstructions: c.srv.opt.MaxInstructions, DynShared: uint32(a[13]), SMs: chipSMs, FirstSM: s.part.first, Part: s.part.sms,
 		Printf: printer{s.d}, GridID: c.srv.nextID.Add(1)}
 	for i := range 3 {
 		l.Grid[i], l.Block[i], l.Cluster[i] = uint32(a[4+i]), uint32(a[7+i]), uint32(a[10+i])
@@ -379,6 +379,7 @@ func (c *client) launchOp(r *wire.Request) {
 	cost := int64(costLaunch)
 	if a[14]&wire.LaunchFromGraph != 0 {
 		cost = costGraphNode
+		l.FirstSM, l.Part = 0, 0 // nodes of functions are the primary context's, wherever the graph is launched
 	}
 	s.submit(o, cost)
 	c.status(r.Tag, success)
@@ -400,7 +401,7 @@ func (c *client) runKernel(s *stream, o *op, in *instance, entry *interp.EntryIn
 	c.count.instructions.Add(st.Instructions)
 	threads := uint64(l.Block[0]) * uint64(l.Block[1]) * uint64(l.Block[2])
 	blocks := uint64(l.Grid[0]) * uint64(l.Grid[1]) * uint64(l.Grid[2])
-	o.startV, o.endV = s.d.dev.computed(s.d, o.startV, work{blocks: blocks, threads: threads, instructions: st.Instructions,
+	o.startV, o.endV = s.d.dev.computed(s.d, o.startV, work{blocks: blocks, threads: threads, instructions: st.Instructions, part: part{l.FirstSM, l.Part},
 		resident: residency(entry, threads, uint64(l.DynShared))}, &c.count)
 	if err == nil || s.d.stop.Err() != nil {
 		return 0

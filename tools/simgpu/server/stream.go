@@ -49,6 +49,7 @@ type stream struct {
 	kind     uint64
 	blocking bool // takes part in the legacy default stream's rules
 	priority int64
+	part     part
 
 	mu      sync.Mutex
 	queue   []*op
@@ -407,11 +408,12 @@ func (c *client) streamCreate(r *wire.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	d, slot := c.contexts[r.Args[0]], r.Args[1]
-	if d == nil || slot >= wire.MaxStreams || c.streams[slot] != nil || r.Args[4] > wire.StreamPerThread {
+	if d == nil || slot >= wire.MaxStreams || c.streams[slot] != nil || r.Args[4] > wire.StreamPerThread || r.Args[5] > chipSMs || r.Args[6] > chipSMs-r.Args[5] {
 		c.status(r.Tag, errInvalidValue)
 		return
 	}
-	s := &stream{c: c, d: d, slot: slot, kind: r.Args[4], blocking: r.Args[2]&1 == 0, priority: int64(r.Args[3])}
+	s := &stream{c: c, d: d, slot: slot, kind: r.Args[4], blocking: r.Args[2]&1 == 0, priority: int64(r.Args[3]),
+		part: part{int(r.Args[5]), int(r.Args[6])}}
 	if s.kind == wire.StreamLegacy {
 		d.legacy = s
 	}

@@ -27,7 +27,7 @@ func TestVecadd(t *testing.T) {
 // TestPrograms runs each program alone; it checks itself. Afterwards the
 // server must hold nothing.
 func TestPrograms(t *testing.T) {
-	for _, name := range []string{"streams", "vmm_share", "memops", "errors", "memory", "host", "threads", "fork", "modules", "procaddr", "context", "ipc", "graphs", "devices", "lifetimes", "truncate", "tensormaps"} {
+	for _, name := range []string{"streams", "vmm_share", "memops", "errors", "memory", "host", "threads", "fork", "modules", "procaddr", "context", "ipc", "graphs", "devices", "lifetimes", "truncate", "tensormaps", "green"} {
 		t.Run(name, func(t *testing.T) {
 			srv := simtest.Start(t, func(o *server.Options) {
 				o.MaxInstructions = 2e7

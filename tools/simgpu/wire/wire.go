@@ -20,7 +20,7 @@ import (
 )
 
 // revision grows when a message's meaning changes and no constant does.
-const revision = 3
+const revision = 4
 
 // Version identifies the protocol: a hash of every constant below, so that a
 // library and a server that were not built together notice. The server refuses
@@ -51,7 +51,7 @@ const (
 	OpCtxCreate                    // ctx, dev, flags →
 	OpCtxDestroy                   // ctx → (after its work stopped)
 	OpCtxSync                      // ctx → (after all its work)
-	OpStreamCreate                 // * ctx, slot, flags, priority, kind
+	OpStreamCreate                 // * ctx, slot, flags, priority, kind, first SM, SMs (0: all)
 	OpStreamDestroy                // * slot
 	OpStreamSync                   // slot → (after all its work)
 	OpEventCreate                  // * id, flags
