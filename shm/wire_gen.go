@@ -10,7 +10,7 @@ import (
 // Version and LayoutHash are in both shared files and in the hello: both sides must have been built from one layout.
 const (
 	Version    = 1
-	LayoutHash = 0x2a584a01def4c5f8
+	LayoutHash = 0xe049d9c6ea956cfd
 )
 
 // Sizes, limits and magics of the wire.
@@ -505,7 +505,7 @@ type Fault struct {
 	Apart      uint32
 }
 
-// Class is heddle_wire_class, 48 bytes.
+// Class is heddle_wire_class, 56 bytes.
 type Class struct {
 	_                structs.HostLayout
 	Latency          uint64
@@ -516,6 +516,8 @@ type Class struct {
 	Priority         int32
 	Flags            uint32
 	StragglerPercent uint32
+	PartitionPpm     uint32
+	pad0             uint32
 }
 
 // Codes is heddle_wire_codes, 8 bytes.
@@ -876,6 +878,7 @@ var layoutTable = []Offset{
 	{"class", "priority", unsafe.Offsetof(Class{}.Priority)},
 	{"class", "flags", unsafe.Offsetof(Class{}.Flags)},
 	{"class", "straggler_percent", unsafe.Offsetof(Class{}.StragglerPercent)},
+	{"class", "partition_ppm", unsafe.Offsetof(Class{}.PartitionPpm)},
 	{"codes", "", unsafe.Sizeof(Codes{})},
 	{"codes", "from", unsafe.Offsetof(Codes{}.From)},
 	{"codes", "total", unsafe.Offsetof(Codes{}.Total)},

@@ -137,7 +137,7 @@ func (d *Daemon) sharers(p peer) uint32 {
 func classBody(p *policy.Policy, c *policy.Class) shm.Class {
 	b := shm.Class{
 		Latency: uint64(c.LatencyP99), MaxQueueDelay: uint64(c.MaxQueueDelay), MaxWait: uint64(c.MaxWait), MaxQueueSize: uint64(c.MaxQueueSize),
-		MinSharePpm: uint32(c.MinShare * 1e6), Priority: int32(c.Priority),
+		MinSharePpm: uint32(c.MinShare * 1e6), Priority: int32(c.Priority), PartitionPpm: uint32(c.Partition * 1e6),
 	}
 	if c.Straggler != "tolerate" {
 		b.StragglerPercent = uint32(c.StragglerFactor * 100)

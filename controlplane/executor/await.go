@@ -16,7 +16,7 @@ func (p *poller) awaits(c *client, l *scoreboard.Lane, op *scoreboard.Op) bool {
 	}
 	b := c.board
 	if p.force || p.active <= 1 || op.Deadline != 0 || l.Last().Signal || len(b.Busy()) > 1 || c.stopped || c.limited || c.hold != nil ||
-		b.Straggler >= scoreboard.Limited {
+		b.Straggler >= scoreboard.Limited || b.Partition > 0 {
 		return false
 	}
 	return p.runs.Await(t, op, l.Scanned, b.Class.Hold, p.now)

@@ -340,6 +340,8 @@ func (x *executor) run(ctx context.Context) error {
 		open = func() (Driver, Facts, error) { return openDevice(x.config.DeviceUUID) }
 	}
 	var d Driver
+	var parts issue.Partitioner
+	var divided partitioned
 	err := x.loader.do(func() (err error) {
 		if d, x.facts, err = open(); err != nil {
 			return err
@@ -347,6 +349,7 @@ func (x *executor) run(ctx context.Context) error {
 		x.engine, err = issue.New(d, issue.Options{
 			Threads: x.config.IssueThreads, Spill: x.config.Spill, Least: x.facts.Least, Greatest: x.facts.Greatest, Spin: x.config.Tuning.Spin, Nice: x.config.Nice,
 		})
+		parts, divided = dividing(d, x.log)
 		return err
 	})
 	if err == nil {
@@ -359,6 +362,7 @@ func (x *executor) run(ctx context.Context) error {
 	if x.poller, err = newPoller(x.config, x.engine, x.facts.Chip); err != nil {
 		return err
 	}
+	x.poller.divided, x.poller.stragglers.Divides = divided, divided.unit > 0
 	x.driver = newTimedDriver(d, func() bool { return x.poller.flight.Load() != noClient })
 	x.events.driver, x.quietly.patience = x.driver, int64(x.config.Tuning.Calm)
 	x.watch = newWatch(x)
@@ -392,6 +396,10 @@ func (x *executor) run(ctx context.Context) error {
 	go x.watch.run()
 	go x.poller.collect()
 	go x.cutGraphs()
+	go x.divide(&divider{
+		driver: parts, plain: d.StreamCreate, do: x.loader.do, made: map[int]gpu.Partition{},
+		calm: func() { x.calm(noClient, calmLeaves) },
+	})
 	received := make(chan error, 1)
 	go func() { received <- x.receive() }()
 	var leave error

@@ -124,6 +124,7 @@ type poller struct {
 	recheck      func() bool
 	learn        func(*word.Sample)
 	stragglers   straggle.Watch
+	divided      partitioned
 	clock        func() int64 // nil: the real time; set by tests
 
 	lastOverdue int64
@@ -312,6 +313,7 @@ func (p *poller) pass() bool {
 		p.lastForce = p.now
 		p.forceAfter = min(2*p.forceAfter, 64*int64(p.tune.Progress))
 	}
+	p.confine() // who came in this pass counts
 	if p.leaving != leaveNow && p.schedule() {
 		did = true
 	}
@@ -447,7 +449,7 @@ func (p *poller) offer(c *client, l *scoreboard.Lane) {
 	l.Queued = true
 	p.sched.Ready(op, p.now)
 	p.trace.Ready(op)
-	p.dispatch.Ready(op, p.engine.LevelOf(c.board, l.Priority), c.hold != nil)
+	p.dispatch.Ready(op, p.engine.LevelFor(op), c.hold != nil)
 }
 
 // finish sees a detached client off: when nothing of it is in flight and no command in any queue refers to it, or when its ops

@@ -296,7 +296,7 @@ func (m *prepared) snapshot(c sequence.Counters) PreparedStats {
 func (p *poller) Single(op *scoreboard.Op) bool {
 	c, few := p.slots[op.Session.Slot], op.Next() == nil
 	t := &c.tracks[op.Lane]
-	if !few && p.looks() && !op.Session.Straggler.Single() { // one at a time, there
+	if !few && p.looks() && !op.Session.Straggler.Single() && op.Session.Partition == 0 { // one at a time; by itself
 		if p.runs.Wants(t, op) && c.hold == nil {
 			if issued, wait := p.chain(t, op); issued || wait {
 				return issued

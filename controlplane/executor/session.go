@@ -747,7 +747,7 @@ func (x *executor) quiet(leaver *client) error {
 		e := leaver.board.EventAt(uint32(i)) // there since it was attached
 		r := gpu.NotReady
 		err := x.mapper.do(func() error {
-			if r = x.driver.EventRecord(e, x.engine.Stream(i).Handle); r == gpu.Success {
+			if r = x.engine.Use(i, func(s gpu.Stream) gpu.Result { return x.driver.EventRecord(e, s) }); r == gpu.Success {
 				r = gpu.NotReady
 			}
 			return nil

@@ -42,7 +42,7 @@ func (p *poller) Slice(op *scoreboard.Op) (taken, issued bool) {
 	if i == issue.Marks {
 		return true, false // those that have begun come first
 	}
-	of, ok := p.gather.Cut(op, p.engine.LevelOf(op.Session, l.Priority))
+	of, ok := p.gather.Cut(op, p.engine.LevelFor(op))
 	if !ok {
 		return false, false
 	}
@@ -112,6 +112,11 @@ func (p *poller) begun(op *scoreboard.Op) {
 	c := p.slots[op.Session.Slot]
 	c.used |= 1 << uint(l.Stream)
 	c.quiet.on = false
+	if op.Session.Partition > 0 {
+		if why := op.Unconfined(); why != scoreboard.Confined {
+			op.Session.Outside[why]++
+		}
+	}
 	p.stats.Ops++
 	p.stats.Launches += op.Kernels()
 	if op.Kind == shm.KindGraph {

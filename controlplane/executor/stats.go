@@ -116,6 +116,10 @@ type SessionStats struct {
 	Straggler string  `json:"straggler,omitempty"`
 	Lateness  float64 `json:"lateness,omitempty"`
 	Evictions uint64  `json:"evictions,omitempty"`
+	// Partition is the SMs on which its kernels run now, 0: all of the chip's; Outside counts its ops that ran on all meanwhile, by why
+	// (scoreboard.OutsideNames).
+	Partition int               `json:"partition_sms,omitempty"`
+	Outside   map[string]uint64 `json:"outside_partition,omitempty"`
 	// Slowed is by what part its kernels take longer beside others than alone, smoothed over those that were measured.
 	Slowed float64 `json:"slowed,omitempty"`
 	// Cadence is when it launches graphs, where its requests have some.
@@ -181,6 +185,7 @@ func (p *poller) snapshot() Stats {
 		st.Sessions = append(st.Sessions, SessionStats{
 			ClientID: c.id, OpsDone: b.OpsDone, Launches: b.Launches, Coalesced: b.Joined, Slots: b.Slots, Dropped: b.OpsDropped, InFlight: b.InFlight(), Waiting: b.Waiting(), BusyLanes: len(b.Busy()),
 			Straggler: scoreboard.StragglerNames[b.Straggler], Lateness: c.pace.Late(), Evictions: c.pace.Evictions, Slowed: b.Slowed, Cadence: c.cadence(),
+			Partition: p.divided.sms(b), Outside: outside(&b.Outside),
 			ApartGraphs: reasons(&b.ApartGraphs), CoalescedNodes: b.CoalescedNodes, Kernels: b.Kernels(), Graphs: b.GraphCount(), Ranges: b.Memory.Len(), RingBytes: c.ring.Read() - c.ring.Head(), Error: int(c.failed),
 		})
 	}
@@ -259,4 +264,17 @@ func (x *executor) answerStats(m shm.Message) {
 	if err := x.conn.Send(r); err != nil {
 		x.log.Error("statistics not sent", "error", err)
 	}
+}
+
+// outside are the counts of scoreboard.OutsideNames that are not 0.
+func outside(n *[scoreboard.OutsideReasons]uint64) (m map[string]uint64) {
+	for why, k := range n {
+		if k > 0 {
+			if m == nil {
+				m = map[string]uint64{}
+			}
+			m[scoreboard.OutsideNames[why]] = k
+		}
+	}
+	return m
 }

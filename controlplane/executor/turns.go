@@ -79,6 +79,7 @@ func (p *poller) relevel() {
 			others[of(c)]++
 		}
 	}
+	p.divide()
 	for _, c := range p.clients {
 		if c.board.Straggler >= scoreboard.Limited {
 			c.board.Levels = scoreboard.Levels{First: levels - 1, Count: 1}

@@ -47,7 +47,7 @@ func (w *watch) run() {
 			continue
 		}
 		next = (next + 1) % w.x.engine.Streams()
-		if r := w.x.driver.StreamQuery(w.x.engine.Stream(next).Handle); r != gpu.Success && r != gpu.NotReady {
+		if r := w.x.engine.Use(next, w.x.driver.StreamQuery); r != gpu.Success && r != gpu.NotReady {
 			w.x.engine.SetFault(r)
 		}
 	}

@@ -84,6 +84,9 @@ var ClassKeys = []Key[Class]{
 		"Every result equals the native one bit for bit. It is the only value.",
 		func(c *Class) *string { return &c.Numerics }),
 	fraction("min_share", Now, 0, "The share of GPU time that the class gets at least while it has work, in every second. When it is owed more than 1 ms, ops of classes of equal or larger priority wait until it is owed half of that: so it delays them by about 1 ms, or by one of its ops where that takes longer. A class that had more than its share counts as ahead by its share of a tenth of a second at most, so a burst of more urgent work is not stopped in its middle. Where all classes' shares come to more than 1, each counts for its part of the sum.", func(c *Class) *float64 { return &c.MinShare }),
+	share("partition", Now,
+		"The part of the GPU's multiprocessors on which the class's kernels run while a class of larger priority is active, that is, had work within the last 100 ms; absent: all. For long kernels that cannot be sliced: the more urgent class finds the rest free, so such kernels begin however long they take, except while it has a CUDA graph in flight. The driver rounds up (to a multiple of 8 on an H100 or H200), at most 3 sizes are in use at a time (others take the nearest; a limited straggler's quarter is one of them), and what is in flight when the other class begins ends where it is. CUDA graphs run on all multiprocessors as before, and so do kernels that the driver refuses on a part, as it does large clusters: `heddle explain CLIENT` counts both. It divides neither memory nor caches, and a kernel whose blocks wait for each other without a cooperative launch must fit. Needs driver 550 or later, of CUDA 12.5; without, the key has no effect, and `heddle ps` shows no part.",
+		func(c *Class) *float64 { return &c.Partition }),
 	integer("max_queue_size", Now, 0, 0, 1<<20, "How many ops a client may have waiting before its launches block. 0 is as many as its ring holds.",
 		func(c *Class) *int64 { return &c.MaxQueueSize }),
 	choice("timeout_action", Now, "keep", []string{"keep", "delay"},
@@ -181,6 +184,23 @@ func integer[S any](name string, live Live, def, least, most int64, doc string, 
 
 func fraction[S any](name string, live Live, def float64, doc string, field func(*S) *float64) Key[S] {
 	return number(name, live, def, 0, 1, doc, field)
+}
+
+// share is a part of a whole that is neither nothing nor all of it; it has no default.
+func share[S any](name string, live Live, doc string, field func(*S) *float64) Key[S] {
+	return Key[S]{name, "number between 0 and 1", "", live, doc, func(s *S, v any) error {
+		f, ok := v.(float64)
+		if !ok || !(f > 0 && f < 1) {
+			return expected("a number larger than 0 and smaller than 1, such as 0.5 (leave the key out for all)", v)
+		}
+		*field(s) = f
+		return nil
+	}, func(s *S) string {
+		if f := *field(s); f > 0 {
+			return fmt.Sprint(f)
+		}
+		return ""
+	}}
 }
 
 func number[S any](name string, live Live, def, least, most float64, doc string, field func(*S) *float64) Key[S] {

@@ -57,6 +57,7 @@ type Class struct {
 	Coalesce      bool
 	Numerics      string  // "bitwise"
 	MinShare      float64 // of GPU time while the class has work, 0 to 1
+	Partition     float64 // of the SMs, that its kernels may use while a class of larger priority is active; 0: all
 	MaxQueueSize  int64   // ops that a client may have waiting before its launches block; 0: what its ring holds
 	TimeoutAction string  // "keep" or "delay": what becomes of the urgency of a request that has missed its objective
 	// Straggler is "evict", "own-context" or "tolerate": what becomes of clients whose ops take StragglerFactor times as long as they should.

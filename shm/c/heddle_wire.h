@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 #define HEDDLE_WIRE_VERSION 1u
-#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0x2a584a01def4c5f8)
+#define HEDDLE_WIRE_LAYOUT_HASH UINT64_C(0xe049d9c6ea956cfd)
 
 #define HEDDLE_WIRE_MAGIC UINT64_C(0x31454c4444454821)
 #define HEDDLE_WIRE_DOORBELL_MAGIC UINT64_C(0x314c4c4542444821)
@@ -647,8 +647,10 @@ struct heddle_wire_class {
   int32_t priority;
   uint32_t flags;
   uint32_t straggler_percent;
+  uint32_t partition_ppm;
+  uint32_t pad0;
 };
-_Static_assert(sizeof(struct heddle_wire_class) == 48, "size of class");
+_Static_assert(sizeof(struct heddle_wire_class) == 56, "size of class");
 _Static_assert(offsetof(struct heddle_wire_class, latency) == 0, "class.latency");
 _Static_assert(offsetof(struct heddle_wire_class, max_queue_delay) == 8, "class.max_queue_delay");
 _Static_assert(offsetof(struct heddle_wire_class, max_wait) == 16, "class.max_wait");
@@ -657,6 +659,8 @@ _Static_assert(offsetof(struct heddle_wire_class, min_share_ppm) == 32, "class.m
 _Static_assert(offsetof(struct heddle_wire_class, priority) == 36, "class.priority");
 _Static_assert(offsetof(struct heddle_wire_class, flags) == 40, "class.flags");
 _Static_assert(offsetof(struct heddle_wire_class, straggler_percent) == 44, "class.straggler_percent");
+_Static_assert(offsetof(struct heddle_wire_class, partition_ppm) == 48, "class.partition_ppm");
+_Static_assert(offsetof(struct heddle_wire_class, pad0) == 52, "class.pad0");
 
 struct heddle_wire_codes {
   uint32_t from;

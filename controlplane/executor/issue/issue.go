@@ -93,6 +93,7 @@ type Stream struct {
 	// Since is Engine.Now when the stream last completed an op, or got its first.
 	Since int64
 
+	confined bool    // Handle is a partition's; the threads' (partition.go)
 	tail     uint64  // what was put on it last and takes long enough to matter (scoreboard.Op.Key); 0: nothing
 	fill     float64 // of the tail: the part of the chip's places that it takes
 	extra    int     // other commands since it was last empty
@@ -112,17 +113,20 @@ type orderEvent struct {
 
 // Engine owns streams, threads and events. Unless said otherwise, methods are for the poller's thread.
 type Engine struct {
-	driver  Driver
-	threads []*thread
-	spill   int
-	streams []Stream
-	levels  [][]int // stream indices of each level, most urgent level first
-	least   int
-	great   int
-	events  []orderEvent
-	at      int
-	marks   marks
-	samples [samples]word.Sample
+	driver   Driver
+	threads  []*thread
+	spill    int
+	streams  []Stream
+	levels   [][]int // stream indices of each level, most urgent level first; behind the ordinary ones those of the partitions
+	ordinary int
+	whole    gpu.Stream   // one of the least urgent level that never moves to a partition
+	handles  sync.RWMutex // Stream.Handle, for threads other than issue threads
+	least    int
+	great    int
+	events   []orderEvent
+	at       int
+	marks    marks
+	samples  [samples]word.Sample
 	// sampling are the samples under way, a bit each.
 	sampling uint32
 
@@ -192,6 +196,9 @@ func New(d Driver, o Options) (*Engine, error) {
 		}
 		e.levels = append(e.levels, ids)
 	}
+	least := e.levels[len(e.levels)-1]
+	e.ordinary, e.whole = len(e.levels), e.streams[least[0]].Handle
+	e.levels = append(e.levels, make([][]int, MaxPartitions)...)
 	for range orderEvents {
 		ev, r := d.EventCreate(false)
 		if r != gpu.Success {
@@ -225,7 +232,12 @@ func New(d Driver, o Options) (*Engine, error) {
 	}
 	ready := make(chan error, o.Threads)
 	for i := range o.Threads {
-		t := &thread{engine: e, index: i, spin: o.Spin, nice: o.Nice}
+		ev, r := d.EventCreate(false)
+		if r != gpu.Success {
+			e.destroy()
+			return nil, fmt.Errorf("issue: event for order between streams: %w", r)
+		}
+		t := &thread{engine: e, index: i, spin: o.Spin, nice: o.Nice, event: ev}
 		e.threads = append(e.threads, t)
 	}
 	if o.Manual {
@@ -261,19 +273,19 @@ func spread(n, levels int) []int {
 }
 
 // Levels is how many levels of urgency there are.
-func (e *Engine) Levels() int { return len(e.levels) }
+func (e *Engine) Levels() int { return e.ordinary }
 
 // Level maps a client's stream priority to a level, 0 the most urgent. Values beyond the context's range are clamped, as the
 // driver does.
 func (e *Engine) Level(priority int32) int {
-	return min(max(int(priority), e.great)-e.great, len(e.levels)-1)
+	return min(max(int(priority), e.great)-e.great, e.ordinary-1)
 }
 
 // LevelOf is the level of a session's streams of a priority: in the range of its class.
 func (e *Engine) LevelOf(s *scoreboard.Session, priority int32) int {
 	level := e.Level(priority)
 	if n := s.Levels.Count; n > 0 {
-		return s.Levels.First + level*n/len(e.levels)
+		return s.Levels.First + level*n/e.ordinary
 	}
 	return level
 }
@@ -289,7 +301,7 @@ func (e *Engine) StreamsOf(in scoreboard.Levels) (n int) {
 // Streams is how many streams there are; Stream is one of them.
 func (e *Engine) Streams() int { return len(e.streams) }
 
-// Stream is stream i. Handle may be read by any thread.
+// Stream is stream i. Its handle is for issue threads; others call Use.
 func (e *Engine) Stream(i int) *Stream { return &e.streams[i] }
 
 // Threads is how many issue threads there are.
@@ -433,7 +445,10 @@ func (e *Engine) place(op *scoreboard.Op) (stream int, waits uint32) {
 	}
 	waits |= e.behindGraph(op)
 	stream = lane.Stream
-	lvl := e.LevelOf(s, lane.Priority)
+	lvl, in := e.LevelFor(op), s.Levels
+	if lvl >= e.ordinary {
+		in = scoreboard.Levels{}
+	}
 	switch {
 	case stream == scoreboard.NoStream:
 		// One dependency: going behind it on its own stream costs nothing. Not when another lane did so already: independent
@@ -444,12 +459,15 @@ func (e *Engine) place(op *scoreboard.Op) (stream int, waits uint32) {
 			}
 		}
 		if stream == scoreboard.NoStream {
-			stream = e.leastLoaded(lvl, s.Levels)
+			stream = e.leastLoaded(lvl, in)
 		}
+	case e.misplaced(op, stream, lvl):
+		waits |= 1 << uint(stream)
+		stream = e.leastLoaded(lvl, in)
 	case e.streams[stream].joined && e.streams[stream].Lanes > 1:
 		// The lane came here in company, and goes on alone: not between other lanes' ops, which it may take longer than, or which
 		// may wait for it.
-		if free := e.leastLoaded(lvl, s.Levels); e.streams[free].Lanes == 0 {
+		if free := e.leastLoaded(lvl, in); e.streams[free].Lanes == 0 {
 			waits |= 1 << uint(stream)
 			stream = free
 		}
@@ -461,11 +479,11 @@ func (e *Engine) place(op *scoreboard.Op) (stream int, waits uint32) {
 // on without any wait; it waits for the streams of the others and of all dependencies.
 func (e *Engine) placeTogether(ops []*scoreboard.Op) (stream int, waits uint32) {
 	var lanes [MaxStreams]uint8
-	lvl := len(e.levels) - 1
+	lvl, in := len(e.levels)-1, ops[0].Session.Levels
 	for _, op := range ops {
 		s := op.Session
 		lane := s.Lane(op.Lane)
-		lvl = min(lvl, e.LevelOf(s, lane.Priority))
+		lvl = min(lvl, e.LevelFor(op)) // together they are no more confined than each is
 		if lane.Stream != scoreboard.NoStream {
 			waits |= 1 << uint(lane.Stream)
 			lanes[lane.Stream]++
@@ -485,7 +503,10 @@ func (e *Engine) placeTogether(ops []*scoreboard.Op) (stream int, waits uint32) 
 		}
 	}
 	if stream == scoreboard.NoStream {
-		stream = e.leastLoaded(lvl, ops[0].Session.Levels)
+		if lvl >= e.ordinary {
+			in = scoreboard.Levels{}
+		}
+		stream = e.leastLoaded(lvl, in)
 	}
 	return stream, waits &^ (1 << uint(stream))
 }
@@ -607,6 +628,9 @@ func (e *Engine) hand(t *thread, w *word.Word, stream int, direct bool) {
 // measure gives a word a sample when one is free. The interval of a word on a busy stream is its own time; on an idle one the
 // launch counts too, as it does for whoever waits.
 func (e *Engine) measure(w *word.Word, stream int) {
+	if e.streams[stream].Level >= e.ordinary {
+		return // what it takes there says nothing of what it takes
+	}
 	if i := bits.TrailingZeros32(^e.sampling); i < len(e.samples) {
 		s := &e.samples[i]
 		s.Shape, s.Count, s.Blocks, s.Nanoseconds, s.Asked = w.Shape, w.Len(), 0, 0, e.Now
@@ -819,6 +843,9 @@ func (e *Engine) destroy() {
 	}
 	for _, ev := range e.events {
 		e.driver.EventDestroy(ev.event)
+	}
+	for _, t := range e.threads {
+		e.driver.EventDestroy(t.event)
 	}
 	for i := range e.samples {
 		for _, ev := range []gpu.Event{e.samples[i].Start, e.samples[i].End} {

@@ -13,12 +13,13 @@ import (
 type kind uint8
 
 const (
-	cmdWord    kind = iota
-	cmdSignal       // write value to address behind the stream's work
-	cmdRecord       // record event on the stream
-	cmdWait         // the stream waits for event, which command number of thread records
-	cmdElapsed      // answer a time
-	cmdMeasure      // take a word's time
+	cmdWord     kind = iota
+	cmdSignal        // write value to address behind the stream's work
+	cmdRecord        // record event on the stream
+	cmdWait          // the stream waits for event, which command number of thread records
+	cmdElapsed       // answer a time
+	cmdMeasure       // take a word's time
+	cmdExchange      // the stream's work goes on on another one
 )
 
 // command is what an issue thread does next. It is a value in the queue's ring.
@@ -30,6 +31,8 @@ type command struct {
 	number  uint64
 	address uint64
 	event   gpu.Event
+	fresh   gpu.Stream
+	confine bool
 	word    word.Word
 	session *scoreboard.Session
 	elapsed shm.Elapsed

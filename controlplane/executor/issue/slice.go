@@ -85,7 +85,7 @@ func (t *thread) slice(on gpu.Stream, b *word.Batch) {
 			t.refused(op, r)
 		default:
 			op.Instead = true
-			if r = issueOp(d, on, op); r != gpu.Success {
+			if r = t.start(on, op); r != gpu.Success {
 				t.refused(op, r)
 			} else if b.Form != nil {
 				b.Form.Refused.Store(true)

@@ -17,16 +17,18 @@ import (
 
 // thread makes driver calls.
 type thread struct {
-	q      queue
-	engine *Engine
-	index  int
-	spin   time.Duration
-	nice   int
-	busy   atomic.Int64
-	long   LongRuns
-	_      [64]byte
-	parked uint32 // 1 while the thread sleeps or is about to
-	_      [60]byte
+	q        queue
+	engine   *Engine
+	index    int
+	spin     time.Duration
+	nice     int
+	busy     atomic.Int64
+	long     LongRuns
+	event    gpu.Event // recorded and waited for within one command
+	_        [64]byte
+	confined bool   // the stream of the word at hand is a partition's
+	parked   uint32 // 1 while the thread sleeps or is about to
+	_        [60]byte
 
 	// The poller's: whose command it got last, and which numbers have the last command that takes long, the last that followed another
 	// stream's, and the last of a stream that leaves.
@@ -112,7 +114,9 @@ func (t *thread) execute(c *command) {
 	d := t.engine.driver
 	switch c.kind {
 	case cmdWord:
-		t.word(t.engine.streams[c.stream].Handle, &c.word)
+		on := &t.engine.streams[c.stream]
+		t.confined = on.confined
+		t.word(on.Handle, &c.word)
 	case cmdMeasure:
 		t.time(c.word.Sample)
 	case cmdSignal:
@@ -128,6 +132,8 @@ func (t *thread) execute(c *command) {
 		}
 	case cmdElapsed:
 		answer(d, c)
+	case cmdExchange:
+		t.exchange(&t.engine.streams[c.stream], c.fresh, c.confine)
 	}
 }
 
@@ -161,7 +167,7 @@ func (t *thread) word(on gpu.Stream, w *word.Word) {
 // one issues an op by itself, and reports whether the driver took it.
 func (t *thread) one(on gpu.Stream, op *scoreboard.Op) bool {
 	d := t.engine.driver
-	r := issueOp(d, on, op)
+	r := t.start(on, op)
 	if r != gpu.Success {
 		t.refused(op, r)
 	}

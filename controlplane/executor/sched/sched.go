@@ -74,6 +74,7 @@ type Settings struct {
 	MaxWait    int64 // how long less urgent work may keep it from the chip; 0: no bound
 	MaxQueue   int   // ops of a client that may wait; 0: no bound
 	MinShare   float64
+	Partition  float64 // the part of the SMs that its kernels may use while a more urgent class is active; 0: all
 	Priority   int32
 	Straggler  float64 // how many times as long as they should ops of a client may take before it is served apart; 0: any
 	OwnContext bool    // such a client may be sent to its own context
@@ -89,7 +90,7 @@ func FromWire(c shm.Class) Settings {
 	clamp := func(ns uint64) int64 { return int64(min(ns, uint64(longest))) }
 	return Settings{
 		Latency: clamp(c.Latency), QueueDelay: clamp(c.MaxQueueDelay), MaxWait: clamp(c.MaxWait), MaxQueue: int(min(c.MaxQueueSize, 1<<20)),
-		MinShare: min(float64(c.MinSharePpm)/1e6, 1), Priority: c.Priority,
+		MinShare: min(float64(c.MinSharePpm)/1e6, 1), Priority: c.Priority, Partition: min(float64(c.PartitionPpm)/1e6, 1),
 		Straggler: float64(c.StragglerPercent) / 100, OwnContext: c.Flags&shm.ClassFlagOwnContext != 0,
 		Coalesce: c.Flags&shm.ClassFlagCoalesce != 0, DelayLate: c.Flags&shm.ClassFlagDelayLate != 0,
 	}
@@ -102,6 +103,8 @@ type Class struct {
 	Name    string
 	Clients int
 	Stats   Stats
+	// Confined: its kernels run on a partition of the SMs now (confine.go). For its owner, who changes it.
+	Confined bool
 
 	heap     []*scoreboard.Op
 	open     int   // requests under way
@@ -448,7 +451,7 @@ func (k *Class) first() int {
 	if o.Place() < scoreboard.Blocked {
 		return 0
 	}
-	if k.Place >= scoreboard.Blocked || o.Cost > k.Longest {
+	if k.Beside == 0 && (k.Place >= scoreboard.Blocked || o.Cost > k.Longest) {
 		return -1
 	}
 	look := behind
@@ -516,6 +519,7 @@ type bounds struct {
 	hungry  bool   // some class above has ready ops
 	above   uint64 // the key of the class above that is active, of several the one whose request hurries, else the most urgent
 	hurry   bool   // a request of it has little slack left
+	still   bool   // nothing begins: a class above has a graph in flight
 }
 
 // arrange gives every class its place.
@@ -556,7 +560,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 		for _, k := range group {
 			k.Now, k.Brief, k.Spare = now, brief, now+k.Latency/SpareSlack
 			k.Place, k.Longest, k.Slice, k.notice, k.budget = place, anyLength, b.slice, b.notice, b.budget
-			k.Above, k.Hurry = b.above, false
+			k.Above, k.Hurry, k.Beside = b.above, false, k.beside(&b, place)
 			if several {
 				k.notice = least(k.notice, Together/4)
 			}
@@ -632,6 +636,7 @@ func (b *bounds) guard(k *Class, below, now int64) {
 	room := budget - below
 	switch {
 	case strict && (k.graphs > 0 || k.MaxWait > 0 && back):
+		b.still = true
 		room = 0 // each of the graph's kernels would wait for what begins now, not the request once
 	case under && k.MaxWait > 0 && k.lacking > 0 && now < k.expected+k.MaxWait:
 		until := max(k.expected-now, 0) // then it must have left

@@ -13,6 +13,8 @@ type Class struct {
 	// Slice is how long an op of it may take to be issued whole, ns of the whole chip: a longer one goes in slices where it can,
 	// because a class above it is active. 0: any length.
 	Slice int64
+	// Beside is the place of those of its ops that run on a partition of the SMs: they may take any time. 0: they have none of their own.
+	Beside int32
 	// Hold bounds how long its ops wait for company, ns.
 	Hold int64
 	// Apart: its ops are never joined with others.
@@ -40,6 +42,9 @@ func (o *Op) Place() int32 {
 	c := o.Session.Class
 	if c == nil {
 		return 0
+	}
+	if c.Beside > 0 && o.InPart() && !o.Yields() {
+		return c.Beside
 	}
 	if o.Cost > c.Longest || o.Intrudes() || o.Yields() {
 		return Blocked

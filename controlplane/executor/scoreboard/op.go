@@ -45,6 +45,8 @@ type Kernel struct {
 	Key uint64
 	// Apart: this session's ops of it are never joined with others (a fault in company). The poller's thread writes and reads it.
 	Apart bool
+	// Whole: a partition of the SMs refused this kernel, and the chip took it. An issue thread writes it.
+	Whole atomic.Bool
 	// Starts counts the runs that begin with an op of it (package sequence); the poller's.
 	Starts int
 

@@ -91,6 +91,10 @@ type Session struct {
 	// spread over.
 	Class  *Class
 	Levels Levels
+	// Partition is that of the SMs to which its kernels are confined now, from 1 on, 0 none (issue.Engine.Confine); Outside counts its ops
+	// that ran on the whole chip nevertheless, by why.
+	Partition int
+	Outside   [OutsideReasons]uint64
 	// Request is how long a request of its client usually takes, ns; 0: not known. The scheduler's.
 	Request int64
 
@@ -98,6 +102,8 @@ type Session struct {
 	// take, when it is served otherwise.
 	Straggler Straggling
 	Slow      float64
+	// Quarter: limited, it has a quarter of the SMs as well.
+	Quarter bool
 
 	// Slowed is by what part its kernels take longer in the company of others than alone, smoothed over those measured. The gather's.
 	Slowed float64

@@ -32,13 +32,15 @@ const (
 	Bounds
 	// Straggles: its client is limited to one op at a time.
 	Straggles
+	// Confined: its client is confined to a partition of the SMs, where graphs do not run.
+	Confined
 	// Reasons is how many there are.
 	Reasons
 )
 
 // ReasonNames are the names in STATS.
 var ReasonNames = [Reasons]string{
-	"few", "unfit", "unknown", "learning", "making", "incomplete", "differs", "busy", "measured", "bounds", "straggler",
+	"few", "unfit", "unknown", "learning", "making", "incomplete", "differs", "busy", "measured", "bounds", "straggler", "partition",
 }
 
 // Went counts an op that goes by itself. few: nothing waits behind it in its lane.
@@ -47,6 +49,8 @@ func (s *Store) Went(t *Track, op *scoreboard.Op, few bool) {
 	switch {
 	case op.Session.Straggler >= scoreboard.Limited:
 		why = Straggles
+	case op.Session.Partition > 0:
+		why = Confined
 	case op.Kind != shm.KindLaunch:
 		why = Unfit
 	case t.until != 0 && shm.Reached(t.until, op.Seq):

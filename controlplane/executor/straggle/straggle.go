@@ -5,7 +5,8 @@
 //	  ▲        │        │         │           │
 //	  └────────┴────────┴◄────────┴◄──────────┘
 //
-// What runs in its own context is not measured: from there a client comes back, limited, when its time is over.
+// What runs in its own context is not measured: from there a client comes back, limited, when its time is over. Where the SMs can be
+// divided, who is limited has a quarter of them and is not measured there either: when its time is over it is, on all of them.
 //
 // What an op should take is what its shape took when little slowed it, by whichever clients (cost.Times.Own): its own history when
 // nobody else launches it, the others' when they do. Lateness is how many times that it took (word.Gather.Learn: less what
@@ -89,8 +90,10 @@ type Watch struct {
 	looked  int64
 	turn    int  // slot from which on the next one to be tried is looked for
 	fresh   bool // something was measured since
+	// Divides: a straggler that is limited has a part of the SMs to itself. For the owner, before the first client.
+	Divides bool
 	tried   bool // the one that is tried was measured often enough
-	away    int  // clients in their own contexts
+	away    int  // clients in their own contexts, or confined: they are not measured
 	// Evictions, Limits, Sent and Returns count: out of shared words, limited, to its own context, and back to all.
 	Evictions, Limits, Sent, Returns uint64
 }
@@ -187,7 +190,7 @@ func (w *Watch) Look(now int64) (changed bool) {
 		if c != nil && c.board.Straggler != scoreboard.Free {
 			changed = w.judge(c, now) || changed
 			tried = tried || c.board.Straggler == scoreboard.Tried
-			if c.board.Straggler == scoreboard.Sent {
+			if c.board.Straggler == scoreboard.Sent || c.board.Quarter {
 				w.away++
 			}
 		}
@@ -264,13 +267,25 @@ func (w *Watch) judge(c *Client, now int64) bool {
 			return c.to(scoreboard.Free, now)
 		case c.hinders() && !behaves:
 			w.Limits++
-			return c.to(scoreboard.Limited, now)
+			c.to(scoreboard.Limited, now)
+			b.Quarter = w.Divides
+			return true
 		}
 	case scoreboard.Limited:
-		b.Slow = max(1, c.alone.v)
+		if !b.Quarter {
+			b.Slow = max(1, c.alone.v)
+		}
 		switch {
-		case now-c.since >= c.stay && behaves:
+		case b.Quarter && now-c.since >= c.stay: // now and then it has the whole chip, where it can be measured
+			b.Quarter, c.alone = false, mean{}
+			return true
+		case !b.Quarter && now-c.since >= c.stay && behaves:
 			return c.to(scoreboard.Evicted, now)
+		case w.Divides && !b.Quarter && c.alone.n >= sure && !behaves:
+			c.stay = min(2*c.stay, longest)
+			c.to(scoreboard.Limited, now)
+			b.Quarter = true
+			return true
 		case c.own && c.hinders() && !behaves:
 			w.Sent++
 			return c.to(scoreboard.Sent, now)
@@ -278,7 +293,9 @@ func (w *Watch) judge(c *Client, now int64) bool {
 	case scoreboard.Sent:
 		if !c.own || now-c.since >= c.stay {
 			c.stay = min(2*c.stay, longest)
-			return c.to(scoreboard.Limited, now)
+			c.to(scoreboard.Limited, now)
+			b.Quarter = w.Divides
+			return true
 		}
 	}
 	return false
@@ -295,7 +312,7 @@ func (c *Client) hinders() bool {
 
 // to changes how the client is served, and begins to measure anew what decides the next change.
 func (c *Client) to(s scoreboard.Straggling, now int64) bool {
-	c.board.Straggler, c.since = s, now
+	c.board.Straggler, c.since, c.board.Quarter = s, now, false
 	c.near, c.far, c.blind = mean{}, mean{}, 0
 	c.board.Slow = 1
 	switch s {

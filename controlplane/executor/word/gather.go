@@ -116,7 +116,7 @@ func (g *Gather) Add(op *scoreboard.Op, level int) bool {
 	}
 	op.Cost = s.Cost
 	g.regard(op, s.Times.Own(1))
-	if in := op.Session.Class; in != nil && in.Slice > 0 && op.Cost > in.Slice && g.cuttable(s, op) {
+	if in := op.Session.Class; in != nil && in.Slice > 0 && !op.InPart() && op.Cost > in.Slice && g.cuttable(s, op) {
 		return false
 	}
 	switch {
