@@ -116,6 +116,7 @@ var (
 
 	metricStragglers = gauge(clients, "heddle_stragglers", "Clients whose ops take several times as long as they should, by how they are served: apart from others (step apart), one op of each of their streams at a time, too (step limited), or in their own contexts (step own-context).", byStep)
 	metricEvictions  = counter(clients, "heddle_straggler_evictions_total", "Times that such a client was taken out of shared launches.", ofExecutor)
+	metricOutside    = because(clients, prometheus.CounterValue, "heddle_outside_partition_ops_total", "Ops of clients that were confined to a part of the multiprocessors (partition), which ran on all of them, by reason.", reasons.Codes(reasons.Outside))
 	metricSlowed     = gauge(clients, "heddle_company_slowdown_ratio", "By what part kernels take longer beside others' than alone, smoothed over those that were measured, of the class's client that suffers most.", ofClass)
 	metricInFlight   = gauge(clients, "heddle_in_flight_ops", "Ops that were issued and are not done.", ofExecutor)
 	metricWaiting    = gauge(clients, "heddle_waiting_ops", "Ops that were read from rings and are not issued.", ofExecutor)

@@ -111,7 +111,8 @@ type executorStats struct {
 		Measurements uint64 `json:"measurements"`
 		Avoided      uint64 `json:"avoided"`
 	} `json:"interference"`
-	Classes []classStats `json:"classes"`
+	Outside map[string]uint64 `json:"outside_partition"`
+	Classes []classStats      `json:"classes"`
 }
 
 // classStats is executor.ClassStats.
@@ -419,6 +420,7 @@ func (at place) told(s *executorStats) {
 	}
 	at.held(s)
 	at.each(metricApart, g.Apart)
+	at.each(metricOutside, s.Outside)
 	at.each(metricRefused, f.Failed)
 
 	by := map[string]*classStats{}

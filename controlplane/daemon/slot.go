@@ -486,6 +486,7 @@ func (sl *slot) report(patience time.Duration) (admin.Executor, []admin.Client) 
 		Straggler string  `json:"straggler"`
 		Lateness  float64 `json:"lateness"`
 		Slowed    float64 `json:"slowed"`
+		Partition int     `json:"partition_sms"`
 	}
 	by := map[uint64]told{}
 	if p != nil {
@@ -506,7 +507,7 @@ func (sl *slot) report(patience time.Duration) (admin.Executor, []admin.Client) 
 	for _, s := range sessions {
 		c := s.report(state)
 		t := by[s.id]
-		c.InFlight, c.Straggler, c.Lateness, c.Slowed = t.InFlight, t.Straggler, t.Lateness, t.Slowed
+		c.InFlight, c.Straggler, c.Lateness, c.Slowed, c.Partition = t.InFlight, t.Straggler, t.Lateness, t.Slowed, t.Partition
 		clients = append(clients, c)
 	}
 	return e, clients

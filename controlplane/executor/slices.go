@@ -115,6 +115,7 @@ func (p *poller) begun(op *scoreboard.Op) {
 	if op.Session.Partition > 0 {
 		if why := op.Unconfined(); why != scoreboard.Confined {
 			op.Session.Outside[why]++
+			p.stats.Outside[why]++
 		}
 	}
 	p.stats.Ops++

@@ -17,6 +17,7 @@ import (
 // counters are the poller's.
 type counters struct {
 	Passes, Ops, Launches, NotReady, Wakeups, Sleeps, Naps, BadRecords, BusyNanoseconds uint64
+	Outside                                                                             [scoreboard.OutsideReasons]uint64
 	GraphLaunches, GraphKernels                                                         uint64
 }
 
@@ -51,10 +52,12 @@ type Stats struct {
 	Prepared         PreparedStats     `json:"prepared"`
 	Stragglers       StragglerStats    `json:"stragglers"`
 	Interference     InterferenceStats `json:"interference"`
-	Stalls           []StallStats      `json:"stalls"`  // of the threads that launch
-	Driver           []CallStats       `json:"driver"`  // slow calls that were made
-	Calm             CalmStats         `json:"calm"`    // waits before those that hold others up
-	Classes          []ClassStats      `json:"classes"` // that have clients or had some
+	Stalls           []StallStats      `json:"stalls"` // of the threads that launch
+	Driver           []CallStats       `json:"driver"` // slow calls that were made
+	// Outside counts ops of clients that were confined to a part of the multiprocessors, and ran on all, by why (scoreboard.OutsideNames).
+	Outside map[string]uint64 `json:"outside_partition,omitempty"`
+	Calm    CalmStats         `json:"calm"`    // waits before those that hold others up
+	Classes []ClassStats      `json:"classes"` // that have clients or had some
 	// Next tells that classes and sessions found no room in the message: STATS with this number in its tail gives them (StatsPage).
 	Next int `json:"next,omitempty"`
 }
@@ -168,6 +171,7 @@ func (p *poller) snapshot() Stats {
 	st.Graphs = GraphStats{Launches: n.GraphLaunches, Kernels: n.GraphKernels, Joined: p.joinedStats()}
 	st.Stragglers = StragglerStats{p.stragglers.Evictions, p.stragglers.Limits, p.stragglers.Sent, p.stragglers.Returns}
 	st.Stalls = p.stalls()
+	st.Outside = outside(&n.Outside)
 	st.Interference = p.interference()
 	st.Classes = p.classRows()
 	for i := range e.Threads() {

@@ -10,6 +10,7 @@ type Group string
 const (
 	Wait    Group = "wait"    // why an op was not issued when it could have been
 	Apart   Group = "apart"   // why a launch did not hold more kernels
+	Outside Group = "outside" // why an op of a client that is confined to a part of the multiprocessors runs on all of them
 	PTX     Group = "ptx"     // why a kernel's PTX is not known, so that it has no rewritten form
 	Rewrite Group = "rewrite" // why it is not rewritten
 	Compile Group = "compile" // why the rewritten kernel is not there
@@ -26,6 +27,8 @@ var Questions = []struct {
 	{Wait, "Why was an op not issued when it could have been?",
 		"`heddle explain CLIENT`, `heddle record`, `heddle_op_waits_total`; traces have no `order` and no `admission`, which come before"},
 	{Apart, "Why did a launch not hold more kernels?", "`heddle kernels`, `heddle explain KERNEL`, `heddle_word_limits_total`"},
+	{Outside, "Why does an op of a confined client (`partition`) run on all multiprocessors?",
+		"`heddle explain CLIENT`, `heddle_outside_partition_ops_total`"},
 	{PTX, "Why is a kernel's PTX not known?",
 		"`heddle kernels`, `heddle explain KERNEL`, `heddle_form_refusals_total`; [harvest.md](harvest.md)"},
 	{Rewrite, "Why is a kernel not rewritten?", "the same; [coalescing.md](coalescing.md)"},
@@ -69,6 +72,9 @@ var All = []Reason{
 	{Apart, "no-word", "A CUDA graph: there is no word of it and of the other clients' graphs that were ready, or not yet: one is made when they are launched at about the same time, several times."},
 	{Apart, "parts", "A CUDA graph: it was issued in parts, between which more urgent ops go."},
 	{Apart, "unpaid", "Measured, all clients together get more done while each kernel goes by itself; or that is being measured for a moment."},
+
+	{Outside, "graph", "It is a CUDA graph: the driver runs a graph's kernels where they belong, and they belong to the whole GPU."},
+	{Outside, "refused", "The driver refuses its kernel on a part of the multiprocessors and takes it on all, as it does large clusters and cooperative launches that fill the GPU."},
 
 	{PTX, "bad-image", "The image is not understood, or has no code for the device."},
 	{PTX, "no-kernel", "The image's code has no kernel of that name."},

@@ -55,6 +55,7 @@ func TestComplete(t *testing.T) {
 	}{
 		{Wait, sched.WaitNames[:]},
 		{Apart, scoreboard.ApartReasons[:]},
+		{Outside, scoreboard.OutsideNames[1:]},
 		{PTX, texts(harvest.Codes())},
 		{Rewrite, texts(coalesce.Codes)},
 		{Compile, append([]string{

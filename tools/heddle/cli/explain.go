@@ -73,9 +73,10 @@ type explainedClient struct {
 	Selection *admin.Selection      `json:"selection,omitempty"`
 	Error     string                `json:"error,omitempty"` // what the error's reason means
 	Kernels   []explainedKernel     `json:"kernels"`
-	Native    []admin.RefusedKernel `json:"native"`                    // kernels that run natively because they were refused
-	Graphs    []reasonCount         `json:"graphs_apart,omitempty"`    // launches of graphs that went by themselves
-	Nodes     uint64                `json:"coalesced_nodes,omitempty"` // kernels of joined graphs that were one launch with others'
+	Native    []admin.RefusedKernel `json:"native"`                      // kernels that run natively because they were refused
+	Graphs    []reasonCount         `json:"graphs_apart,omitempty"`      // launches of graphs that went by themselves
+	Outside   []reasonCount         `json:"outside_partition,omitempty"` // ops that ran on all multiprocessors while it was confined
+	Nodes     uint64                `json:"coalesced_nodes,omitempty"`   // kernels of joined graphs that were one launch with others'
 	Watched   *watched              `json:"watched,omitempty"`
 	Notes     []string              `json:"notes,omitempty"` // what could not be found out
 }
@@ -115,6 +116,10 @@ func (o *options) explainClient(ctx context.Context, conn *admin.Conn, id uint64
 			x.Graphs = append(x.Graphs, reasonCount{Code: code, Count: n, Meaning: reasons.Sentence(reasons.Apart, code)})
 		}
 		sortReasons(x.Graphs)
+		for code, n := range s.Outside {
+			x.Outside = append(x.Outside, reasonCount{Code: code, Count: n, Meaning: reasons.Sentence(reasons.Outside, code)})
+		}
+		sortReasons(x.Outside)
 		x.Nodes = s.CoalescedNodes
 	}
 	if s, err := conn.TestPolicy(ctx, x.Client.Pid); err != nil {
@@ -347,6 +352,13 @@ func (x *explainedClient) print(out io.Writer) error {
 	if c.Straggler != "" {
 		fmt.Fprintf(out, "straggler: its ops take %.1f times as long as they should; it is served %s\n", c.Lateness, straggling[c.Straggler])
 		fmt.Fprintf(out, "  %s\n", reasons.Sentence(reasons.Apart, "straggler"))
+	}
+	if c.Partition > 0 {
+		fmt.Fprintf(out, "partition: its kernels run on %d multiprocessors now\n", c.Partition)
+	}
+	if len(x.Outside) > 0 {
+		fmt.Fprintln(out, "ops that ran on all multiprocessors while it was confined:")
+		printReasons(out, x.Outside)
 	}
 	if c.Slowed >= 0.05 {
 		fmt.Fprintf(out, "company: its kernels take %.0f %% longer beside others' than alone; heddle explain KERNEL says beside whose\n", 100*c.Slowed)

@@ -25,9 +25,9 @@ func newPs(o *options) *cobra.Command {
 				return o.printJSON(s)
 			}
 			w := tabwriter.NewWriter(o.stdout, 0, 8, 2, ' ', 0)
-			fmt.Fprintln(w, "ID\tPID\tUID\tSTATE\tGPU\tDEVICE\tKERNELS\tOPS\tIN FLIGHT\tLABEL\tPROGRAM")
+			fmt.Fprintln(w, "ID\tPID\tUID\tSTATE\tGPU\tDEVICE\tSMS\tKERNELS\tOPS\tIN FLIGHT\tLABEL\tPROGRAM")
 			for _, c := range s.Clients {
-				fmt.Fprintf(w, "%d\t%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", c.ID, c.Pid, c.UID, c.State, short(c.GPU), mib(c.DeviceBytes), c.Kernels, c.Ops, c.InFlight, dash(printable(c.Label)), printable(c.Exe))
+				fmt.Fprintf(w, "%d\t%d\t%d\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\n", c.ID, c.Pid, c.UID, c.State, short(c.GPU), mib(c.DeviceBytes), sms(c.Partition), c.Kernels, c.Ops, c.InFlight, dash(printable(c.Label)), printable(c.Exe))
 			}
 			fmt.Fprintln(w, "\nEXECUTOR\tPID\tUID\tSTATE\tGPU\tSTARTS\tCLIENTS\tIMAGES\tLAST FAULT")
 			for i, e := range s.Executors {
@@ -54,6 +54,14 @@ func short(uuid string) string {
 		return uuid[:12]
 	}
 	return uuid
+}
+
+// sms is how many multiprocessors a client has now.
+func sms(n int) string {
+	if n == 0 {
+		return "all"
+	}
+	return fmt.Sprint(n)
 }
 
 func mib(n uint64) string { return fmt.Sprintf("%d MiB", n>>20) }
