@@ -51,7 +51,7 @@ type Client struct {
 	// Lateness how many times as long as they should they take, 0 not known.
 	Straggler     string  `json:"straggler,omitempty"`
 	Lateness      float64 `json:"lateness,omitempty"`
-	Slowed        float64 `json:"slowed,omitempty"` // by what part its kernels take longer beside others than alone, of late
+	Slowed        float64 `json:"slowed,omitempty"`        // by what part its kernels take longer beside others than alone, of late
 	Partition     int     `json:"partition_sms,omitempty"` // multiprocessors that its kernels run on now; 0: all
 	Error         uint32  `json:"error,omitempty"`
 	ErrorReason   string  `json:"error_reason,omitempty"`

@@ -72,6 +72,11 @@ func TestRandomProgramsJoined(t *testing.T) {
 
 // randomProgram returns how many ops were in words with others.
 func randomProgram(t *testing.T, seed uint64, joined bool) uint64 {
+	return randomProgramOn(t, seed, joined, func(g *fakeGPU) Driver { return g }, nil)
+}
+
+// randomProgramOn is randomProgram on a driver made of the double. meanwhile: nil, or what happens to the executor until stop is closed.
+func randomProgramOn(t *testing.T, seed uint64, joined bool, on func(*fakeGPU) Driver, meanwhile func(d *daemon, stop chan struct{})) uint64 {
 	const clients, ops = 3, 400
 	r := rand.New(rand.NewPCG(seed, 1))
 	j := &judge{ran: map[[3]uint64]bool{}, after: map[[3]uint64][][3]uint64{}}
@@ -104,8 +109,12 @@ func randomProgram(t *testing.T, seed uint64, joined bool) uint64 {
 			form(coalesce.ByTable, 32, codes...)
 		}
 	})
-	d := start(t, g.open, nil, func(c *Config) {
+	drv := on(g)
+	d := start(t, func() (Driver, Facts, error) { return drv, g.facts(), nil }, nil, func(c *Config) {
 		c.IssueThreads = 1 + int(seed%4)
+		if meanwhile != nil {
+			c.Tuning.Calm = 10 * time.Microsecond // it is soon done, and never calm before
+		}
 		c.Tuning.WindowAlone, c.Tuning.WindowShared = 4+int(seed)*8, 2+int(seed)*4
 		if joined {
 			c.loaded = m.loaded
@@ -216,7 +225,16 @@ func randomProgram(t *testing.T, seed uint64, joined bool) uint64 {
 			}
 		}()
 	}
+	over, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		if meanwhile != nil {
+			meanwhile(d, over)
+		}
+	}()
 	wg.Wait()
+	close(over)
+	<-ended
 	for _, f := range forms {
 		f.check(t)
 	}

@@ -21,8 +21,14 @@ type stepper struct {
 
 func (b *bed) stepper(heddle bool, extra ...string) *stepper {
 	b.t.Helper()
+	return b.stepperOf("steps", heddle, extra...)
+}
+
+// stepperOf starts a client program that answers every line of its input.
+func (b *bed) stepperOf(program string, heddle bool, extra ...string) *stepper {
+	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), clientTimeout)
-	cmd := b.command(ctx, heddle, "steps", extra...)
+	cmd := b.command(ctx, heddle, program, extra...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		b.t.Fatal(err)

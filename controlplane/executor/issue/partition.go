@@ -71,7 +71,7 @@ func (e *Engine) Least() int { return e.least }
 
 func (e *Engine) exchange(streams []int, fresh []gpu.Stream, level int) bool {
 	for _, t := range e.threads {
-		if t.q.room() < len(streams)+queueLength-queueUse {
+		if t.q.room() < len(streams)+2*MaxStreams+2 { // a word's orders still have theirs
 			return false
 		}
 	}

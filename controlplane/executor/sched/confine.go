@@ -7,7 +7,7 @@ func (s *Scheduler) Pressed(k *Class, now int64) bool {
 		if above.Settings.Priority <= k.Settings.Priority {
 			return false // the largest come first
 		}
-		if above.isActive(now) {
+		if above.active > 0 && above.isActive(now) {
 			return true
 		}
 	}
