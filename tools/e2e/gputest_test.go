@@ -41,7 +41,7 @@ func TestPartsOfGputest(t *testing.T) {
 		cmd := exec.CommandContext(ctx, python, args...)
 		cmd.Dir = parts
 		cmd.Env = b.env("HEDDLE_DIST="+b.build, "GT_WORK="+work, "GT_KERNELS="+kernels, "GT_STANDIN=api", "GT_MODEL=resnet18:1", "GT_SECONDS=1",
-			"GT_LIMIT=100", "OUT="+work, "PYTHONDONTWRITEBYTECODE=1")
+			"GT_LIMIT=100", "GT_BLOCK_US=20", "OUT="+work, "PYTHONDONTWRITEBYTECODE=1")
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
@@ -65,6 +65,20 @@ func TestPartsOfGputest(t *testing.T) {
 	if r := rows[0]; r.Ratio == nil || *r.Ratio <= 0 || *r.Ratio > 5000 {
 		t.Errorf("%s: %s; expected the time until each change was in force\n%s", r.What, r.Heddle, out)
 	}
+	reload := rows
+	out, _ = run("parts.py", "partition")
+	if text, err = os.ReadFile(filepath.Join(work, "gpu-test.json")); err != nil {
+		t.Fatal(err)
+	}
+	if rows = nil; json.Unmarshal(text, &rows) != nil || len(rows) < 2 {
+		t.Fatalf("%s\n%s", text, out)
+	}
+	for k, want := range []string{"on all SMs", "on 72 SMs"} {
+		if r := rows[len(rows)-2+k]; r.Ratio == nil || *r.Ratio <= 0 || !strings.Contains(r.Heddle, "none wrong; "+want) {
+			t.Errorf("%s: %s; expected right results, %s\n%s", r.What, r.Heddle, want, out)
+		}
+	}
+	rows = reload
 	if r := rows[1]; !r.OK || !strings.Contains(r.Heddle, "/ 0; none;") {
 		t.Errorf("%s: %s; expected none lost, none wrong\n%s", r.What, r.Heddle, out)
 	}

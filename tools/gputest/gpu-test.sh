@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The tables of issues 2, 4, 5 and 6 on a machine with an NVIDIA GPU. usage: HEDDLE_DIST=DIR gpu-test.sh PART…
 # Parts: selfcheck (needs no Heddle) smoke outputs forward alone eight rate latency gemm errors kills graphs idle, coalesce sweep
-# compiled corpus, mix mixgraph mixwait states objectives straggler reload churn eyes, graph1 graphs8 eager8 many decode compiledgraph
-# frameworks.
+# compiled corpus, mix mixgraph mixwait states partition objectives straggler reload churn eyes, graph1 graphs8 eager8 many decode
+# compiledgraph frameworks.
 # Rows also go to $OUT/gpu-test.json, logs to $OUT/gpu-test.log. See README.md.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)

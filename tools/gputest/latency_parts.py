@@ -15,6 +15,8 @@ from loads import attained, highest, ladder, median, quantile
 PAIRS = int(os.environ.get("GT_PAIRS", "1"))  # runs of every mode in turn
 STRAGGLER = os.environ.get("GT_STRAGGLER", "evict")  # the policy's key
 WAITS = os.environ.get("GT_WAITS", "40us,80us,160us,320us").split(",")  # of mixwait
+BLOCK_US = int(os.environ.get("GT_BLOCK_US", "200"))  # of partition
+SMALL_RATE = 40.0 if crew.STANDIN else 400.0
 MODES = ("native", "mps", "heddle")
 MODEL = os.environ.get("GT_MODEL", "resnet18:8").split(":")  # of the eight clients: one request is a batch
 EIGHT = [f"{c}-{i}" for c in ("tight", "quick", "easy", "loose") for i in range(2)]
@@ -213,6 +215,62 @@ def states():
         del os.environ["HEDDLE_PREPARED"]
         crew.dismiss()
         stop_daemon()
+
+
+def partition():
+    """Small kernels beside kernels whose blocks take long and which cannot be sliced (machine code, and no part in any form): what does a
+    part of the SMs for these give both?"""
+    small, long = "api:16:eager", f"api:{BLOCK_US}:long"
+    batch = {"priority": -10, "coalesce": False}
+
+    def keys(n, share):
+        return {
+            "interactive": {"latency_p99": f"{20 + n}ms", "priority": 100, "max_wait": "200us"},
+            "batch": {**batch, "partition": share} if share else batch,
+        }
+
+    crew.policy(keys(0, None))
+    ready = crew.hire(MODES, {"interactive-0": [small], "batch-0": [long]})
+    if "native" not in ready:
+        row("partition", "the programs themselves", native=crew.broken["native"], ok=False)
+        return
+    other_alone = crew.work("native", "batch-0", long, min(2.0, SECS))
+    got, kept, said = {}, {}, {}
+    for n, (mode, share) in enumerate([("alone", None), ("native", None), ("mps", None), ("heddle", None), ("heddle", 0.5)]):
+        run_in, name = ("native" if mode == "alone" else mode), f"{mode} {share}" if share else mode
+        if run_in not in ready or run_in in crew.broken or left() < SECS + 8:
+            continue
+        if mode == "heddle":
+            crew.policy(keys(n, share))
+            crew.in_force("interactive", f"{20 + n}ms", 2.0)
+        sms = set()
+
+        def look(start, name=name, sms=sms):
+            while name.startswith("heddle") and time.monotonic() < start + SECS:
+                sms.update(c.get("partition_sms", 0) for c in ps().get("clients") or [])
+                time.sleep(0.1)
+
+        job = {"interactive-0": dict(what=small, rate=SMALL_RATE, seed=1)}
+        rs = crew.serve(run_in, job, SECS, beside=None if mode == "alone" else ("batch-0", long), during=look)
+        got[name], said[name] = figures(rs["interactive-0"]), wrong(rs.values())
+        if mode != "alone":
+            kept[name] = div(rs["batch-0"].get("rate"), other_alone)
+        if mode == "heddle":
+            said[name] = f"{said[name] or 'none wrong'}; on {'/'.join(str(v) for v in sorted(sms - {0})) or 'all'} SMs"
+    at = f"small kernels at {SMALL_RATE:.0f}/s beside blocks of {BLOCK_US} us"
+    for name in ("heddle", "heddle 0.5"):
+        ratio = div((got.get(name) or (None, None))[1], (got.get("alone") or (None, None))[1])
+        row(
+            "partition",
+            f"{at}: p50 / p99 ms, {'partition = 0.5' if name != 'heddle' else 'no partition'}; what the other keeps of {fmt(other_alone)} steps/s",
+            native=both(*got["alone"]) if "alone" in got else None,
+            sliced=f"{both(*got['native'])}; {fmt(kept['native'])}" if "native" in got else crew.broken.get("native"),
+            mps=f"{both(*got['mps'])}; {fmt(kept['mps'])}" if "mps" in got else crew.broken.get("mps"),
+            heddle=f"{both(*got[name])}; {fmt(kept[name])}; {said[name]}" if name in got else crew.broken.get("heddle"),
+            ratio=ratio,
+            target="reported",
+            ok=None if name in got and "none wrong" in said[name] else False,
+        )
 
 
 def pairs(m, kind, spec, rate, what, other, other_alone):

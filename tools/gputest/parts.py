@@ -575,6 +575,7 @@ PARTS = {
     "mixgraph": latency_parts.mixgraph,
     "mixwait": latency_parts.mixwait,
     "states": latency_parts.states,
+    "partition": latency_parts.partition,
     "objectives": latency_parts.objectives,
     "straggler": latency_parts.straggler,
     "reload": latency_parts.reload,

@@ -5,6 +5,14 @@ __global__ void add(float *p, float v, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) p[i] += v;
 }
+// Adds one, and keeps each of its blocks on its SM for ns.
+__global__ void __launch_bounds__(1024) linger(float *p, int ns) {
+  p[blockIdx.x * blockDim.x + threadIdx.x] += 1;
+  unsigned long long a, b;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(a));
+  do asm volatile("mov.u64 %0, %globaltimer;" : "=l"(b));
+  while (b - a < ns);
+}
 __global__ void store(int *p, int v) { *p = v; }  // faults when p is bad
 __global__ void misaligned(char *p) { *(volatile int *)(p + 1) = 1; }
 __global__ void trap() { asm volatile("trap;"); }
