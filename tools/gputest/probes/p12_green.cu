@@ -205,40 +205,73 @@ static void beside(const char *what, CUgraphExec graph, CUstream urgent, CUstrea
   printf("\n");
 }
 
-static void refusals(Part &p) {
+// What the driver refuses, a question each. Some of them broke the driver rather than be answered (driver 13.0, run of 2026-11-23: all of
+// them in one process ended it with a segmentation fault, before the first line was out), so each has a process of its own.
+static const char *const QUESTIONS[] = {
+    "0 groups",          "more SMs than there are", "all SMs",  "a group split again",
+    "no resources",      "no flags",                "device 99", "a blocking stream",
+    "launch on a stream whose context was destroyed", "destroy such a stream",
+};
+static int refusal(int which) {
   CUdevResource all, out[2] = {}, rest = {};
-  CUdevResourceDesc desc;
-  CUgreenCtx g;
-  CUstream s;
+  CUdevResourceDesc desc = nullptr;
+  CUgreenCtx g = nullptr;
+  CUstream s = nullptr;
+  CUresult r = CUDA_SUCCESS;
+  CK(cuMemAlloc(&seen, WORDS * 4));
   CK(cuDeviceGetDevResource(dev, &all, CU_DEV_RESOURCE_TYPE_SM));
-  printf("refusals: ");
-  unsigned n = 0;
-  CUresult r = cuDevSmResourceSplitByCount(out, &n, &all, nullptr, 0, 16);
-  printf("0 groups %s (%u); ", ename(r), n);
-  n = 1;
-  printf("more SMs than there are %s; ", ename(cuDevSmResourceSplitByCount(out, &n, &all, nullptr, 0, sms + 1)));
-  n = 1;
-  r = cuDevSmResourceSplitByCount(out, &n, &all, &rest, 0, sms);
-  printf("all SMs %s (%u groups of %u, %u left); ", ename(r), n, n ? out[0].sm.smCount : 0, rest.sm.smCount);
-  n = 1;
+  unsigned n = which ? 1 : 0;
+  if (which < 3) {
+    r = cuDevSmResourceSplitByCount(out, &n, &all, &rest, 0, which == 0 ? 16 : all.sm.smCount + (which == 1));
+    printf("%s: %u groups of %u, %u left\n", ename(r), n, n && !r ? out[0].sm.smCount : 0, r ? 0 : rest.sm.smCount);
+    return 0;
+  }
   CK(cuDevSmResourceSplitByCount(out, &n, &all, nullptr, 0, 32));
-  n = 1;
-  printf("a group split again %s; ", ename(cuDevSmResourceSplitByCount(out + 1, &n, out, nullptr, 0, 8)));
-  printf("no resources %s; ", ename(cuDevResourceGenerateDesc(&desc, out, 0)));
-  CK(cuDevResourceGenerateDesc(&desc, out, 1));
-  printf("no flags %s; ", ename(cuGreenCtxCreate(&g, desc, dev, 0)));
-  printf("device 99 %s; ", ename(cuGreenCtxCreate(&g, desc, 99, CU_GREEN_CTX_DEFAULT_STREAM)));
-  printf("a blocking stream %s; ", ename(cuGreenCtxStreamCreate(&s, p.green, CU_STREAM_DEFAULT, 0)));
-  CK(cuGreenCtxDestroy(p.green));
-  void *a[] = {&seen, &ns};
-  printf("a stream of a destroyed one: launch %s", ename(cuLaunchKernel(FN(k_where), 1, 1, 1, 32, 1, 1, 0, p.s, a, 0)));
-  printf(", destroy %s\n", ename(cuStreamDestroy(p.s)));
+  switch (which) {
+    case 3: n = 1; r = cuDevSmResourceSplitByCount(out + 1, &n, out, nullptr, 0, 8); break;
+    case 4: r = cuDevResourceGenerateDesc(&desc, out, 0); break;
+    default:
+      CK(cuDevResourceGenerateDesc(&desc, out, 1));
+      if (which == 5 || which == 6) {
+        r = cuGreenCtxCreate(&g, desc, which == 5 ? dev : 99, which == 5 ? 0 : CU_GREEN_CTX_DEFAULT_STREAM);
+        break;
+      }
+      CK(cuGreenCtxCreate(&g, desc, dev, CU_GREEN_CTX_DEFAULT_STREAM));
+      if (which == 7) {
+        r = cuGreenCtxStreamCreate(&s, g, CU_STREAM_DEFAULT, 0);
+        break;
+      }
+      CK(cuGreenCtxStreamCreate(&s, g, CU_STREAM_NON_BLOCKING, 0));
+      CK(cuGreenCtxDestroy(g));
+      void *a[] = {&seen, &ns};
+      r = which == 8 ? cuLaunchKernel(FN(k_where), 1, 1, 1, 32, 1, 1, 0, s, a, 0) : cuStreamDestroy(s);
+  }
+  printf("%s\n", ename(r));
+  return 0;
+}
+static void refusals(char *self) {
+  for (int i = 0; i < (int)(sizeof QUESTIONS / sizeof *QUESTIONS); i++) {
+    printf("refusal: %s: ", QUESTIONS[i]);
+    fflush(stdout);
+    char which[8];
+    snprintf(which, sizeof which, "%d", i);
+    pid_t child = fork();
+    if (!child) {
+      execl("/proc/self/exe", self, "refusal", which, (char *)nullptr);
+      _exit(127);
+    }
+    int status = 0;
+    if (child < 0 || waitpid(child, &status, 0) < 0) printf("no process for it\n");
+    else if (WIFSIGNALED(status)) printf("the driver ended by signal %d\n", WTERMSIG(status));
+    else if (WEXITSTATUS(status)) printf("exit code %d\n", WEXITSTATUS(status));
+  }
 }
 
-int main() {
+int main(int argc, char **argv) {
   setvbuf(stdout, 0, _IOLBF, 0);
   primary = ctx_open();
   CK(cuDeviceGet(&dev, 0));
+  if (argc > 2 && !strcmp(argv[1], "refusal")) return refusal(atoi(argv[2]));
   CUdevResource all;
   CUresult r = cuDeviceGetDevResource(dev, &all, CU_DEV_RESOURCE_TYPE_SM);
   if (r) {
@@ -320,6 +353,6 @@ int main() {
       beside(what, graph, urgent, p->s, us);
     }
   }
-  refusals(during);
+  refusals(argv[0]);
   return 0;
 }

@@ -58,8 +58,11 @@ CUresult sim_cuDevSmResourceSplitByCount(CUdevResource *result, unsigned int *nb
         return CUDA_ERROR_INVALID_VALUE;
     if (!inside_of(input, &in) || in.split) /* a group cannot be split again without a green context of it */
         return CUDA_ERROR_INVALID_RESOURCE_TYPE;
-    uint32_t have = input->sm.smCount, size = minCount ? (minCount + UNIT - 1) / UNIT * UNIT : UNIT, n = have / size;
-    if (minCount > have || !n)
+    uint32_t have = input->sm.smCount, size = minCount ? (minCount + UNIT - 1) / UNIT * UNIT : UNIT, n;
+    if (size > have) /* as an H200: 131 of 132 are all */
+        size = have;
+    n = have / size;
+    if (minCount > have)
         return CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
     if (result) {
         n = *nbGroups < n ? *nbGroups : n;

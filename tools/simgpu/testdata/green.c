@@ -87,6 +87,11 @@ int main(void)
     TRUE(all.sm.smCount == 132 && all.sm.smCoscheduledAlignment == 8);
     OK(cuDevSmResourceSplitByCount(g, &n, &all, &rest, 0, 33));
     TRUE(n == 2 && g[0].sm.smCount == 40 && g[1].sm.smCount == 40 && rest.sm.smCount == 52);
+    n = 1;
+    OK(cuDevSmResourceSplitByCount(g + 1, &n, &all, NULL, 0, 131));
+    TRUE(n == 1 && g[1].sm.smCount == 132);
+    n = 2;
+    OK(cuDevSmResourceSplitByCount(g, &n, &all, &rest, 0, 33));
     IS(CUDA_ERROR_INVALID_RESOURCE_TYPE, cuDevSmResourceSplitByCount(&rest, &n, g, NULL, 0, 8));
     IS(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION, cuDevSmResourceSplitByCount(&rest, &n, &all, NULL, 0, 133));
     IS(CUDA_ERROR_INVALID_VALUE, cuDevResourceGenerateDesc(&desc, g, 0));
