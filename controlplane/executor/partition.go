@@ -165,6 +165,11 @@ func (p *poller) exchange() {
 		switch {
 		case s.fresh == nil:
 			continue
+		case !s.gives && p.engine.PartitionStreams() == 0: // other partitions took them meanwhile
+			for _, fresh := range s.fresh {
+				p.engine.Discard(fresh)
+			}
+			s.sms, s.busy, s.fresh = 0, false, nil
 		case s.gives && p.engine.Release(i, s.fresh):
 			*s, again = partitionSlot{}, true
 		case !s.gives && p.engine.Confine(i, s.fresh):

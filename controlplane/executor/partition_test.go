@@ -22,7 +22,7 @@ type dividedGPU struct {
 	on      map[gpu.Stream]int // streams of partitions, and how many SMs those have
 	inside  atomic.Int64       // launches on one
 	refused atomic.Int64
-	picky   bool  // the kernel that comes first is refused there
+	picky   bool // the kernel that comes first is refused there
 	first   gpu.Function
 	lacks   error // it divides nothing
 }

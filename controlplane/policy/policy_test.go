@@ -107,8 +107,11 @@ uid = 1`}, []string{
 			`f0:6:1: demon: unknown key; did you mean "daemon"?`,
 			`f0:8:1: match.class: there is no class "b"; did you mean "a"?`,
 		}},
-		"duration":  {[]string{"schema_version = 1\n[class.a]\nlatency_p99 = 20"}, []string{`f0:3:1: class.a.latency_p99: expected a duration from 0s to 1h0m0s in quotes`}},
-		"choice":    {[]string{"schema_version = 1\n[daemon]\nshare = \"sameuid\""}, []string{`did you mean "same-uid"?`}},
+		"duration": {[]string{"schema_version = 1\n[class.a]\nlatency_p99 = 20"}, []string{`f0:3:1: class.a.latency_p99: expected a duration from 0s to 1h0m0s in quotes`}},
+		"choice":   {[]string{"schema_version = 1\n[daemon]\nshare = \"sameuid\""}, []string{`did you mean "same-uid"?`}},
+		"partition": {[]string{"schema_version = 1\n[class.a]\npartition = 1\n[class.b]\npartition = 0.0\n[class.c]\npartition = \"half\"\n[class.d]\npartition = nan\n[class.e]\npartition = 0.5"}, []string{
+			"f0:3:1: class.a.partition: expected a number larger than 0 and smaller than 1, such as 0.5 (leave the key out for all), found 1",
+			"f0:5:1: class.b.partition: expected a number larger", "f0:7:1: class.c.partition: expected a number larger", "f0:9:1: class.d.partition: expected a number larger"}},
 		"shares":    {[]string{"schema_version = 1\n[class.a]\nmin_share = 0.6\n[class.b]\nmin_share = 0.5"}, []string{"f0:5:1: min_share: the min_share of all classes add up to 1.1"}},
 		"objective": {[]string{"schema_version = 1\n[class.a]\nlatency_p99 = \"1ms\"\nmax_wait = \"2ms\""}, []string{"f0:4:1: class.a.max_wait: 2ms is no shorter than latency_p99, 1ms"}},
 		"label only": {[]string{"schema_version = 1\n[class.a]\n[[match]]\nclass = \"a\"\nlabel = \"x\""},

@@ -66,6 +66,9 @@ func (e *Engine) Release(slot int, fresh []gpu.Stream) bool {
 	return true
 }
 
+// Discard ends a stream that was made for Confine and is not wanted.
+func (e *Engine) Discard(fresh gpu.Stream) { e.driver.StreamDestroy(fresh) }
+
 // Least is the priority of the streams that Confine and Release exchange.
 func (e *Engine) Least() int { return e.least }
 

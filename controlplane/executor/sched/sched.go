@@ -560,7 +560,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 		for _, k := range group {
 			k.Now, k.Brief, k.Spare = now, brief, now+k.Latency/SpareSlack
 			k.Place, k.Longest, k.Slice, k.notice, k.budget = place, anyLength, b.slice, b.notice, b.budget
-			k.Above, k.Hurry, k.Beside = b.above, false, k.beside(&b, place)
+			k.Above, k.Hurry, k.Beside = b.above, false, 0
 			if several {
 				k.notice = least(k.notice, Together/4)
 			}
@@ -578,7 +578,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 				k.Place = scoreboard.Blocked
 				k.note(WaitShare, now)
 			case b.room <= 0 && !(k.pressed && k.deficit > 0):
-				k.Place = scoreboard.Blocked
+				k.Place, k.Beside = scoreboard.Blocked, k.beside(&b, place)
 				k.note(WaitWindow, now)
 				if b.hungry {
 					k.note(WaitPriority, now)
@@ -596,7 +596,7 @@ func (s *Scheduler) arrange(now, stuck int64) {
 					k.note(WaitWindow, now)
 					k.note(WaitCompany, now)
 				}
-				k.Hurry = b.hurry
+				k.Hurry, k.Beside = b.hurry, k.beside(&b, place)
 				// Those of its ops that slow nobody keep the class served; those that wait because of whom they slow have their turn, too.
 				if k.Old = 0; now-k.relent > Starving {
 					k.Old = now - Starving

@@ -44,7 +44,7 @@ func (o *Op) Place() int32 {
 		return 0
 	}
 	if c.Beside > 0 && o.InPart() && !o.Yields() {
-		return c.Beside
+		return min(c.Place, c.Beside)
 	}
 	if o.Cost > c.Longest || o.Intrudes() || o.Yields() {
 		return Blocked

@@ -16,8 +16,8 @@ const (
 // OutsideNames are the reasons' codes (docs/reasons.md).
 var OutsideNames = [OutsideReasons]string{"", "graph", "refused"}
 
-// InPart says whether the op runs on a partition of the SMs, if it is issued now.
-func (o *Op) InPart() bool { return o.Session.Partition > 0 && o.Unconfined() == Confined }
+// InPart says whether the op runs on a partition of the SMs, if it is issued now. What goes in slices does not: it may have begun.
+func (o *Op) InPart() bool { return o.Session.Partition > 0 && !o.Cuts && o.Unconfined() == Confined }
 
 // Unconfined says why the op cannot be confined to a partition of the SMs.
 func (o *Op) Unconfined() OutsideReason {

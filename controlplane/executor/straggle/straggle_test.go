@@ -55,6 +55,9 @@ func (g *group) run(length int64) {
 		late := 0.0
 		for i, b := range g.boards {
 			lateness := g.slow[i] * (0.9 + 0.2*g.r.Float64())
+			if b.Quarter {
+				continue // what runs on a part of the SMs is not measured
+			}
 			if b.Straggler != scoreboard.Free {
 				g.known = true
 				measure([]*scoreboard.Session{b}, lateness)
@@ -241,6 +244,57 @@ func TestOwnContext(t *testing.T) {
 	}
 }
 
+// Where the SMs can be divided, who is limited has a quarter of them, until its time is over; then it is measured on all, and goes back
+// for twice as long, or a step further if it behaves.
+func TestQuarter(t *testing.T) {
+	g := newGroup(t, 1, 1, 8)
+	g.w.Divides = true
+	l, b := g.boards[2].Lane(0), g.boards[2]
+	g.run(300 * ms)
+	g.want("slow", free, free, evicted)
+	for i := 0; i < 200 && b.Straggler != limited; i++ {
+		l.Issued, g.slow[0], g.slow[1] = 1, 2, 2
+		g.run(ms)
+		l.Issued, g.slow[0], g.slow[1] = 0, 1, 1
+		g.run(ms)
+	}
+	g.want("others are slowed beside it", free, free, limited)
+	// confined is how long it is from now on.
+	confined := func() int64 {
+		t.Helper()
+		since := g.now
+		for b.Quarter && g.now < since+100*1000*ms {
+			g.run(ms)
+		}
+		return g.now - since
+	}
+	first := confined()
+	g.run(30 * ms) // it is measured, and as slow as before
+	if !b.Quarter || b.Slow < 7 {
+		t.Errorf("still slow, it has the whole chip; it counts for %.1f", b.Slow)
+	}
+	g.want("still slow", free, free, limited)
+	second := confined()
+	if first < away-20*ms || second < 2*away-50*ms {
+		t.Errorf("it was confined for %d ms, then for %d", first/ms, second/ms)
+	}
+	g.run(30 * ms)
+	g.slow[2] = 1
+	confined()
+	g.run(30 * ms)
+	g.want("it behaves", free, free, evicted)
+	if b.Quarter {
+		t.Error("it behaves, and is confined")
+	}
+	g.run(300 * 1000 * ms)
+	g.want("long afterwards", free, free, free)
+	g.all[2].Factor(0, false)
+	g.run(50 * ms)
+	if b.Quarter || g.w.Limits != 1 {
+		t.Errorf("limited %d times", g.w.Limits)
+	}
+}
+
 // Whatever is measured, in whatever order, clients come and go: no panic, at most one trial at a time, no straggler where tolerated.
 func TestAnything(t *testing.T) {
 	steps := 200_000
@@ -248,7 +302,7 @@ func TestAnything(t *testing.T) {
 		steps *= 50
 	}
 	r := rand.New(rand.NewPCG(2, 2))
-	var w Watch
+	w := Watch{Divides: true}
 	boards := make([]*scoreboard.Session, 12)
 	clients := make([]*Client, len(boards))
 	odd := []float64{0, -1, math.NaN(), math.Inf(1), 1e-300, 1e300}
@@ -288,6 +342,9 @@ func TestAnything(t *testing.T) {
 			}
 			if b.Straggler == scoreboard.Tried {
 				tried++
+			}
+			if b.Quarter && b.Straggler != limited {
+				t.Fatalf("confined, it is served %d", b.Straggler)
 			}
 			if b.Straggler != free && (math.IsNaN(b.Slow) || b.Slow < 1) {
 				t.Fatalf("a client counts for %v", b.Slow)

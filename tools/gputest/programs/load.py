@@ -263,7 +263,9 @@ class Driver:
             self.call("cuMemsetD32Async", p, 0, ctypes.c_size_t(n), self.stream)
             for _ in range(2):
                 self.call("cuLaunchKernel", self.linger, blocks, 1, 1, threads, 1, 1, 0, self.stream, args, None)
-            self.call("cuMemcpyDtoHAsync_v2", ctypes.byref(last), ctypes.c_uint64(p.value + 4 * n - 4), ctypes.c_size_t(4), self.stream)
+            self.call(
+                "cuMemcpyDtoHAsync_v2", ctypes.byref(last), ctypes.c_uint64(p.value + 4 * n - 4), ctypes.c_size_t(4), self.stream
+            )
             self.call("cuStreamSynchronize", self.stream)
             if last.value != 2:
                 raise RuntimeError(f"two kernels added {last.value}")
