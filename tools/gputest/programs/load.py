@@ -5,7 +5,8 @@
 #   {"do": "steps", "what": W, "start": T}    runs W again and again until the next line comes; answer: steps a second since T
 # KIND: eager, graph (input copied in, result copied out); streams (BATCH such graphs of one process on as many streams: for "steps");
 # infer, train (data on the GPU); decode, decodegraph (a request is a token; eager, a CUDA graph). MODEL: resnet18, resnet50, bert, mlp,
-# gpt2, or api: the driver alone, for machines without PyTorch; api:US:long is two kernels of which each block takes US microseconds. Times are CLOCK_MONOTONIC, in seconds.
+# gpt2, or api: the driver alone, for machines without PyTorch; api:US:long is two kernels whose blocks take US microseconds each.
+# Times are CLOCK_MONOTONIC, in seconds.
 import ctypes
 import gc
 import hashlib
