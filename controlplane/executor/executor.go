@@ -396,8 +396,17 @@ func (x *executor) run(ctx context.Context) error {
 	go x.watch.run()
 	go x.poller.collect()
 	go x.cutGraphs()
+	var scratch uint64 // the loader's
 	go x.divide(&divider{
 		driver: parts, plain: d.StreamCreate, do: x.loader.do, made: map[int]gpu.Partition{},
+		write: func(s gpu.Stream) (r gpu.Result) {
+			if scratch == 0 {
+				if scratch, r = d.HostAlloc(4096); r != gpu.Success {
+					return r
+				}
+			}
+			return d.WriteValue32(s, scratch, 1)
+		},
 		calm: func() { x.calm(noClient, calmLeaves) },
 	})
 	received := make(chan error, 1)

@@ -225,6 +225,7 @@ type divider struct {
 	driver issue.Partitioner
 	plain  func(priority int) (gpu.Stream, error)
 	calm   func()
+	write  func(gpu.Stream) gpu.Result // a done word, somewhere
 	do     func(func() error) error
 	made   map[int]gpu.Partition // by the size that was asked for
 }
@@ -244,7 +245,7 @@ func (m *divider) serve(a partitionAsk, least int) (sms int, fresh []gpu.Stream,
 		m.made[a.sms] = part
 	}
 	err = m.do(func() error {
-		for range a.streams {
+		for n := range a.streams {
 			var s gpu.Stream
 			var err error
 			if a.sms > 0 {
@@ -254,6 +255,11 @@ func (m *divider) serve(a partitionAsk, least int) (sms int, fresh []gpu.Stream,
 			}
 			if err != nil {
 				return err // those made stay, unused: the context is about to be out of memory
+			}
+			if n == 0 {
+				if r := m.write(s); r != gpu.Success { // asked here: where it matters a refusal would be a fault
+					return fmt.Errorf("executor: a memory operation on a stream of %d multiprocessors: %w", part.SMs, r)
+				}
 			}
 			fresh = append(fresh, s)
 		}

@@ -132,19 +132,26 @@ func (e *Engine) misplaced(op *scoreboard.Op, stream, level int) bool {
 	return on != level && max(on, level) >= e.ordinary && (op.Kind == shm.KindLaunch || op.Kind == shm.KindGraph)
 }
 
-// start makes the call that starts an op. What a partition refuses goes to a stream of the whole chip, behind what came before and
-// before what follows.
+// start makes the call that starts an op, elsewhere when a partition refuses it.
 func (t *thread) start(on gpu.Stream, op *scoreboard.Op) gpu.Result {
 	d := t.engine.driver
 	r := issueOp(d, on, op)
 	if r == gpu.Success || r.Sticky() || !t.confined || op.Kind != shm.KindLaunch {
 		return r
 	}
-	whole := t.engine.whole
+	if r = t.elsewhere(on, func(s gpu.Stream) gpu.Result { return issueOp(d, s, op) }); r == gpu.Success {
+		op.Kernel.Whole.Store(true)
+	}
+	return r
+}
+
+// elsewhere makes a call with a stream of the whole chip, behind what came before on a partition's and before what follows there.
+func (t *thread) elsewhere(on gpu.Stream, call func(gpu.Stream) gpu.Result) gpu.Result {
+	d, whole := t.engine.driver, t.engine.whole
 	t.must(d.EventRecord(t.event, on))
 	t.must(d.StreamWaitEvent(whole, t.event))
-	if r = issueOp(d, whole, op); r == gpu.Success {
-		op.Kernel.Whole.Store(true)
+	r := call(whole)
+	if r == gpu.Success {
 		t.must(d.EventRecord(t.event, whole))
 		t.must(d.StreamWaitEvent(on, t.event))
 	}

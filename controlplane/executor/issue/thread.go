@@ -217,6 +217,17 @@ func (t *thread) launch(on gpu.Stream, b *word.Batch) gpu.Result {
 		b.Launch.Stream = on
 		r = d.Launch(&b.Launch)
 	}
+	if r != gpu.Success && !r.Sticky() && t.confined {
+		r = t.elsewhere(on, func(s gpu.Stream) gpu.Result {
+			b.Launch.Stream = s
+			return d.Launch(&b.Launch)
+		})
+		for _, op := range b.Ops[:b.Count] {
+			if r == gpu.Success {
+				op.Kernel.Whole.Store(true)
+			}
+		}
+	}
 	return r
 }
 

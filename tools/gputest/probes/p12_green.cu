@@ -122,6 +122,8 @@ static void places(CUstream plain, Part &p) {
   CUresult r = noded(&c, f, nullptr, p.ctx);
   if (r) printf("  graph with a node of the function, ctx = the green one: %s\n", ename(r));
   else where("graph: node of the function, ctx green; primary's stream", plain, [&] { return cuGraphLaunch(c, plain); });
+  r = cuStreamWriteValue32(p.s, seen, 1, 0); // as a done word; the primary context is the current one
+  printf("  %-58s%s, then %s\n", "memory operation, green stream", ename(r), ename(cuStreamSynchronize(p.s)));
   cudaKernel_t k;
   if (cudaGetKernel(&k, (const void *)k_where)) {
     printf("  no CUkernel\n");
