@@ -362,7 +362,7 @@ func (x *executor) run(ctx context.Context) error {
 	if x.poller, err = newPoller(x.config, x.engine, x.facts.Chip); err != nil {
 		return err
 	}
-	x.poller.divided, x.poller.stragglers.Divides = divided, divided.unit > 0
+	x.poller.divided = divided
 	x.driver = newTimedDriver(d, func() bool { return x.poller.flight.Load() != noClient })
 	x.events.driver, x.quietly.patience = x.driver, int64(x.config.Tuning.Calm)
 	x.watch = newWatch(x)

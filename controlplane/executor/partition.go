@@ -11,7 +11,7 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 )
 
-// This file is who runs on which part of the SMs (policy key partition; a quarter for a limited straggler), and when: a class's clients
+// This file is who runs on which part of the SMs (policy key partition; a quarter for a limited straggler of such a class), and when: a class's clients
 // while a class of larger priority is active. How ops get there is issue/partition.go.
 //
 // Making a green context takes 1.4 ms and waits for what runs, so the divider makes one when the first client of such a class comes, in a

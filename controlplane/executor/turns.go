@@ -20,7 +20,7 @@ func (p *poller) classify(c *client, name string, t sched.Settings) {
 	if c.class, c.settings = name, p.patience(t); c.books == nil {
 		return
 	}
-	c.pace.Factor(t.Straggler, t.OwnContext)
+	p.judge(c)
 	k := p.sched.Set(name, c.settings)
 	if c.books.Class() != k {
 		p.unqueue(c) // offered again in the next pass
@@ -28,6 +28,12 @@ func (p *poller) classify(c *client, name string, t sched.Settings) {
 	c.recall()
 	p.sched.Move(c.books, k)
 	p.relevel()
+}
+
+// judge says what becomes of a client that is a straggler.
+func (p *poller) judge(c *client) {
+	c.pace.Factor(c.settings.Straggler, c.settings.OwnContext)
+	c.pace.Divide(p.divided.unit > 0 && c.settings.Partition > 0)
 }
 
 // patience replaces a class's max_queue_delay where the executor was started with one for all.
@@ -46,7 +52,7 @@ func (p *poller) enrol(c *client) {
 	c.tracks = make([]sequence.Track, c.board.Lanes())
 	c.books = p.sched.Attach(c.board, p.sched.Set(c.class, c.settings))
 	c.pace = p.stragglers.Attach(c.board)
-	c.pace.Factor(c.settings.Straggler, c.settings.OwnContext)
+	p.judge(c)
 	c.send() // whatever an executor before this one said
 	c.recall()
 }

@@ -24,7 +24,7 @@ type Partition struct {
 func (d *Device) PartitionUnit() (sms, unit int, err error) {
 	var all, least, at C.uint32_t
 	if r := Result(C.heddle_gpu_partition_unit(d.device, &all, &least, &at)); r != Success {
-		return 0, 0, r.in("cuDeviceGetDevResource (a partition of the SMs needs driver 550 or later, for CUDA 12.5)")
+		return 0, 0, r.in("cuDeviceGetDevResource (a partition of the SMs needs driver 555 or later, of CUDA 12.5)")
 	}
 	return int(all), max(int(least), int(at), 1), nil
 }

@@ -67,6 +67,8 @@ type Client struct {
 	board  *scoreboard.Session
 	factor float64 // lateness from which on it is a straggler; 0: never
 	own    bool    // it may be sent to its own context
+	// divides: limited, it has a part of the SMs to itself.
+	divides bool
 
 	alone, together mean // lateness of its ops by themselves, and of words that it shared
 	near, far       mean // others' lateness while it had ops in flight, and while not
@@ -81,6 +83,14 @@ type Client struct {
 // force at once.
 func (c *Client) Factor(f float64, own bool) { c.factor, c.own = f, own }
 
+// Divide says whether the client, limited, is confined to a quarter of the SMs as well: the chip can be divided, and its class has its
+// kernels confined at times. Others' are not: blocks of a kernel may wait for each other and count on the whole chip.
+func (c *Client) Divide(may bool) {
+	if c.divides = may; !may {
+		c.board.Quarter = false
+	}
+}
+
 // Late is the lateness of the client's ops by themselves, as last measured; 0: not known.
 func (c *Client) Late() float64 { return c.alone.v }
 
@@ -90,8 +100,6 @@ type Watch struct {
 	looked  int64
 	turn    int  // slot from which on the next one to be tried is looked for
 	fresh   bool // something was measured since
-	// Divides: a straggler that is limited has a part of the SMs to itself. For the owner, before the first client.
-	Divides bool
 	tried   bool // the one that is tried was measured often enough
 	away    int  // clients in their own contexts, or confined: they are not measured
 	// Evictions, Limits, Sent and Returns count: out of shared words, limited, to its own context, and back to all.
@@ -268,7 +276,7 @@ func (w *Watch) judge(c *Client, now int64) bool {
 		case c.hinders() && !behaves:
 			w.Limits++
 			c.to(scoreboard.Limited, now)
-			b.Quarter = w.Divides
+			b.Quarter = c.divides
 			return true
 		}
 	case scoreboard.Limited:
@@ -281,7 +289,7 @@ func (w *Watch) judge(c *Client, now int64) bool {
 			return true
 		case !b.Quarter && now-c.since >= c.stay && behaves:
 			return c.to(scoreboard.Evicted, now)
-		case w.Divides && !b.Quarter && c.alone.n >= sure && !behaves:
+		case c.divides && !b.Quarter && c.alone.n >= sure && !behaves:
 			c.stay = min(2*c.stay, longest)
 			c.to(scoreboard.Limited, now)
 			b.Quarter = true
@@ -294,7 +302,7 @@ func (w *Watch) judge(c *Client, now int64) bool {
 		if !c.own || now-c.since >= c.stay {
 			c.stay = min(2*c.stay, longest)
 			c.to(scoreboard.Limited, now)
-			b.Quarter = w.Divides
+			b.Quarter = c.divides
 			return true
 		}
 	}

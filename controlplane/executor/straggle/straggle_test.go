@@ -248,7 +248,7 @@ func TestOwnContext(t *testing.T) {
 // for twice as long, or a step further if it behaves.
 func TestQuarter(t *testing.T) {
 	g := newGroup(t, 1, 1, 8)
-	g.w.Divides = true
+	g.all[2].Divide(true)
 	l, b := g.boards[2].Lane(0), g.boards[2]
 	g.run(300 * ms)
 	g.want("slow", free, free, evicted)
@@ -302,7 +302,7 @@ func TestAnything(t *testing.T) {
 		steps *= 50
 	}
 	r := rand.New(rand.NewPCG(2, 2))
-	w := Watch{Divides: true}
+	w := Watch{}
 	boards := make([]*scoreboard.Session, 12)
 	clients := make([]*Client, len(boards))
 	odd := []float64{0, -1, math.NaN(), math.Inf(1), 1e-300, 1e300}
@@ -319,6 +319,7 @@ func TestAnything(t *testing.T) {
 			clients[i] = w.Attach(boards[i])
 		case r.IntN(100) == 0:
 			clients[i].Factor([]float64{0, 1.5, 3, 100}[r.IntN(4)], r.IntN(2) == 0)
+			clients[i].Divide(r.IntN(3) > 0)
 		}
 		var of []*scoreboard.Session
 		for range r.IntN(5) {
