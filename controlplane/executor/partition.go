@@ -11,8 +11,8 @@ import (
 	"github.com/heddle-gpu/heddle/controlplane/gpu"
 )
 
-// This file is who runs on which part of the SMs (policy key partition; a quarter for a limited straggler of such a class), and when: a class's clients
-// while a class of larger priority is active. How ops get there is issue/partition.go.
+// This file is who runs on which part of the SMs (policy key partition; a quarter for a limited straggler of such a class), and when:
+// a class's clients while a class of larger priority is active. How ops get there is issue/partition.go.
 //
 // Making a green context takes 1.4 ms and waits for what runs, so the divider makes one when the first client of such a class comes, in a
 // calm moment if there is one (calm.go), and keeps it: there are few sizes. Until it is there, and where the driver has none, kernels run

@@ -64,11 +64,10 @@ func (m *mean) add(x float64) {
 
 // Client is what is known of one client.
 type Client struct {
-	board  *scoreboard.Session
-	factor float64 // lateness from which on it is a straggler; 0: never
-	own    bool    // it may be sent to its own context
-	// divides: limited, it has a part of the SMs to itself.
-	divides bool
+	board   *scoreboard.Session
+	factor  float64 // lateness from which on it is a straggler; 0: never
+	own     bool    // it may be sent to its own context
+	divides bool    // limited, it is confined to a part of the SMs
 
 	alone, together mean // lateness of its ops by themselves, and of words that it shared
 	near, far       mean // others' lateness while it had ops in flight, and while not
