@@ -162,7 +162,7 @@ def states():
     def cell(what, beside=True):
         if left() < 8:
             return
-        ops = []
+        ops, clocks = [], []
 
         def during(start):
             time.sleep(max(0.0, start + 0.4 - time.monotonic()))  # both are at it
@@ -172,6 +172,11 @@ def states():
                 ops.extend(x for x in json.loads(r.stdout)["rows"] if "interactive" in x["name"])
             except (*FAILED, ValueError, KeyError) as e:
                 log(f"states: heddle record: {e}")
+            try:  # the video clock goes with those of caches and crossbar, which have no name here
+                cmd = ["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,clocks.video,power.draw", "--format=csv,noheader,nounits"]
+                clocks.append(subprocess.run(cmd, capture_output=True, text=True, timeout=10, check=False).stdout.strip())
+            except FAILED as e:
+                log(f"states: nvidia-smi: {e}")
 
         before = coalesce.counters()
         rs = crew.serve("heddle", job, 1.2, beside=("batch-0", infer) if beside else None, during=during)
@@ -185,7 +190,7 @@ def states():
             "states",
             f"{what}: p50 / p99 ms",
             both(*a),
-            heddle=f"{both(*b)}; {fmt(rate)}/s; {took}",
+            heddle=f"{both(*b)}; {fmt(rate)}/s; {took}; SM, memory, video MHz, W: {' '.join(clocks)}",
             ratio=both(div(b[0], a[0]), div(b[1], a[1])),
         )
         log(f"states: {what}: {json.dumps(coalesce.grown(before, after))}")
